@@ -1,0 +1,18 @@
+//! Generates the API's code from `proto/`; needs `protoc`.
+
+use std::{env, path::PathBuf};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let files = [
+        "proto/circuit.proto",
+        "proto/cluster.proto",
+        "proto/containers.proto",
+        "proto/internal.proto",
+    ];
+    let descriptor = PathBuf::from(env::var("OUT_DIR")?).join("circuit.descriptor.bin");
+    tonic_prost_build::configure()
+        .file_descriptor_set_path(descriptor)
+        .btree_map(".")
+        .compile_protos(&files, &["proto"])?;
+    Ok(())
+}

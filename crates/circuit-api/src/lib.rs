@@ -1,0 +1,11 @@
+//! The gRPC API of Circuit, package `io.circuit.v1`: messages, services and
+//! clients generated from `proto/`.
+
+/// Generated messages, clients and servers of package `io.circuit.v1`.
+pub mod v1 {
+    #![allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
+    tonic::include_proto!("io.circuit.v1");
+
+    /// The encoded `FileDescriptorSet`, for server reflection.
+    pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("circuit.descriptor");
+}

@@ -1,0 +1,7 @@
+//! The nouns of Circuit, its errors and its pure decisions. Nothing here
+//! touches the kernel, the disk or the network.
+#![forbid(unsafe_code)]
+
+pub mod error;
+
+pub use error::{Error, ErrorKind, Result};

@@ -1,0 +1,2 @@
+//! Circuit: container networking for plain containerd.
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! The `circuit` binary.
+
+fn main() {}
