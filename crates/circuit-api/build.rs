@@ -12,6 +12,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptor = PathBuf::from(env::var("OUT_DIR")?).join("circuit.descriptor.bin");
     tonic_prost_build::configure()
         .file_descriptor_set_path(descriptor)
+        // The generated `connect(endpoint)` would clash with the RPC of that name.
+        .build_transport(false)
         .btree_map(".")
         .compile_protos(&files, &["proto"])?;
     Ok(())
