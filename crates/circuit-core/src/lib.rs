@@ -3,5 +3,6 @@
 #![forbid(unsafe_code)]
 
 pub mod error;
+pub mod service;
 
 pub use error::{Error, ErrorKind, Result};

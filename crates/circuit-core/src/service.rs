@@ -1,0 +1,151 @@
+//! The traits that stand between the gRPC layer and the parts that do the
+//! work, and the nouns they speak in.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::Result;
+
+/// A network as it is stored: its name and the bytes given to `create`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredNetwork {
+    /// The name given to `create`.
+    pub name: String,
+    /// The CNI configuration, byte for byte.
+    pub data: Vec<u8>,
+}
+
+/// Something that should be and is not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Problem {
+    /// The container it is about; empty when it is about no single one.
+    pub container: String,
+    /// The network it is about; empty when it is about no single one.
+    pub network: String,
+    /// What is wrong and what to do about it.
+    pub message: String,
+}
+
+/// Every stored network, and what could not be read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NetworkListing {
+    /// Sorted by name.
+    pub networks: Vec<StoredNetwork>,
+    /// Entries of the store that hold no usable network.
+    pub problems: Vec<Problem>,
+}
+
+/// What a connected container got.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connected {
+    /// Every address, in the order of the CNI result; never empty for a
+    /// network that gives addresses.
+    pub ips: Vec<IpAddr>,
+    /// The interface inside the container.
+    pub interface: String,
+}
+
+/// One address of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerIp {
+    /// The network it is on.
+    pub network: String,
+    /// The address.
+    pub ip: IpAddr,
+    /// The interface inside the container.
+    pub interface: String,
+}
+
+/// The addresses of one container, and where it should have one and has not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// In the order of the container's interfaces.
+    pub ips: Vec<ContainerIp>,
+    /// Networks the container should be on and is not.
+    pub problems: Vec<Problem>,
+}
+
+/// What a node tells about itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeInfo {
+    /// The node's name.
+    pub name: String,
+    /// The version of its daemon.
+    pub version: String,
+    /// The number of its processors.
+    pub cpus: i64,
+    /// Its memory in bytes.
+    pub memory: u64,
+    /// Seconds since it booted.
+    pub uptime: u64,
+    /// Its kernel's release.
+    pub kernel_version: String,
+}
+
+/// The networks of this node.
+#[async_trait]
+pub trait Networks: Send + Sync {
+    /// Validates and stores a configuration; `force` accepts an overlap with
+    /// routes, resolvers and other networks, and replaces an unused network.
+    async fn create(&self, name: &str, data: &[u8], force: bool) -> Result<()>;
+
+    /// Every stored network.
+    async fn list(&self) -> Result<NetworkListing>;
+
+    /// One stored network.
+    async fn get(&self, name: &str) -> Result<StoredNetwork>;
+
+    /// Deletes a network; `force` disconnects its containers first.
+    async fn delete(&self, name: &str, force: bool) -> Result<()>;
+}
+
+/// The attachments of this node's containers to its networks.
+#[async_trait]
+pub trait Attachments: Send + Sync {
+    /// Connects a running container; a second time returns the same addresses.
+    async fn connect(&self, container: &str, network: &str) -> Result<Connected>;
+
+    /// Disconnects a container.
+    async fn disconnect(&self, container: &str, network: &str) -> Result<()>;
+
+    /// The addresses of a container, on one network or on all.
+    async fn ips(&self, container: &str, network: Option<&str>) -> Result<Addresses>;
+
+    /// The containers that should be on a network and are not, and why.
+    fn problems_of_network(&self, network: &str) -> Vec<Problem>;
+
+    /// The containers attached to a network, sorted.
+    async fn users_of(&self, network: &str) -> Result<Vec<String>>;
+
+    /// Says that a network exists now, so that containers waiting for it are
+    /// connected.
+    async fn network_created(&self, network: &str);
+
+    /// Disconnects every container of a network.
+    async fn disconnect_all(&self, network: &str) -> Result<()>;
+}
+
+/// Containers stopped and started by people, in agreement with their restart
+/// policy.
+#[async_trait]
+pub trait Containers: Send + Sync {
+    /// Ends the task and suspends the restart policy. `timeout` is the time
+    /// between SIGTERM and SIGKILL.
+    async fn stop(&self, container: &str, timeout: Option<Duration>) -> Result<()>;
+
+    /// Starts a task, puts the restart policy in force again and returns the
+    /// task's process id.
+    async fn start(&self, container: &str) -> Result<u32>;
+
+    /// Stops, then starts.
+    async fn restart(&self, container: &str, timeout: Option<Duration>) -> Result<u32>;
+}
+
+/// The nodes that share a cluster registry.
+#[async_trait]
+pub trait Nodes: Send + Sync {
+    /// The known nodes; a node without a registry knows itself.
+    async fn nodes(&self) -> Result<Vec<NodeInfo>>;
+}
