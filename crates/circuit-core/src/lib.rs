@@ -2,7 +2,13 @@
 //! touches the kernel, the disk or the network.
 #![forbid(unsafe_code)]
 
+pub mod attachment;
+pub mod datapath;
 pub mod error;
+pub mod labels;
+pub mod plan;
+pub mod restart;
+pub mod runtime;
 pub mod service;
 
 pub use error::{Error, ErrorKind, Result};

@@ -1,0 +1,107 @@
+//! What Circuit needs of whatever brings an attachment into the kernel.
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use ipnet::IpNet;
+use serde_json::{Map, Value};
+
+use crate::{
+    attachment::{Attachment, LastAddresses, Sandbox},
+    error::{Error, Result},
+    labels::{DesiredNetwork, PortMapping},
+};
+
+/// The arguments an attachment needs, worked out from its configuration.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Arguments {
+    /// Capability arguments (`runtimeConfig`).
+    pub capability_args: Map<String, Value>,
+    /// Entries of `args.cni`.
+    pub config_args: Map<String, Value>,
+    /// True when an address is asked for that the container merely had before:
+    /// when it is taken, another will do.
+    pub preferred_only: bool,
+}
+
+/// What an ADD gave.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Added {
+    /// The container's addresses.
+    pub ips: Vec<IpNet>,
+    /// The interface's hardware address.
+    pub mac: Option<String>,
+    /// The final result.
+    pub result: Value,
+}
+
+/// A failed ADD.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AddFailure {
+    /// Why.
+    pub error: Error,
+    /// True when a DEL is owed.
+    pub cleanup_owed: bool,
+}
+
+/// Brings attachments into the kernel and takes them away.
+#[async_trait]
+pub trait Datapath: Send + Sync {
+    /// Works out the arguments for joining a network, and refuses what its
+    /// configuration cannot do.
+    ///
+    /// # Errors
+    /// `InvalidArgument` that names the label or the network and the remedy.
+    fn arguments(
+        &self,
+        config: &str,
+        wanted: &DesiredNetwork,
+        last: Option<&LastAddresses>,
+        ports: &[PortMapping],
+    ) -> Result<Arguments>;
+
+    /// True when a network can publish ports.
+    fn publishes_ports(&self, config: &str) -> bool;
+
+    /// The namespace of a process.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` when the process is gone or uses the host's
+    /// namespace.
+    async fn sandbox(&self, pid: u32) -> Result<Sandbox>;
+
+    /// Pins a task's namespace at `pin`; doing it twice is no error.
+    ///
+    /// # Errors
+    /// As [`Datapath::sandbox`], and when the namespace is not the sandbox's.
+    async fn pin(&self, sandbox: Sandbox, pin: &Path) -> Result<()>;
+
+    /// Takes a pin away; one that is gone is no error.
+    async fn unpin(&self, pin: &Path) -> Result<()>;
+
+    /// Every pin in a folder.
+    async fn pins(&self, dir: &Path) -> Result<Vec<PathBuf>>;
+
+    /// The inode of a pinned namespace; `None` when the pin is gone.
+    async fn pinned(&self, pin: &Path) -> Option<u64>;
+
+    /// The names of the interfaces in a namespace.
+    async fn interfaces(&self, netns: &Path) -> Result<Vec<String>>;
+
+    /// Attaches.
+    async fn add(&self, attachment: &Attachment) -> Result<Added, AddFailure>;
+
+    /// Detaches; doing it twice is no error.
+    async fn del(&self, attachment: &Attachment) -> Result<()>;
+
+    /// Asks whether an attachment is as ADD left it.
+    async fn check(&self, attachment: &Attachment) -> Result<()>;
+
+    /// Removes whatever the network's plugins hold beyond these attachments,
+    /// given as CNI container id and interface.
+    async fn gc(&self, config: &str, valid: &[(String, String)]) -> Result<()>;
+
+    /// Finds the CNI container id under which an address was handed out, for
+    /// attachments whose record does not say.
+    async fn owner_of(&self, config: &str, ip: &str) -> Option<String>;
+}

@@ -1,0 +1,358 @@
+//! What a container's labels ask for. A label that cannot be read spoils only
+//! what it speaks of.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use ipnet::IpNet;
+use serde_json::{Map, Value, json};
+
+use crate::error::{Error, Result};
+
+/// The default key of the label that names the networks; also the key of the
+/// extension on containerd's container record.
+pub const NETWORK_LABEL: &str = "io.circuit.network";
+/// The label that publishes ports.
+pub const PORTS_LABEL: &str = "io.circuit.ports";
+/// The label with the restart policy.
+pub const RESTART_LABEL: &str = "io.circuit.restart";
+/// The label with the address of the restarted task's output.
+pub const RESTART_LOG_LABEL: &str = "io.circuit.restart.log";
+/// The label of containerd's own restart monitor.
+pub const CONTAINERD_RESTART_LABEL: &str = "containerd.io/restart.status";
+
+/// A network that a container should be on, and how.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DesiredNetwork {
+    /// The network's name.
+    pub network: String,
+    /// Fixed addresses, as written (with or without prefix length).
+    pub ips: Vec<String>,
+    /// A fixed hardware address.
+    pub mac: Option<String>,
+    /// Further names.
+    pub aliases: Vec<String>,
+    /// The interface's name.
+    pub interface: Option<String>,
+}
+
+impl DesiredNetwork {
+    /// A network without wishes.
+    pub fn named(network: impl Into<String>) -> Self {
+        Self {
+            network: network.into(),
+            ..Self::default()
+        }
+    }
+}
+
+/// A host port that leads to a container's port, as the capability
+/// `portMappings` has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortMapping {
+    /// Listen on this address only.
+    pub host_ip: Option<IpAddr>,
+    /// 1 to 65535.
+    pub host_port: u16,
+    /// 1 to 65535.
+    pub container_port: u16,
+    /// `tcp`, `udp` or `sctp`.
+    pub protocol: &'static str,
+}
+
+impl PortMapping {
+    /// The form of the CNI conventions.
+    pub fn to_json(&self) -> Value {
+        let mut map = Map::new();
+        map.insert("hostPort".into(), json!(self.host_port));
+        map.insert("containerPort".into(), json!(self.container_port));
+        map.insert("protocol".into(), json!(self.protocol));
+        if let Some(ip) = self.host_ip {
+            map.insert("hostIP".into(), json!(ip.to_string()));
+        }
+        Value::Object(map)
+    }
+}
+
+/// Something a label asks for that cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LabelProblem {
+    /// The network it concerns; empty when none.
+    pub network: String,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+/// What a container's labels ask for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Labels {
+    /// Networks, in order: the first gives the default route.
+    pub networks: Vec<DesiredNetwork>,
+    /// Published ports.
+    pub ports: Vec<PortMapping>,
+    /// What could not be read.
+    pub problems: Vec<LabelProblem>,
+}
+
+impl Labels {
+    /// Reads a container's labels; `key` is the network label's key.
+    pub fn read(labels: &HashMap<String, String>, key: &str) -> Self {
+        let mut read = Self::default();
+        let Some(list) = labels.get(key) else {
+            if labels.contains_key(PORTS_LABEL) {
+                read.problem(
+                    "",
+                    format!("label {PORTS_LABEL} needs a network: add label {key}"),
+                );
+            }
+            return read;
+        };
+        for name in list
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty())
+        {
+            if read.networks.iter().any(|n| n.network == name) {
+                read.problem(name, format!("label {key} names network {name} twice"));
+                continue;
+            }
+            match desired(labels, key, name) {
+                Ok(network) => read.networks.push(network),
+                Err(error) => read.problem(name, error.message().to_owned()),
+            }
+        }
+        if read.networks.is_empty() && read.problems.is_empty() {
+            read.problem(
+                "",
+                format!("label {key} names no network: write a network's name"),
+            );
+        }
+        read.read_interfaces();
+        if let Some(ports) = labels.get(PORTS_LABEL) {
+            match parse_ports(ports) {
+                Ok(ports) => read.ports = ports,
+                Err(error) => read.problem(
+                    "",
+                    error
+                        .context(format!("label {PORTS_LABEL}"))
+                        .message()
+                        .to_owned(),
+                ),
+            }
+        }
+        read
+    }
+
+    fn problem(&mut self, network: &str, message: String) {
+        self.problems.push(LabelProblem {
+            network: network.to_owned(),
+            message,
+        });
+    }
+
+    /// Two networks cannot share an interface's name: the second loses it.
+    fn read_interfaces(&mut self) {
+        let mut seen: Vec<String> = Vec::new();
+        let mut clashes = Vec::new();
+        self.networks.retain(|network| {
+            let Some(interface) = &network.interface else {
+                return true;
+            };
+            if seen.contains(interface) {
+                clashes.push((network.network.clone(), interface.clone()));
+                return false;
+            }
+            seen.push(interface.clone());
+            true
+        });
+        for (network, interface) in clashes {
+            let message =
+                format!("interface {interface} is asked for twice: give network {network} another");
+            self.problem(&network, message);
+        }
+    }
+}
+
+fn desired(labels: &HashMap<String, String>, key: &str, name: &str) -> Result<DesiredNetwork> {
+    let label = |what: &str| {
+        let key = format!("{key}.{name}.{what}");
+        labels.get(&key).map(|value| (key, value.trim()))
+    };
+    let mut network = DesiredNetwork::named(name);
+    if let Some((key, value)) = label("ip") {
+        network.ips = parse_ips(value).map_err(|e| e.context(format!("label {key}")))?;
+    }
+    if let Some((key, value)) = label("mac") {
+        network.mac = Some(parse_mac(value).map_err(|e| e.context(format!("label {key}")))?);
+    }
+    if let Some((_, value)) = label("aliases") {
+        network.aliases = split(value).map(str::to_owned).collect();
+    }
+    if let Some((key, value)) = label("interface") {
+        check_interface(value).map_err(|e| e.context(format!("label {key}")))?;
+        network.interface = Some(value.to_owned());
+    }
+    Ok(network)
+}
+
+fn split(value: &str) -> impl Iterator<Item = &str> {
+    value
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+}
+
+fn parse_ips(value: &str) -> Result<Vec<String>> {
+    let ips: Vec<String> = split(value).map(str::to_owned).collect();
+    for ip in &ips {
+        if ip.parse::<IpAddr>().is_err() && ip.parse::<IpNet>().is_err() {
+            return Err(Error::invalid(format!(
+                "{ip:?} is no address: write one like 10.88.0.7 or fd00::7"
+            )));
+        }
+    }
+    if ips.is_empty() {
+        return Err(Error::invalid(
+            "no address is given: write one like 10.88.0.7",
+        ));
+    }
+    Ok(ips)
+}
+
+fn parse_mac(value: &str) -> Result<String> {
+    let wrong = || {
+        Error::invalid(format!(
+            "{value:?} is no hardware address: write one like 02:42:0a:58:00:07"
+        ))
+    };
+    let parts: Vec<&str> = value.split(':').collect();
+    if parts.len() != 6 {
+        return Err(wrong());
+    }
+    let mut bytes = [0_u8; 6];
+    for (byte, part) in bytes.iter_mut().zip(parts) {
+        if part.len() != 2 || !part.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(wrong());
+        }
+        *byte = u8::from_str_radix(part, 16).map_err(|_| wrong())?;
+    }
+    if bytes[0] & 1 == 1 {
+        return Err(Error::invalid(format!(
+            "{value:?} is a group address: clear the lowest bit of its first byte"
+        )));
+    }
+    Ok(value.to_ascii_lowercase())
+}
+
+/// Checks an interface's name by the kernel's rules.
+///
+/// # Errors
+/// `InvalidArgument` that names the rule.
+pub fn check_interface(name: &str) -> Result<()> {
+    let fine = !name.is_empty()
+        && name.len() <= 15
+        && name != "."
+        && name != ".."
+        && !name
+            .bytes()
+            .any(|b| b.is_ascii_whitespace() || b.is_ascii_control() || b == b'/' || b == b':')
+        && name.is_ascii();
+    if !fine {
+        return Err(Error::invalid(format!(
+            "{name:?} is no interface name: 1 to 15 characters without spaces, '/' and ':'"
+        )));
+    }
+    if name == "lo" {
+        return Err(Error::invalid(
+            "the interface name lo is taken: choose another",
+        ));
+    }
+    Ok(())
+}
+
+/// Reads `[ADDRESS:]HOST:CONTAINER[/PROTOCOL]`, several separated by commas;
+/// HOST and CONTAINER may be ranges of the same length.
+///
+/// # Errors
+/// `InvalidArgument` that names the part and the form.
+pub fn parse_ports(value: &str) -> Result<Vec<PortMapping>> {
+    let mut all: Vec<PortMapping> = Vec::new();
+    for part in split(value) {
+        for mapping in parse_port(part)? {
+            let twice = all.iter().any(|m| {
+                m.host_port == mapping.host_port
+                    && m.protocol == mapping.protocol
+                    && (m.host_ip == mapping.host_ip
+                        || m.host_ip.is_none()
+                        || mapping.host_ip.is_none())
+            });
+            if twice {
+                return Err(Error::invalid(format!(
+                    "host port {}/{} is given twice",
+                    mapping.host_port, mapping.protocol
+                )));
+            }
+            all.push(mapping);
+        }
+    }
+    Ok(all)
+}
+
+fn parse_port(part: &str) -> Result<Vec<PortMapping>> {
+    let wrong = |why: &str| {
+        Error::invalid(format!(
+            "{part:?} {why}: write [ADDRESS:]HOSTPORT:CONTAINERPORT[/tcp|udp|sctp]"
+        ))
+    };
+    let (ports, protocol) = part.rsplit_once('/').unwrap_or((part, "tcp"));
+    let protocol = match protocol.to_ascii_lowercase().as_str() {
+        "tcp" => "tcp",
+        "udp" => "udp",
+        "sctp" => "sctp",
+        _ => return Err(wrong("has an unknown protocol")),
+    };
+    let (rest, container) = ports
+        .rsplit_once(':')
+        .ok_or_else(|| wrong("has no container port"))?;
+    let (address, host) = match rest.rsplit_once(':') {
+        Some((address, host)) => (Some(address), host),
+        None => (None, rest),
+    };
+    let host_ip = match address {
+        None => None,
+        Some(address) => {
+            let bare = address
+                .strip_prefix('[')
+                .and_then(|a| a.strip_suffix(']'))
+                .unwrap_or(address);
+            Some(
+                bare.parse::<IpAddr>()
+                    .map_err(|_| wrong("has no valid address"))?,
+            )
+        }
+    };
+    let (first_host, last_host) = range(host).ok_or_else(|| wrong("has no valid host port"))?;
+    let (first, last) = range(container).ok_or_else(|| wrong("has no valid container port"))?;
+    if last_host - first_host != last - first {
+        return Err(wrong("has ranges of different lengths"));
+    }
+    Ok((first_host..=last_host)
+        .zip(first..=last)
+        .map(|(host_port, container_port)| PortMapping {
+            host_ip,
+            host_port,
+            container_port,
+            protocol,
+        })
+        .collect())
+}
+
+fn range(text: &str) -> Option<(u16, u16)> {
+    let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
+    match text.split_once('-') {
+        None => port(text).map(|p| (p, p)),
+        Some((first, last)) => {
+            let (first, last) = (port(first)?, port(last)?);
+            (first <= last).then_some((first, last))
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! What must be done so that a container is on the networks it should be on:
+//! the difference between what is wanted and what is there, as a pure function.
+
+use crate::{
+    attachment::{Attachment, ContainerRecord, Origin, Phase, Sandbox},
+    labels::DesiredNetwork,
+};
+
+/// One step; steps run in order, detachments first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Take an attachment away.
+    Detach {
+        /// The network.
+        network: String,
+        /// The interface.
+        interface: String,
+    },
+    /// Make an attachment.
+    Attach {
+        /// The network and how to join it.
+        network: DesiredNetwork,
+        /// Who asks.
+        origin: Origin,
+    },
+}
+
+/// Compares a record with what is wanted. `sandbox` is the living task's, if
+/// there is one; `intact` says whether a finished attachment is still in place
+/// in that sandbox.
+pub fn plan(
+    record: &ContainerRecord,
+    labelled: &[DesiredNetwork],
+    sandbox: Option<Sandbox>,
+    intact: impl Fn(&Attachment) -> bool,
+) -> Vec<Step> {
+    let wanted = |network: &str| {
+        labelled.iter().any(|n| n.network == network)
+            || record.requested.iter().any(|n| n == network)
+    };
+    let keep = |a: &Attachment| {
+        sandbox.is_some()
+            && a.phase == Phase::Attached
+            && (a.origin == Origin::Original || wanted(&a.network))
+            && intact(a)
+    };
+    let mut steps: Vec<Step> = Vec::new();
+    for attachment in record.attachments.iter().filter(|a| !keep(a)) {
+        steps.push(Step::Detach {
+            network: attachment.network.clone(),
+            interface: attachment.interface.clone(),
+        });
+    }
+    let Some(sandbox) = sandbox else { return steps };
+    let there = |network: &str| {
+        record
+            .attachments
+            .iter()
+            .any(|a| a.network == network && keep(a))
+    };
+    let declined = |network: &str| {
+        record
+            .declined
+            .iter()
+            .any(|d| d.network == network && d.pid == sandbox.pid)
+    };
+    for network in labelled {
+        if !there(&network.network) && !declined(&network.network) {
+            steps.push(Step::Attach {
+                network: network.clone(),
+                origin: Origin::Label,
+            });
+        }
+    }
+    for name in &record.requested {
+        if !there(name) && !labelled.iter().any(|n| &n.network == name) {
+            steps.push(Step::Attach {
+                network: DesiredNetwork::named(name),
+                origin: Origin::Request,
+            });
+        }
+    }
+    steps
+}
+
+/// Gives each of `count` networks that are still to be attached an interface's
+/// name: the first free `eth0`, `eth1`, … in order, so that the order of the
+/// networks is the order of the interfaces even when an early one has to wait.
+pub fn interface_names(taken: &[String], count: usize) -> Vec<String> {
+    (0..)
+        .map(|number| format!("eth{number}"))
+        .filter(|name| !taken.contains(name))
+        .take(count)
+        .collect()
+}

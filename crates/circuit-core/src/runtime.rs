@@ -1,0 +1,162 @@
+//! What Circuit needs of a container runtime.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::SystemTime,
+};
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+
+use crate::error::Result;
+
+/// A container's record in the runtime.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Container {
+    /// Its id.
+    pub id: String,
+    /// Its labels.
+    pub labels: HashMap<String, String>,
+    /// What the extension `io.circuit.network` says: network → interface and
+    /// address. `None` when there is no such extension.
+    pub extension: Option<BTreeMap<String, ExtensionEntry>>,
+    /// When it was made.
+    pub created_at: Option<SystemTime>,
+}
+
+/// One network in the extension on the container's record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExtensionEntry {
+    /// The interface inside the container.
+    pub interface: String,
+    /// One address, without prefix length.
+    pub ip: String,
+}
+
+/// A task's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TaskStatus {
+    /// Made, its process waits to be started.
+    Created,
+    /// Runs (or is paused, or about to be).
+    Running,
+    /// Has ended and was not deleted yet.
+    Stopped,
+}
+
+/// A container's task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Task {
+    /// The container's id.
+    pub container: String,
+    /// The pid of its first process.
+    pub pid: u32,
+    /// Its state.
+    pub status: TaskStatus,
+    /// The exit status, when it has ended.
+    pub exit_status: u32,
+    /// When it ended.
+    pub exited_at: Option<SystemTime>,
+}
+
+impl Task {
+    /// True while it has a network namespace.
+    pub fn is_alive(&self) -> bool {
+        self.status != TaskStatus::Stopped
+    }
+}
+
+/// What the runtime tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A container was made, changed or deleted.
+    Container {
+        /// Its id.
+        container: String,
+    },
+    /// A task was made; its process does not run yet.
+    TaskCreated {
+        /// The container.
+        container: String,
+        /// The task's pid.
+        pid: u32,
+    },
+    /// A task's process runs.
+    TaskStarted {
+        /// The container.
+        container: String,
+        /// The task's pid.
+        pid: u32,
+    },
+    /// A task's first process has ended. Exits of exec'd processes are no
+    /// events here.
+    TaskExited {
+        /// The container.
+        container: String,
+        /// The task's pid.
+        pid: u32,
+        /// Its exit status.
+        status: u32,
+        /// When it ended.
+        at: Option<SystemTime>,
+    },
+    /// A task was deleted.
+    TaskDeleted {
+        /// The container.
+        container: String,
+    },
+}
+
+impl Event {
+    /// The container it is about.
+    pub fn container(&self) -> &str {
+        match self {
+            Self::Container { container }
+            | Self::TaskCreated { container, .. }
+            | Self::TaskStarted { container, .. }
+            | Self::TaskExited { container, .. }
+            | Self::TaskDeleted { container } => container,
+        }
+    }
+}
+
+/// A container runtime; one namespace of containerd.
+#[async_trait]
+pub trait Runtime: Send + Sync {
+    /// The namespace.
+    fn namespace(&self) -> &str;
+
+    /// Every container.
+    async fn containers(&self) -> Result<Vec<Container>>;
+
+    /// One container; `None` when it does not exist.
+    async fn container(&self, id: &str) -> Result<Option<Container>>;
+
+    /// Every task.
+    async fn tasks(&self) -> Result<Vec<Task>>;
+
+    /// A container's task; `None` when it has none.
+    async fn task(&self, id: &str) -> Result<Option<Task>>;
+
+    /// Writes the extension `io.circuit.network`; a container that is gone is
+    /// no error.
+    async fn set_extension(
+        &self,
+        id: &str,
+        networks: &BTreeMap<String, ExtensionEntry>,
+    ) -> Result<()>;
+
+    /// Makes and starts a task. `log` is an address for its output, as
+    /// containerd's shims take it.
+    async fn start_task(&self, id: &str, log: Option<&str>) -> Result<u32>;
+
+    /// Sends a signal to a task's first process.
+    async fn kill_task(&self, id: &str, signal: u32) -> Result<()>;
+
+    /// Deletes an ended task; one that is gone is no error.
+    async fn delete_task(&self, id: &str) -> Result<()>;
+
+    /// Subscribes. The stream ends with an error when the runtime goes away;
+    /// what happened before the subscription must be asked for.
+    async fn events(&self) -> Result<BoxStream<'static, Result<Event>>>;
+}
