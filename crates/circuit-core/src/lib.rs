@@ -4,6 +4,7 @@
 
 pub mod attachment;
 pub mod datapath;
+pub mod cni;
 pub mod error;
 pub mod labels;
 pub mod plan;
