@@ -1,3 +1,44 @@
 //! The `circuit` binary.
+#![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+use circuit::cli::{self, Cli, ClientCommand, Command, Failure, Global, server::ServerArgs};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help, the version and wrong usage; with nobody to read it, the code is enough.
+            let _ = e.print();
+            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
+        }
+    };
+    let result = match cli.command {
+        Command::Server(args) => server(&cli.global, *args),
+        Command::Network(command) => client(&cli.global, ClientCommand::Network(command)),
+        Command::Cluster(command) => client(&cli.global, ClientCommand::Cluster(command)),
+        Command::Container(command) => client(&cli.global, ClientCommand::Container(command)),
+    };
+    match result {
+        Ok(()) | Err(Failure::Unread) => ExitCode::SUCCESS,
+        Err(Failure::Message(message)) => {
+            cli::print_error(&message);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn client(global: &Global, command: ClientCommand) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| format!("cannot start: {e}"))?;
+    runtime.block_on(cli::run(global, command))
+}
+
+fn server(global: &Global, args: ServerArgs) -> Result<(), Failure> {
+    let _options = args.options(global)?;
+    Err("the daemon is not part of this build yet".to_owned().into())
+}

@@ -1,0 +1,327 @@
+//! `circuit server`: the daemon's flags and what they mean.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use circuit_api::ListenAddress;
+use clap::Args;
+
+use super::Global;
+
+/// The default of `--cni-path`.
+const CNI_PATH: &str = "/opt/containerd/bin:/opt/cni/bin:/usr/lib/cni:/usr/libexec/cni";
+
+const EXAMPLES: &str = "\
+Examples:
+  circuit server
+  circuit server --cni-path /opt/cni/bin --network-label com.example.network
+  circuit server --address unix:///run/circuit/circuit.sock --address 10.0.0.5:8080 \\
+      --tls-server-cert server.pem --tls-server-key server.key --tls-client-ca ca.pem
+
+Listening beyond loopback needs the three TLS files, or --insecure.";
+
+/// The flags of `circuit server`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct ServerArgs {
+    /// containerd's socket.
+    #[arg(
+        long,
+        value_name = "PATH",
+        default_value = "/run/containerd/containerd.sock"
+    )]
+    containerd: String,
+
+    /// The containerd namespace whose containers are looked after.
+    #[arg(long, value_name = "NAMESPACE", default_value = "default")]
+    containerd_namespace: String,
+
+    /// Where networks are stored: local:///DIRECTORY.
+    #[arg(long, value_name = "URL", default_value = "local:///var/lib/circuit")]
+    datastore: String,
+
+    /// The label that names the networks a container is connected to by itself.
+    #[arg(
+        short = 'l',
+        long,
+        value_name = "LABEL",
+        default_value = "io.circuit.network"
+    )]
+    network_label: String,
+
+    /// A folder with CNI plugins; may be repeated, or be a list with colons.
+    #[arg(long, value_name = "PATH", value_delimiter = ':', default_value = CNI_PATH)]
+    cni_path: Vec<PathBuf>,
+
+    /// The name of this node; the host's name when absent.
+    #[arg(long, value_name = "NAME")]
+    node_name: Option<String>,
+
+    /// The cluster registry. This build has none yet: leave it empty.
+    #[arg(long, value_name = "URL", default_value = "")]
+    redis_url: String,
+
+    /// Listen beyond loopback although clients are not verified.
+    #[arg(long)]
+    insecure: bool,
+
+    /// Where attachments are remembered; the folder "state" of the datastore
+    /// when absent.
+    #[arg(long, value_name = "DIRECTORY")]
+    state_dir: Option<PathBuf>,
+
+    /// Where the socket and pinned network namespaces live.
+    #[arg(long, value_name = "DIRECTORY", default_value = "/run/circuit")]
+    run_dir: PathBuf,
+
+    /// How long a CNI plugin may run before it is killed.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = some_duration)]
+    cni_timeout: Duration,
+
+    /// How often everything is compared with what should be.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = some_duration)]
+    reconcile_interval: Duration,
+}
+
+/// What the daemon is to do: the flags, checked and complete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerOptions {
+    /// Where the API is served; never empty.
+    pub addresses: Vec<ListenAddress>,
+    /// The PEM file of the server's certificate.
+    pub tls_cert: Option<PathBuf>,
+    /// The PEM file of that certificate's key.
+    pub tls_key: Option<PathBuf>,
+    /// The PEM file of the authorities clients must come from.
+    pub tls_client_ca: Option<PathBuf>,
+    /// Whether unverified clients beyond loopback are accepted.
+    pub insecure: bool,
+    /// containerd's socket.
+    pub containerd: PathBuf,
+    /// The containerd namespace.
+    pub containerd_namespace: String,
+    /// The URL of the datastore, as given.
+    pub datastore: String,
+    /// The label that connects containers.
+    pub network_label: String,
+    /// Folders with CNI plugins, in the order they are searched.
+    pub cni_path: Vec<PathBuf>,
+    /// The name of this node.
+    pub node_name: String,
+    /// Where attachments are remembered.
+    pub state_dir: PathBuf,
+    /// Where sockets and pins live.
+    pub run_dir: PathBuf,
+    /// How long a CNI plugin may run.
+    pub cni_timeout: Duration,
+    /// The time between two full passes.
+    pub reconcile_interval: Duration,
+    /// Whether `--profile` was given; it does nothing in this build.
+    pub profile: bool,
+}
+
+impl ServerArgs {
+    /// Checks the flags and fills in what depends on others.
+    ///
+    /// # Errors
+    /// With the text to tell the user.
+    pub fn options(self, global: &Global) -> Result<ServerOptions, String> {
+        if !self.redis_url.is_empty() {
+            return Err(
+                "--redis-url: this build has no cluster registry yet; start the server \
+                        without it, and it serves this node alone"
+                    .into(),
+            );
+        }
+        let datastore_dir = crate::store::directory(&self.datastore).map_err(|e| e.to_string())?;
+        let cni_path: Vec<PathBuf> = self
+            .cni_path
+            .into_iter()
+            .filter(|path| !path.as_os_str().is_empty())
+            .collect();
+        if cni_path.is_empty() {
+            return Err("--cni-path is empty; name a folder with CNI plugins".into());
+        }
+        for (flag, value) in [
+            ("--containerd-namespace", &self.containerd_namespace),
+            ("--network-label", &self.network_label),
+        ] {
+            if value.is_empty() {
+                return Err(format!("{flag} is empty; leave it out for the default"));
+            }
+        }
+        Ok(ServerOptions {
+            addresses: addresses(&global.address, &self.run_dir)?,
+            tls_cert: global.tls_server_cert.clone(),
+            tls_key: global.tls_server_key.clone(),
+            tls_client_ca: global.tls_client_ca.clone(),
+            insecure: self.insecure,
+            containerd: self
+                .containerd
+                .strip_prefix("unix://")
+                .unwrap_or(&self.containerd)
+                .into(),
+            containerd_namespace: self.containerd_namespace,
+            network_label: self.network_label,
+            cni_path,
+            node_name: node_name(self.node_name)?,
+            state_dir: self
+                .state_dir
+                .unwrap_or_else(|| datastore_dir.join("state")),
+            datastore: self.datastore,
+            run_dir: self.run_dir,
+            cni_timeout: self.cni_timeout,
+            reconcile_interval: self.reconcile_interval,
+            profile: global.profile,
+        })
+    }
+}
+
+/// The addresses given, without repetition, or the default ones.
+fn addresses(given: &[String], run_dir: &std::path::Path) -> Result<Vec<ListenAddress>, String> {
+    if given.is_empty() {
+        let [tcp, _] = ListenAddress::defaults();
+        return Ok(vec![tcp, ListenAddress::Unix(run_dir.join("circuit.sock"))]);
+    }
+    let mut addresses = Vec::new();
+    for text in given {
+        let address = text.parse::<ListenAddress>().map_err(|e| e.to_string())?;
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    Ok(addresses)
+}
+
+fn node_name(given: Option<String>) -> Result<String, String> {
+    let name = match given {
+        Some(name) => name,
+        None => nix::unistd::gethostname()
+            .map_err(|e| format!("cannot read the host's name: {e}; give --node-name"))?
+            .to_string_lossy()
+            .into_owned(),
+    };
+    if name.is_empty() {
+        return Err("the node has no name; give --node-name".into());
+    }
+    Ok(name)
+}
+
+/// A number with a unit, `500ms`, `10s`, `2m`, `1h`; a bare number is seconds.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| format!("give {DURATIONS}"))?;
+    let millis = match unit {
+        "ms" => Some(number),
+        "" | "s" => number.checked_mul(1000),
+        "m" => number.checked_mul(60_000),
+        "h" => number.checked_mul(3_600_000),
+        _ => return Err(format!("{unit:?} is no unit; give {DURATIONS}")),
+    };
+    // A year is more than anybody waits, and keeps sums of times from overflowing.
+    match millis.map(Duration::from_millis) {
+        Some(duration) if duration <= Duration::from_secs(366 * 86_400) => Ok(duration),
+        _ => Err("that is more than a year".into()),
+    }
+}
+
+const DURATIONS: &str =
+    "a number with ms, s, m or h, such as 500ms, 10s, 2m; without, it is seconds";
+
+/// A duration that is not zero.
+fn some_duration(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("it must be more than zero".into()),
+        duration => Ok(duration),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::{Cli, Command};
+    use super::*;
+
+    fn options(line: &str) -> Result<ServerOptions, String> {
+        let cli = Cli::try_parse_from(line.split(' ')).map_err(|e| e.to_string())?;
+        let Command::Server(args) = cli.command else {
+            return Err("not the server".into());
+        };
+        args.options(&cli.global)
+    }
+
+    #[test]
+    fn defaults() {
+        let options = options("circuit server --node-name a").unwrap();
+        let shown: Vec<_> = options.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            shown,
+            ["127.0.0.1:8080", "unix:///run/circuit/circuit.sock"]
+        );
+        assert_eq!(options.addresses, ListenAddress::defaults());
+        assert_eq!(options.state_dir, PathBuf::from("/var/lib/circuit/state"));
+        let folders: Vec<_> = CNI_PATH.split(':').map(PathBuf::from).collect();
+        assert_eq!(options.cni_path, folders);
+        assert_eq!(
+            options.containerd,
+            PathBuf::from("/run/containerd/containerd.sock")
+        );
+        assert_eq!(options.containerd_namespace, "default");
+        assert_eq!(options.network_label, "io.circuit.network");
+        assert_eq!(options.cni_timeout, Duration::from_secs(60));
+    }
+
+    #[test]
+    fn what_depends_on_other_flags() {
+        let options = options(
+            "circuit -a :1 -a unix:///s -a :1 server --cni-path /a:/b: --cni-path /c \
+             --datastore local:///d --cni-timeout 500ms --run-dir /r --containerd unix:///c.sock",
+        );
+        let options = options.unwrap();
+        assert_eq!(options.addresses.len(), 2);
+        assert_eq!(options.cni_path, ["/a", "/b", "/c"].map(PathBuf::from));
+        assert_eq!(options.state_dir, PathBuf::from("/d/state"));
+        assert_eq!(options.cni_timeout, Duration::from_millis(500));
+        assert_eq!(options.containerd, PathBuf::from("/c.sock"));
+        assert!(!options.node_name.is_empty());
+    }
+
+    #[test]
+    fn refused_flags_say_why() {
+        for (line, part) in [
+            (
+                "circuit server --redis-url redis://a",
+                "no cluster registry yet",
+            ),
+            ("circuit server --datastore etcd://a", "local:///"),
+            ("circuit server --cni-path :", "--cni-path is empty"),
+            ("circuit server --cni-timeout 0", "more than zero"),
+            ("circuit server --cni-timeout 5d", "is no unit"),
+            ("circuit server --reconcile-interval soon", "give a number"),
+            (
+                "circuit server --reconcile-interval 99999999999h",
+                "more than a year",
+            ),
+            ("circuit -a nonsense server", "port is missing"),
+            ("circuit server --node-name=", "give --node-name"),
+            (
+                "circuit server --network-label=",
+                "--network-label is empty",
+            ),
+        ] {
+            let error = options(line).unwrap_err();
+            assert!(error.contains(part), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("10"), Ok(Duration::from_secs(10)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("1h"), Ok(Duration::from_secs(3600)));
+        assert!(duration("").is_err() && duration("-1s").is_err() && duration("1é").is_err());
+    }
+}
