@@ -1,1 +1,43 @@
-//! Placeholder while the workspace is laid out.
+//! Test nodes: a network namespace, a containerd and a Circuit daemon of their
+//! own, so that a test sees everything and the machine sees nothing of it.
+//!
+//! ```no_run
+//! use circuit_testing::{TestNode, network};
+//! let node = TestNode::builder("target/debug/circuit").start();
+//! node.create_network("ctr0", &network::bridge("ctr0", "10.255.0.0/16"));
+//! node.run_container("shell", &[], &[]);
+//! node.circuit(&["network", "connect", "shell", "ctr0"]).ok();
+//! node.remove_container("shell");
+//! node.assert_nothing_left();
+//! ```
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "what cannot be set up must fail its test, loudly"
+)]
+
+mod cgroup;
+mod command;
+mod containerd;
+mod containers;
+mod daemon;
+mod extension;
+mod holder;
+mod image;
+mod leftovers;
+pub mod network;
+mod node;
+mod plugins;
+mod process;
+mod sweep;
+
+pub use command::{PATIENCE, Ran, wait_for, wait_until};
+pub use containerd::Containerd;
+pub use containers::{IMAGE, Interface};
+pub use extension::{EXTENSION_KEY, EXTENSION_TYPE};
+pub use leftovers::Leftovers;
+pub use node::{NodeBuilder, TestNode};
+pub use plugins::Plugins;

@@ -1,0 +1,175 @@
+//! The namespaces of a node, held by one small process.
+//!
+//! Network: made by name. Mount: private `/run`, `/var/lib/cni`,
+//! `/var/lib/circuit` and `resolv.conf`, so that nodes share no lease, pin, lock
+//! or runc state. Pid: when the holder dies, the kernel ends everything in the
+//! node. The holder lives until its standard input ends, which also happens
+//! when the test process is killed.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+
+use crate::{
+    cgroup,
+    command::{PATIENCE, host, wait_for},
+    process::{children, signal},
+    sweep,
+};
+
+/// Bash, because as process 1 it must reap what others leave.
+const SCRIPT: &str = r#"
+set -eu
+dir=$1
+hostname node
+resolv=$(readlink -f /etc/resolv.conf)
+mount -t tmpfs -o mode=755 tmpfs /run
+mkdir -p /run/lock /var/lib/cni /var/lib/circuit "$(dirname "$resolv")"
+[ -e "$resolv" ] || : >"$resolv"
+mount --bind "$dir/resolv.conf" "$resolv"
+mount --bind "$dir/cni" /var/lib/cni
+mount --bind "$dir/circuit" /var/lib/circuit
+echo ready
+while read -r _; do :; done
+"#;
+
+/// The namespaces of a node; gone when dropped.
+#[derive(Debug)]
+pub(crate) struct Holder {
+    name: String,
+    dir: PathBuf,
+    outside: Option<String>,
+    unshare: Child,
+    input: Option<ChildStdin>,
+    pid: u32,
+}
+
+/// What has been made so far, removed unless it becomes a [`Holder`].
+struct Unfinished<'a>(&'a str);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        sweep::remove_netns(self.0);
+        let _ = fs::remove_dir_all(sweep::folder(self.0));
+    }
+}
+
+impl Holder {
+    /// Makes the namespaces; `resolver` is the node's name server.
+    pub(crate) fn start(resolver: &str) -> Self {
+        let name = sweep::new_name();
+        let dir = sweep::folder(&name);
+        let unfinished = Unfinished(&name);
+        for folder in ["cni", "circuit", "containerd", "files"] {
+            fs::create_dir_all(dir.join(folder)).expect("a folder in the temporary folder");
+        }
+        fs::write(dir.join("resolv.conf"), format!("nameserver {resolver}\n"))
+            .expect("a file in the temporary folder");
+        host("ip", &["netns", "add", &name]).ok();
+        host("ip", &["-n", &name, "link", "set", "lo", "up"]).ok();
+        let mut unshare = Command::new("nsenter")
+            .arg(format!("--net=/run/netns/{name}"))
+            .args(["unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child"])
+            .args(["--mount-proc", "--propagation", "private", "bash", "-c", SCRIPT, "holder"])
+            .arg(&dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(File::create(dir.join("holder.log")).expect("a log"))
+            .spawn()
+            .expect("nsenter and unshare (run scripts/setup)");
+        let input = unshare.stdin.take();
+        let mut line = String::new();
+        let read = BufReader::new(unshare.stdout.take().expect("piped")).read_line(&mut line);
+        if read.is_err() || line != "ready\n" {
+            let _ = unshare.kill();
+            let _ = unshare.wait();
+            let log = fs::read_to_string(dir.join("holder.log")).unwrap_or_default();
+            panic!("cannot make a node's namespaces (it takes root): {log}");
+        }
+        let parent = unshare.id();
+        let pid = wait_for("the holder's process", PATIENCE, || children(parent).first().copied());
+        std::mem::forget(unfinished);
+        Self { name, dir, outside: None, unshare, input, pid }
+    }
+
+    /// The node's name: of its network namespace, its folder and its cgroup.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A folder that is at the same place inside and outside.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where a path of the node is found from outside.
+    pub(crate) fn path(&self, inside: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{inside}", self.pid))
+    }
+
+    /// A command that will run in the node. `ip netns exec` would hide the
+    /// cgroup mounts, and runc would fail.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .args(["-t", &self.pid.to_string(), "-m", "-u", "-n", "-p", "--", program])
+            .env_remove("NO_COLOR")
+            .env_remove("RUST_LOG");
+        command
+    }
+
+    /// Joins the node to an outside: a namespace with one host, 192.0.2.1, the
+    /// node's default gateway. The node is 192.0.2.2.
+    pub(crate) fn add_uplink(&mut self) {
+        let node = self.name.clone();
+        let outside = format!("{node}-outside");
+        host("ip", &["netns", "add", &outside]).ok();
+        self.outside = Some(outside.clone());
+        let veth = ["link", "add", "up0", "netns", &node, "type", "veth"];
+        let peer = ["peer", "name", "out0", "netns", &outside];
+        host("ip", &[veth.as_slice(), peer.as_slice()].concat()).ok();
+        for (namespace, device, address) in
+            [(&node, "up0", "192.0.2.2/24"), (&outside, "out0", "192.0.2.1/24")]
+        {
+            host("ip", &["-n", namespace, "addr", "add", address, "dev", device]).ok();
+            host("ip", &["-n", namespace, "link", "set", device, "up"]).ok();
+            host("ip", &["-n", namespace, "link", "set", "lo", "up"]).ok();
+        }
+        host("ip", &["-n", &node, "route", "add", "default", "via", "192.0.2.1"]).ok();
+    }
+
+    /// The namespace on the other side of the uplink.
+    pub(crate) fn outside(&self) -> &str {
+        self.outside.as_deref().expect("this node has no uplink: build it with uplink()")
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        // The end of its input ends the holder, that ends everything in the
+        // node, and only then unshare returns.
+        drop(self.input.take());
+        let start = Instant::now();
+        while !matches!(self.unshare.try_wait(), Ok(Some(_)) | Err(_)) {
+            if start.elapsed() > Duration::from_secs(10) {
+                signal(self.pid, Signal::SIGKILL);
+                let _ = self.unshare.kill();
+                let _ = self.unshare.wait();
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        sweep::remove_netns(&self.name);
+        if let Some(outside) = &self.outside {
+            sweep::remove_netns(outside);
+        }
+        cgroup::remove(&self.name);
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}

@@ -1,0 +1,86 @@
+//! Test nodes themselves: they work without a Circuit daemon, see nothing of
+//! each other, and leave nothing on the machine.
+
+use std::{fs, path::Path};
+
+use circuit_testing::{Containerd, Plugins, TestNode, network, wait_until};
+
+fn bare() -> circuit_testing::NodeBuilder {
+    TestNode::builder("/nonexistent/circuit").without_daemon()
+}
+
+#[test]
+fn two_nodes_run_a_container_of_the_same_name() {
+    let (one, other) = (bare().start(), bare().containerd(Containerd::Newer).start());
+    for node in [&one, &other] {
+        node.run_container("web", &[("who", "me")], &[]);
+        assert_eq!(node.exec("web", &["echo", "hello"]).ok(), "hello\n");
+        assert_eq!(node.container_info("web")["Labels"]["who"], "me");
+        assert_eq!(node.interfaces("web"), []);
+    }
+    one.remove_container("web");
+    assert!(one.task("web").is_none());
+    assert!(other.task_pid("web").is_some());
+}
+
+#[test]
+fn containerd_comes_back_and_finds_its_containers() {
+    let node = bare().start();
+    node.run_container("web", &[], &[]);
+    let pid = node.task_pid("web");
+    node.kill_containerd();
+    node.start_containerd();
+    assert_eq!(node.task_pid("web"), pid);
+    node.kill_task("web");
+    wait_until("the task stops", circuit_testing::PATIENCE, || node.task_pid("web").is_none());
+}
+
+#[test]
+fn what_an_attachment_holds_is_seen() {
+    for plugins in [Plugins::System, Plugins::Newer] {
+        let node = bare().plugins(plugins).uplink().start();
+        node.run_container("web", &[], &[]);
+        let netns = format!("/proc/{}/ns/net", node.task_pid("web").unwrap());
+        let config = network::single_bridge("ctr0", "10.255.0.0/16");
+        node.assert_nothing_left();
+
+        node.run_plugin("ADD", &config, "web", &netns, "eth0").ok();
+        let left = node.leftovers();
+        assert_eq!(left.interfaces.len(), 1, "{left}");
+        assert_eq!(left.leases, ["ctr0/10.255.0.2"]);
+        assert!(!left.chains.is_empty());
+        let interfaces = node.interfaces("web");
+        assert_eq!(interfaces[0].addresses, ["10.255.0.2/16"]);
+        node.exec("web", &["ping", "-c", "1", "192.0.2.1"]).ok();
+
+        node.run_plugin("DEL", &config, "web", &netns, "eth0").ok();
+        node.assert_nothing_left();
+    }
+}
+
+#[test]
+fn the_extension_can_be_written_and_read() {
+    let node = bare().start();
+    node.run_container("web", &[], &[]);
+    assert_eq!(node.extension("web"), None);
+    node.set_extension("web", vec![1, 2, 3]);
+    let wanted = (circuit_testing::EXTENSION_TYPE.to_owned(), vec![1, 2, 3]);
+    assert_eq!(node.extension("web"), Some(wanted));
+}
+
+#[test]
+fn nothing_stays_on_the_machine() {
+    let node = bare().uplink().start();
+    node.run_container("web", &[], &[]);
+    let (name, folder) = (node.name().to_owned(), node.folder().to_path_buf());
+    drop(node);
+    assert!(!folder.exists());
+    for namespace in [name.clone(), format!("{name}-outside")] {
+        assert!(!Path::new("/run/netns").join(namespace).exists());
+    }
+    for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap() {
+        assert!(!hierarchy.unwrap().path().join("circuit-test").join(&name).exists());
+    }
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounts.contains(&name), "{mounts}");
+}
