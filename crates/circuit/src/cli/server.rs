@@ -50,8 +50,8 @@ pub struct ServerArgs {
     network_label: String,
 
     /// A folder with CNI plugins; may be repeated, or be a list with colons.
-    #[arg(long, value_name = "PATH", value_delimiter = ':', default_value = CNI_PATH)]
-    cni_path: Vec<PathBuf>,
+    #[arg(long, value_name = "PATH", default_value = CNI_PATH)]
+    cni_path: Vec<String>,
 
     /// The name of this node; the host's name when absent.
     #[arg(long, value_name = "NAME")]
@@ -134,10 +134,10 @@ impl ServerArgs {
             );
         }
         let datastore_dir = crate::store::directory(&self.datastore).map_err(|e| e.to_string())?;
-        let cni_path: Vec<PathBuf> = self
-            .cni_path
-            .into_iter()
-            .filter(|path| !path.as_os_str().is_empty())
+        let folders = self.cni_path.iter().flat_map(|list| list.split(':'));
+        let cni_path: Vec<PathBuf> = folders
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from)
             .collect();
         if cni_path.is_empty() {
             return Err("--cni-path is empty; name a folder with CNI plugins".into());
