@@ -30,7 +30,9 @@ fn hierarchies(node: &str) -> Vec<String> {
     let mut all = vec![format!("{ROOT}/{PARENT}/{node}")];
     if let Ok(entries) = fs::read_dir(ROOT) {
         all.extend(
-            entries.flatten().map(|e| format!("{}/{PARENT}/{node}", e.path().to_string_lossy())),
+            entries
+                .flatten()
+                .map(|e| format!("{}/{PARENT}/{node}", e.path().to_string_lossy())),
         );
     }
     all.retain(|dir| Path::new(dir).is_dir());

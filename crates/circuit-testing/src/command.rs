@@ -47,15 +47,27 @@ impl Ran {
 
 impl std::fmt::Display for Ran {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { what, code, stdout, stderr } = self;
-        write!(f, "{what}: exit code {code:?}\n--- stdout\n{stdout}--- stderr\n{stderr}---")
+        let Self {
+            what,
+            code,
+            stdout,
+            stderr,
+        } = self;
+        write!(
+            f,
+            "{what}: exit code {code:?}\n--- stdout\n{stdout}--- stderr\n{stderr}---"
+        )
     }
 }
 
 /// Runs a command to its end with `input` as its standard input.
 pub(crate) fn run(command: &mut Command, input: &[u8]) -> Ran {
     let arguments: Vec<_> = command.get_args().map(|a| a.to_string_lossy()).collect();
-    let what = format!("{} {}", command.get_program().to_string_lossy(), arguments.join(" "));
+    let what = format!(
+        "{} {}",
+        command.get_program().to_string_lossy(),
+        arguments.join(" ")
+    );
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -64,7 +76,9 @@ pub(crate) fn run(command: &mut Command, input: &[u8]) -> Ran {
         .unwrap_or_else(|error| panic!("cannot run {what}: {error}: run scripts/setup"));
     // A command that does not read its input closes the pipe: no failure.
     let _ = child.stdin.take().expect("piped").write_all(input);
-    let output = child.wait_with_output().unwrap_or_else(|error| panic!("{what}: {error}"));
+    let output = child
+        .wait_with_output()
+        .unwrap_or_else(|error| panic!("{what}: {error}"));
     Ran {
         what,
         code: output.status.code(),
@@ -86,7 +100,10 @@ pub fn wait_for<T>(what: &str, deadline: Duration, mut ask: impl FnMut() -> Opti
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(start.elapsed() < deadline, "not within {deadline:?}: {what}");
+        assert!(
+            start.elapsed() < deadline,
+            "not within {deadline:?}: {what}"
+        );
         thread::sleep(Duration::from_millis(25));
     }
 }

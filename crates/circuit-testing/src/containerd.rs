@@ -108,7 +108,9 @@ impl Running {
             UnixStream::connect(&socket).is_ok()
         });
         let parent = nsenter.id();
-        let pid = wait_for("containerd's process", PATIENCE, || children(parent).first().copied());
+        let pid = wait_for("containerd's process", PATIENCE, || {
+            children(parent).first().copied()
+        });
         Self { nsenter, pid }
     }
 

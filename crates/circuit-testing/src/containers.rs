@@ -13,7 +13,11 @@ pub const IMAGE: &str = "docker.io/test/busybox:latest";
 
 /// Runs until it is killed; ends at once on SIGTERM, which a plain `sleep` as
 /// process 1 would not.
-const FOREVER: [&str; 3] = ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done"];
+const FOREVER: [&str; 3] = [
+    "sh",
+    "-c",
+    "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done",
+];
 
 /// A network interface inside a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,13 +50,7 @@ impl TestNode {
     }
 
     #[track_caller]
-    fn new_container(
-        &self,
-        how: &[&str],
-        name: &str,
-        labels: &[(&str, &str)],
-        command: &[&str],
-    ) {
+    fn new_container(&self, how: &[&str], name: &str, labels: &[(&str, &str)], command: &[&str]) {
         let cgroup = cgroup::path(self.name(), name);
         let labels: Vec<String> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
         let mut arguments = how.to_vec();
@@ -61,7 +59,11 @@ impl TestNode {
             arguments.extend(["--label", label]);
         }
         arguments.extend([IMAGE, name]);
-        arguments.extend(if command.is_empty() { &FOREVER } else { command });
+        arguments.extend(if command.is_empty() {
+            &FOREVER
+        } else {
+            command
+        });
         self.ctr(&arguments).ok();
     }
 
@@ -74,7 +76,9 @@ impl TestNode {
     /// The task's status (`RUNNING`, `STOPPED`, …) and pid; none without a task.
     pub fn task(&self, name: &str) -> Option<(String, u32)> {
         let list = self.ctr(&["task", "ls"]).ok();
-        let line = list.lines().find(|line| line.split_whitespace().next() == Some(name))?;
+        let line = list
+            .lines()
+            .find(|line| line.split_whitespace().next() == Some(name))?;
         let mut fields = line.split_whitespace().skip(1);
         let pid = fields.next()?.parse().ok()?;
         Some((fields.next()?.to_owned(), pid))
@@ -82,7 +86,9 @@ impl TestNode {
 
     /// The pid of a running task, as the node sees it.
     pub fn task_pid(&self, name: &str) -> Option<u32> {
-        self.task(name).filter(|(status, _)| status == "RUNNING").map(|(_, pid)| pid)
+        self.task(name)
+            .filter(|(status, _)| status == "RUNNING")
+            .map(|(_, pid)| pid)
     }
 
     /// Kills a task's process; the stopped task stays, as containerd has it.
@@ -133,10 +139,35 @@ impl TestNode {
     /// The interfaces inside a running container, `lo` left out.
     #[track_caller]
     pub fn interfaces(&self, name: &str) -> Vec<Interface> {
-        let text = self.in_netns(name, &["ip", "-j", "addr", "show"]).ok();
-        let links: Value = serde_json::from_str(&text).expect("the output of ip -j");
-        let links = links.as_array().expect("a list of interfaces");
-        links.iter().map(interface).filter(|link| link.name != "lo").collect()
+        parse_links(&self.in_netns(name, &["ip", "-j", "addr", "show"]).ok())
+    }
+
+    /// The addresses inside a container with prefix length; none while it does
+    /// not run, so that a test can wait for them.
+    pub fn addresses(&self, name: &str) -> Vec<String> {
+        let Some(pid) = self.task_pid(name) else {
+            return Vec::new();
+        };
+        let pid = pid.to_string();
+        let show = self.run(
+            "nsenter",
+            &["-t", &pid, "-n", "--", "ip", "-j", "addr", "show"],
+        );
+        if !show.worked() {
+            return Vec::new();
+        }
+        parse_links(&show.stdout)
+            .into_iter()
+            .flat_map(|link| link.addresses)
+            .collect()
+    }
+
+    /// Waits until a container has addresses, and returns them.
+    #[track_caller]
+    pub fn wait_for_addresses(&self, name: &str) -> Vec<String> {
+        wait_for(&format!("{name} has an address"), PATIENCE, || {
+            Some(self.addresses(name)).filter(|all| !all.is_empty())
+        })
     }
 
     /// Containerd's record of a container.
@@ -147,9 +178,22 @@ impl TestNode {
     }
 }
 
+fn parse_links(text: &str) -> Vec<Interface> {
+    let links: Value = serde_json::from_str(text).expect("the output of ip -j");
+    let links = links.as_array().expect("a list of interfaces");
+    links
+        .iter()
+        .map(interface)
+        .filter(|link| link.name != "lo")
+        .collect()
+}
+
 fn interface(link: &Value) -> Interface {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let addresses = link["addr_info"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let addresses = link["addr_info"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     Interface {
         name: text(&link["ifname"]),
         mac: text(&link["address"]),

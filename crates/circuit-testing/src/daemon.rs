@@ -61,8 +61,9 @@ impl Daemon {
             }
             UnixStream::connect(&socket).is_ok()
         });
-        daemon.pid =
-            wait_for("the daemon's process", PATIENCE, || children(parent).first().copied());
+        daemon.pid = wait_for("the daemon's process", PATIENCE, || {
+            children(parent).first().copied()
+        });
         daemon
     }
 

@@ -26,13 +26,24 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 async fn get(client: &Client, container: &str) -> Container {
-    let request = GetContainerRequest { id: container.to_owned() };
-    let answer = client.containers().get(with_namespace!(request, "default")).await;
-    answer.expect("the container").into_inner().container.expect("the container")
+    let request = GetContainerRequest {
+        id: container.to_owned(),
+    };
+    let answer = client
+        .containers()
+        .get(with_namespace!(request, "default"))
+        .await;
+    answer
+        .expect("the container")
+        .into_inner()
+        .container
+        .expect("the container")
 }
 
 async fn client(socket: &Path) -> Client {
-    Client::from_path(socket).await.expect("the node's containerd")
+    Client::from_path(socket)
+        .await
+        .expect("the node's containerd")
 }
 
 impl TestNode {
@@ -40,22 +51,33 @@ impl TestNode {
     pub fn extension(&self, container: &str) -> Option<(String, Vec<u8>)> {
         let socket = self.path(containerd::SOCKET);
         let mut container = block_on(async { get(&client(&socket).await, container).await });
-        container.extensions.remove(EXTENSION_KEY).map(|any| (any.type_url, any.value))
+        container
+            .extensions
+            .remove(EXTENSION_KEY)
+            .map(|any| (any.type_url, any.value))
     }
 
     /// Writes the extension, as the original program did.
     pub fn set_extension(&self, container: &str, value: Vec<u8>) {
         let socket = self.path(containerd::SOCKET);
-        let any = Any { type_url: EXTENSION_TYPE.to_owned(), value };
+        let any = Any {
+            type_url: EXTENSION_TYPE.to_owned(),
+            value,
+        };
         block_on(async {
             let client = client(&socket).await;
             let mut record = get(&client, container).await;
             record.extensions = HashMap::from([(EXTENSION_KEY.to_owned(), any)]);
             let request = UpdateContainerRequest {
                 container: Some(record),
-                update_mask: Some(FieldMask { paths: vec!["extensions".to_owned()] }),
+                update_mask: Some(FieldMask {
+                    paths: vec!["extensions".to_owned()],
+                }),
             };
-            let answer = client.containers().update(with_namespace!(request, "default")).await;
+            let answer = client
+                .containers()
+                .update(with_namespace!(request, "default"))
+                .await;
             answer.expect("containerd takes the extension");
         });
     }

@@ -75,8 +75,23 @@ impl Holder {
         host("ip", &["-n", &name, "link", "set", "lo", "up"]).ok();
         let mut unshare = Command::new("nsenter")
             .arg(format!("--net=/run/netns/{name}"))
-            .args(["unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child"])
-            .args(["--mount-proc", "--propagation", "private", "bash", "-c", SCRIPT, "holder"])
+            .args([
+                "unshare",
+                "--mount",
+                "--uts",
+                "--pid",
+                "--fork",
+                "--kill-child",
+            ])
+            .args([
+                "--mount-proc",
+                "--propagation",
+                "private",
+                "bash",
+                "-c",
+                SCRIPT,
+                "holder",
+            ])
             .arg(&dir)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -93,9 +108,18 @@ impl Holder {
             panic!("cannot make a node's namespaces (it takes root): {log}");
         }
         let parent = unshare.id();
-        let pid = wait_for("the holder's process", PATIENCE, || children(parent).first().copied());
+        let pid = wait_for("the holder's process", PATIENCE, || {
+            children(parent).first().copied()
+        });
         std::mem::forget(unfinished);
-        Self { name, dir, outside: None, unshare, input, pid }
+        Self {
+            name,
+            dir,
+            outside: None,
+            unshare,
+            input,
+            pid,
+        }
     }
 
     /// The node's name: of its network namespace, its folder and its cgroup.
@@ -118,7 +142,16 @@ impl Holder {
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command
-            .args(["-t", &self.pid.to_string(), "-m", "-u", "-n", "-p", "--", program])
+            .args([
+                "-t",
+                &self.pid.to_string(),
+                "-m",
+                "-u",
+                "-n",
+                "-p",
+                "--",
+                program,
+            ])
             .env_remove("NO_COLOR")
             .env_remove("RUST_LOG");
         command
@@ -134,19 +167,30 @@ impl Holder {
         let veth = ["link", "add", "up0", "netns", &node, "type", "veth"];
         let peer = ["peer", "name", "out0", "netns", &outside];
         host("ip", &[veth.as_slice(), peer.as_slice()].concat()).ok();
-        for (namespace, device, address) in
-            [(&node, "up0", "192.0.2.2/24"), (&outside, "out0", "192.0.2.1/24")]
-        {
-            host("ip", &["-n", namespace, "addr", "add", address, "dev", device]).ok();
+        for (namespace, device, address) in [
+            (&node, "up0", "192.0.2.2/24"),
+            (&outside, "out0", "192.0.2.1/24"),
+        ] {
+            host(
+                "ip",
+                &["-n", namespace, "addr", "add", address, "dev", device],
+            )
+            .ok();
             host("ip", &["-n", namespace, "link", "set", device, "up"]).ok();
             host("ip", &["-n", namespace, "link", "set", "lo", "up"]).ok();
         }
-        host("ip", &["-n", &node, "route", "add", "default", "via", "192.0.2.1"]).ok();
+        host(
+            "ip",
+            &["-n", &node, "route", "add", "default", "via", "192.0.2.1"],
+        )
+        .ok();
     }
 
     /// The namespace on the other side of the uplink.
     pub(crate) fn outside(&self) -> &str {
-        self.outside.as_deref().expect("this node has no uplink: build it with uplink()")
+        self.outside
+            .as_deref()
+            .expect("this node has no uplink: build it with uplink()")
     }
 }
 

@@ -38,7 +38,9 @@ impl Archive {
 
     fn folder(&mut self, path: &str) {
         let mut header = header(EntryType::Directory, 0o755, 0);
-        self.0.append_data(&mut header, path, &[][..]).expect("memory");
+        self.0
+            .append_data(&mut header, path, &[][..])
+            .expect("memory");
     }
 
     fn file(&mut self, path: &str, mode: u32, data: &[u8]) {
@@ -48,7 +50,9 @@ impl Archive {
 
     fn link(&mut self, path: &str, target: &str) {
         let mut header = header(EntryType::Symlink, 0o777, 0);
-        self.0.append_link(&mut header, path, target).expect("memory");
+        self.0
+            .append_link(&mut header, path, target)
+            .expect("memory");
     }
 
     fn finish(self) -> Vec<u8> {
@@ -73,7 +77,11 @@ fn layer() -> Vec<u8> {
         layer.folder(folder);
     }
     layer.file("bin/busybox", 0o755, &fs::read(BUSYBOX).expect("busybox"));
-    for applet in host(BUSYBOX, &["--list"]).ok().lines().filter(|name| *name != "busybox") {
+    for applet in host(BUSYBOX, &["--list"])
+        .ok()
+        .lines()
+        .filter(|name| *name != "busybox")
+    {
         layer.link(&format!("bin/{applet}"), "busybox");
     }
     layer.finish()
@@ -81,15 +89,21 @@ fn layer() -> Vec<u8> {
 
 /// Adds a blob and returns its descriptor.
 fn blob(archive: &mut Archive, media_type: &str, data: &[u8]) -> serde_json::Value {
-    let hash: String = Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash: String = Sha256::digest(data)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     archive.file(&format!("blobs/sha256/{hash}"), 0o644, data);
     json!({ "mediaType": media_type, "digest": format!("sha256:{hash}"), "size": data.len() })
 }
 
 fn build() -> Vec<u8> {
     let mut archive = Archive::new();
-    let layer =
-        blob(&mut archive, "application/vnd.oci.image.layer.v1.tar", layer().as_slice());
+    let layer = blob(
+        &mut archive,
+        "application/vnd.oci.image.layer.v1.tar",
+        layer().as_slice(),
+    );
     let architecture = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

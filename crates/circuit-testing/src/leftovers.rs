@@ -43,7 +43,13 @@ impl Leftovers {
 
 impl fmt::Display for Leftovers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { interfaces, leases, pins, chains, records } = self;
+        let Self {
+            interfaces,
+            leases,
+            pins,
+            chains,
+            records,
+        } = self;
         writeln!(f, "interfaces: {interfaces:?}")?;
         writeln!(f, "leases: {leases:?}")?;
         writeln!(f, "pins: {pins:?}")?;
@@ -53,7 +59,11 @@ impl fmt::Display for Leftovers {
 }
 
 fn entries(folder: &Path) -> Vec<DirEntry> {
-    let mut all: Vec<_> = fs::read_dir(folder).into_iter().flatten().flatten().collect();
+    let mut all: Vec<_> = fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .collect();
     all.sort_by_key(DirEntry::file_name);
     all
 }
@@ -94,21 +104,35 @@ impl TestNode {
     pub fn pins(&self) -> Vec<String> {
         let root = self.path(&format!("{RUN_DIR}/netns"));
         let inside = |path: &PathBuf| path.strip_prefix(&root).unwrap_or(path).to_path_buf();
-        files(&root).iter().map(|path| inside(path).to_string_lossy().into_owned()).collect()
+        files(&root)
+            .iter()
+            .map(|path| inside(path).to_string_lossy().into_owned())
+            .collect()
     }
 
     /// Host ends of containers' interfaces.
     pub fn veths(&self) -> Vec<String> {
         let text = self.run("ip", &["-j", "link", "show", "type", "veth"]).ok();
         let links: Value = serde_json::from_str(&text).unwrap_or_default();
-        let names = links.as_array().into_iter().flatten().filter_map(|l| l["ifname"].as_str());
-        names.filter(|name| *name != "up0").map(str::to_owned).collect()
+        let names = links
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|l| l["ifname"].as_str());
+        names
+            .filter(|name| *name != "up0")
+            .map(str::to_owned)
+            .collect()
     }
 
     /// Firewall chains and rules that belong to one attachment; the plugins'
     /// static chains are meant to stay.
     pub fn chains(&self) -> Vec<String> {
-        self.firewall().lines().filter(|line| is_of_attachment(line)).map(str::to_owned).collect()
+        self.firewall()
+            .lines()
+            .filter(|line| is_of_attachment(line))
+            .map(str::to_owned)
+            .collect()
     }
 
     /// Every iptables rule of IPv4 and IPv6, as `iptables-save` prints them.
@@ -162,13 +186,18 @@ impl TestNode {
 /// its address.
 fn is_of_attachment(line: &str) -> bool {
     let hash = |text: &str| text.len() >= 16 && text.chars().all(|c| c.is_ascii_hexdigit());
-    let hashed = line.split(|c: char| c.is_whitespace() || c == '"').any(|word| {
-        let word = word.trim_start_matches(':');
-        word.strip_prefix("CNI-").is_some_and(|rest| {
-            let rest = rest.strip_prefix("DN-").or(rest.strip_prefix("SN-")).unwrap_or(rest);
-            hash(rest)
-        })
-    });
+    let hashed = line
+        .split(|c: char| c.is_whitespace() || c == '"')
+        .any(|word| {
+            let word = word.trim_start_matches(':');
+            word.strip_prefix("CNI-").is_some_and(|rest| {
+                let rest = rest
+                    .strip_prefix("DN-")
+                    .or(rest.strip_prefix("SN-"))
+                    .unwrap_or(rest);
+                hash(rest)
+            })
+        });
     hashed || line.starts_with("-A CNI-FORWARD -d") || line.starts_with("-A CNI-FORWARD -s")
 }
 

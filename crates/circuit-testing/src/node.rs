@@ -76,7 +76,8 @@ impl NodeBuilder {
     /// Further arguments of `circuit server`.
     #[must_use]
     pub fn server(mut self, arguments: &[&str]) -> Self {
-        self.server.extend(arguments.iter().map(ToString::to_string));
+        self.server
+            .extend(arguments.iter().map(ToString::to_string));
         self
     }
 
@@ -95,7 +96,8 @@ impl NodeBuilder {
             holder,
         };
         let image = image::write(node.holder.dir());
-        node.ctr(&["image", "import", &image.to_string_lossy()]).ok();
+        node.ctr(&["image", "import", &image.to_string_lossy()])
+            .ok();
         if node.builder.daemon {
             node.start_daemon();
         }
@@ -116,7 +118,9 @@ pub struct TestNode {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 impl TestNode {
@@ -169,7 +173,10 @@ impl TestNode {
     /// Runs a program of the machine outside of the node, beyond its uplink.
     pub fn outside(&self, program: &str, arguments: &[&str]) -> Ran {
         let namespace = format!("--net=/run/netns/{}", self.holder.outside());
-        host("nsenter", &[&[namespace.as_str(), "--", program], arguments].concat())
+        host(
+            "nsenter",
+            &[&[namespace.as_str(), "--", program], arguments].concat(),
+        )
     }
 
     /// Runs the CLI.
@@ -248,7 +255,9 @@ impl TestNode {
     }
 
     fn end_daemon(&self, with: Signal) -> Option<i32> {
-        let daemon = lock(&self.daemon).take().expect("a daemon that was started");
+        let daemon = lock(&self.daemon)
+            .take()
+            .expect("a daemon that was started");
         daemon.end(with)
     }
 
@@ -274,7 +283,10 @@ impl TestNode {
 
     /// The daemon's pid, as the machine sees it.
     pub fn daemon_pid(&self) -> u32 {
-        lock(&self.daemon).as_ref().expect("a daemon that was started").pid()
+        lock(&self.daemon)
+            .as_ref()
+            .expect("a daemon that was started")
+            .pid()
     }
 
     /// What the node's daemons have written so far.
@@ -286,13 +298,17 @@ impl TestNode {
 
     /// Ends containerd; shims and containers live on.
     pub fn stop_containerd(&self) {
-        let running = lock(&self.containerd).take().expect("a containerd that was started");
+        let running = lock(&self.containerd)
+            .take()
+            .expect("a containerd that was started");
         running.end(Signal::SIGTERM);
     }
 
     /// Kills containerd as a crash would; shims and containers live on.
     pub fn kill_containerd(&self) {
-        let running = lock(&self.containerd).take().expect("a containerd that was started");
+        let running = lock(&self.containerd)
+            .take()
+            .expect("a containerd that was started");
         running.end(Signal::SIGKILL);
     }
 
@@ -300,7 +316,10 @@ impl TestNode {
     pub fn start_containerd(&self) {
         let mut slot = lock(&self.containerd);
         assert!(slot.is_none(), "containerd is there already");
-        *slot = Some(containerd::Running::start(&self.holder, self.builder.containerd));
+        *slot = Some(containerd::Running::start(
+            &self.holder,
+            self.builder.containerd,
+        ));
     }
 
     /// Runs a CNI plugin by hand, as another runtime would.
@@ -324,7 +343,12 @@ impl TestNode {
             ("CNI_PATH", folder.to_str().expect("a path in UTF-8")),
         ];
         let program = folder.join(plugin);
-        self.run_with(&program.to_string_lossy(), &[], &environment, configuration.as_bytes())
+        self.run_with(
+            &program.to_string_lossy(),
+            &[],
+            &environment,
+            configuration.as_bytes(),
+        )
     }
 
     /// The daemon's folder of stored networks, from outside.
@@ -341,7 +365,11 @@ impl TestNode {
 impl Drop for TestNode {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!("--- log of the daemon of {}\n{}---", self.name(), self.daemon_log());
+            eprintln!(
+                "--- log of the daemon of {}\n{}---",
+                self.name(),
+                self.daemon_log()
+            );
             // A second panic while one unwinds would end the whole test process.
             if let Ok(left) = catch_unwind(AssertUnwindSafe(|| self.leftovers())) {
                 eprintln!("--- attachments hold\n{left}---");

@@ -27,10 +27,20 @@ impl Plugins {
 pub(crate) fn cache() -> PathBuf {
     match std::env::var_os("CIRCUIT_CACHE") {
         Some(folder) => folder.into(),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache"),
+        None => {
+            let crates = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+            crates
+                .and_then(Path::parent)
+                .expect("a folder in crates/")
+                .join(".cache")
+        }
     }
 }
 
 pub(crate) fn present(file: &Path) {
-    assert!(file.exists(), "{} is missing: run scripts/setup", file.display());
+    assert!(
+        file.exists(),
+        "{} is missing: run scripts/setup",
+        file.display()
+    );
 }

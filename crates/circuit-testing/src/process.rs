@@ -23,7 +23,9 @@ pub(crate) fn started(pid: u32) -> Option<u64> {
 
 /// The children of a process.
 pub(crate) fn children(parent: u32) -> Vec<u32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
     entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())

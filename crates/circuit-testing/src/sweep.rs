@@ -37,7 +37,10 @@ pub(crate) fn new_name() -> String {
     SWEEP.call_once(sweep);
     let pid = process::id();
     let start = started(pid).expect("this process has a start time");
-    format!("{PREFIX}-{pid}-{start}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
+    format!(
+        "{PREFIX}-{pid}-{start}-{}",
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    )
 }
 
 /// True for the name of a node whose process is dead.
@@ -46,9 +49,10 @@ fn is_stale(name: &str) -> bool {
         return false;
     };
     let mut parts = rest.split('-');
-    let (Some(Ok(pid)), Some(Ok(start))) =
-        (parts.next().map(str::parse::<u32>), parts.next().map(str::parse::<u64>))
-    else {
+    let (Some(Ok(pid)), Some(Ok(start))) = (
+        parts.next().map(str::parse::<u32>),
+        parts.next().map(str::parse::<u64>),
+    ) else {
         return false;
     };
     started(pid) != Some(start)
@@ -72,7 +76,10 @@ fn sweep() {
 
 /// Removes a network namespace and ends what still runs in it.
 pub(crate) fn remove_netns(name: &str) {
-    for pid in host("ip", &["netns", "pids", name]).stdout.split_whitespace() {
+    for pid in host("ip", &["netns", "pids", name])
+        .stdout
+        .split_whitespace()
+    {
         if let Ok(pid) = pid.parse() {
             signal(pid, Signal::SIGKILL);
         }

@@ -32,7 +32,9 @@ fn containerd_comes_back_and_finds_its_containers() {
     node.start_containerd();
     assert_eq!(node.task_pid("web"), pid);
     node.kill_task("web");
-    wait_until("the task stops", circuit_testing::PATIENCE, || node.task_pid("web").is_none());
+    wait_until("the task stops", circuit_testing::PATIENCE, || {
+        node.task_pid("web").is_none()
+    });
 }
 
 #[test]
@@ -79,7 +81,14 @@ fn nothing_stays_on_the_machine() {
         assert!(!Path::new("/run/netns").join(namespace).exists());
     }
     for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap() {
-        assert!(!hierarchy.unwrap().path().join("circuit-test").join(&name).exists());
+        assert!(
+            !hierarchy
+                .unwrap()
+                .path()
+                .join("circuit-test")
+                .join(&name)
+                .exists()
+        );
     }
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
     assert!(!mounts.contains(&name), "{mounts}");
