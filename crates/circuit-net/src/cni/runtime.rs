@@ -1,0 +1,491 @@
+//! The operations of the specification on whole configuration lists.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use circuit_core::cni::{
+    CniResult, CniVersion, ConfigList, Invocation, JsonObject, ValidAttachment, code, plugin_stdin,
+    supported_versions,
+};
+use circuit_core::{Error, Result};
+use serde_json::Value;
+
+use super::exec::{Command, PluginCall, run};
+use super::{AddError, CniError, OperationLock, PluginPath};
+
+/// What an attachment's plugins are told besides the network's configuration.
+/// The same must be given to ADD, CHECK and DEL.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct AttachmentArgs {
+    /// The container id.
+    pub container_id: String,
+    /// The path of the network namespace; `None` on DEL when it is gone.
+    pub netns: Option<PathBuf>,
+    /// The interface's name in the container.
+    pub ifname: String,
+    /// `CNI_ARGS`.
+    pub cni_args: Vec<(String, String)>,
+    /// Values for capabilities, such as `portMappings`.
+    pub capability_args: JsonObject,
+    /// Entries of `args.cni` in the configuration, such as `ips`.
+    pub config_args: JsonObject,
+}
+
+/// Runs configuration lists.
+#[derive(Debug, Clone)]
+pub struct CniRuntime {
+    path: PluginPath,
+    timeout: Duration,
+    /// What plugins answered to VERSION, by what tells one executable from
+    /// another.
+    spoken: Arc<Mutex<HashMap<Executable, Vec<CniVersion>>>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Executable {
+    path: PathBuf,
+    inode: u64,
+    modified: (i64, i64),
+}
+
+impl CniRuntime {
+    /// A runtime that finds plugins in `path` and gives each run of one
+    /// `timeout` to end.
+    pub fn new(path: PluginPath, timeout: Duration) -> Self {
+        Self {
+            path,
+            timeout,
+            spoken: Arc::default(),
+        }
+    }
+
+    /// Where plugins are looked for.
+    pub fn path(&self) -> &PluginPath {
+        &self.path
+    }
+
+    /// How long one run of a plugin may take.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Attaches: runs the plugins in order and returns the final result, read
+    /// and as it was written. Nothing is undone on failure.
+    ///
+    /// # Errors
+    /// An [`AddError`] that says whether a DEL is owed.
+    pub async fn add(
+        &self,
+        list: &ConfigList,
+        args: &AttachmentArgs,
+        lock: Option<&OperationLock>,
+    ) -> Result<(CniResult, Value), AddError> {
+        let untouched = |error| AddError {
+            error,
+            cleanup_owed: false,
+        };
+        let list = self.prepare_add(list, args).await.map_err(untouched)?;
+        let mut prev: Option<Value> = None;
+        for (index, plugin) in list.plugins.iter().enumerate() {
+            let call = Call {
+                command: Command::Add,
+                args,
+                prev: prev.as_ref(),
+                valid: None,
+            };
+            let added = match self.call(&list, index, &call, lock).await {
+                Ok(stdout) => read_result(&plugin.kind, &list, &stdout),
+                Err(error) => Err(error),
+            };
+            prev = Some(added.map_err(|error| add_error(index, error))?);
+        }
+        let raw = prev.unwrap_or_default();
+        match CniResult::parse_or(&raw, list.cni_version) {
+            Ok(result) => Ok((result, raw)),
+            Err(e) => Err(AddError {
+                error: bad_output(last_kind(&list), Command::Add, e.message()),
+                cleanup_owed: true,
+            }),
+        }
+    }
+
+    /// Detaches: runs the plugins in reverse order, each with the final result
+    /// of ADD. A plugin's failure does not keep the others from running.
+    ///
+    /// # Errors
+    /// The first [`CniError`]: the DEL must be repeated.
+    pub async fn del(
+        &self,
+        list: &ConfigList,
+        args: &AttachmentArgs,
+        prev: Option<&Value>,
+        lock: Option<&OperationLock>,
+    ) -> Result<(), CniError> {
+        check_args(args)?;
+        let list = self.list_for(list, prev).await;
+        let prev = prev.filter(|_| list.cni_version.has_check());
+        let call = Call {
+            command: Command::Del,
+            args,
+            prev,
+            valid: None,
+        };
+        let mut first = None;
+        for index in (0..list.plugins.len()).rev() {
+            match self.call(&list, index, &call, lock).await {
+                Ok(_) => {}
+                Err(e) if e.code() == Some(code::UNKNOWN_CONTAINER) => {}
+                Err(e) => keep_first(&mut first, e),
+            }
+        }
+        first.map_or(Ok(()), Err)
+    }
+
+    /// Asks every plugin whether the attachment is as ADD left it. Lists that
+    /// have no CHECK, or disable it, always are.
+    ///
+    /// # Errors
+    /// The [`CniError`] of the first plugin that says no.
+    pub async fn check(
+        &self,
+        list: &ConfigList,
+        args: &AttachmentArgs,
+        prev: &Value,
+        lock: Option<&OperationLock>,
+    ) -> Result<(), CniError> {
+        check_args(args)?;
+        let list = self.list_for(list, Some(prev)).await;
+        if !list.cni_version.has_check() || list.disable_check {
+            return Ok(());
+        }
+        let call = Call {
+            command: Command::Check,
+            args,
+            prev: Some(prev),
+            valid: None,
+        };
+        for index in 0..list.plugins.len() {
+            self.call(&list, index, &call, lock).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks every plugin whether it could serve an ADD. Lists that have no
+    /// STATUS always can.
+    ///
+    /// # Errors
+    /// The [`CniError`] of the first plugin that could not.
+    pub async fn status(&self, list: &ConfigList) -> Result<(), CniError> {
+        let list = self.negotiated(list).await?;
+        if !list.cni_version.has_status_and_gc() {
+            return Ok(());
+        }
+        let args = AttachmentArgs::default();
+        let call = Call {
+            command: Command::Status,
+            args: &args,
+            prev: None,
+            valid: None,
+        };
+        for index in 0..list.plugins.len() {
+            self.call(&list, index, &call, None).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells every plugin what is still in use, as pairs of container id and
+    /// interface name, so that it removes the rest. Lists that have no GC, or
+    /// disable it, are left alone.
+    ///
+    /// # Errors
+    /// The first [`CniError`]; the other plugins are run all the same.
+    pub async fn gc(
+        &self,
+        list: &ConfigList,
+        valid: &[(String, String)],
+        lock: Option<&OperationLock>,
+    ) -> Result<(), CniError> {
+        let list = self.negotiated(list).await?;
+        if !list.cni_version.has_status_and_gc() || list.disable_gc {
+            return Ok(());
+        }
+        let valid: Vec<ValidAttachment> = valid
+            .iter()
+            .map(|(container_id, ifname)| ValidAttachment {
+                container_id: container_id.clone(),
+                ifname: ifname.clone(),
+            })
+            .collect();
+        let args = AttachmentArgs::default();
+        let call = Call {
+            command: Command::Gc,
+            args: &args,
+            prev: None,
+            valid: Some(&valid),
+        };
+        let mut first = None;
+        for index in 0..list.plugins.len() {
+            if let Err(e) = self.call(&list, index, &call, lock).await {
+                keep_first(&mut first, e);
+            }
+        }
+        first.map_or(Ok(()), Err)
+    }
+
+    /// The versions known here that a plugin speaks. An executable is asked
+    /// once, until it is replaced.
+    ///
+    /// # Errors
+    /// A [`CniError`] when it cannot be run or does not answer.
+    pub async fn versions(&self, plugin: &str) -> Result<Vec<CniVersion>, CniError> {
+        let executable = self.executable(plugin)?;
+        if let Some(known) = self.spoken().get(&executable) {
+            return Ok(known.clone());
+        }
+        // Plugins made for old versions check the other variables even here.
+        let call = PluginCall {
+            kind: plugin,
+            command: Command::Version,
+            container_id: "dummy",
+            netns: Some(Path::new("dummy")),
+            ifname: "dummy",
+            args: &[],
+            stdin: br#"{"cniVersion":"1.0.0"}"#,
+        };
+        let stdout = run(&self.path, &call, self.timeout, None).await?;
+        let versions = supported_versions(&stdout)
+            .map_err(|e| bad_output(plugin, Command::Version, e.message()))?;
+        self.spoken().insert(executable, versions.clone());
+        Ok(versions)
+    }
+
+    /// Makes sure that a list can be run: every plugin, and every executable
+    /// of address management, is there, and all plugins speak one of the
+    /// list's versions. Returns the highest such version.
+    ///
+    /// # Errors
+    /// [`FailedPrecondition`](circuit_core::ErrorKind::FailedPrecondition) that
+    /// says what to do.
+    pub async fn probe(&self, list: &ConfigList) -> Result<CniVersion> {
+        for plugin in &list.plugins {
+            self.path.find(&plugin.kind)?;
+            if let Some(ipam) = plugin.ipam().and_then(|ipam| ipam.kind()) {
+                self.path.find(ipam)?;
+            }
+        }
+        let mut common = list.versions.clone();
+        for plugin in &list.plugins {
+            let spoken = self.versions(&plugin.kind).await?;
+            if CniVersion::highest_common(&common, &spoken).is_none() {
+                let text = |versions: &[CniVersion]| {
+                    versions
+                        .iter()
+                        .map(ToString::to_string)
+                        .collect::<Vec<_>>()
+                        .join(", ")
+                };
+                return Err(Error::precondition(format!(
+                    "cni plugin {} speaks {}, not {}: change cniVersion or install another version of the plugin",
+                    plugin.kind,
+                    if spoken.is_empty() {
+                        "no known version".to_owned()
+                    } else {
+                        text(&spoken)
+                    },
+                    text(&common),
+                )));
+            }
+            common.retain(|version| spoken.contains(version));
+        }
+        common
+            .first()
+            .copied()
+            .ok_or_else(|| Error::precondition("no usable cniVersion"))
+    }
+
+    /// The list in the highest version that it and all its plugins know. Only
+    /// a list that offers a choice costs runs of VERSION.
+    async fn negotiated<'a>(&self, list: &'a ConfigList) -> Result<Cow<'a, ConfigList>, CniError> {
+        if list.versions.len() < 2 {
+            return Ok(Cow::Borrowed(list));
+        }
+        let version = self.probe(list).await.map_err(CniError::NotRun)?;
+        Ok(Cow::Owned(list.at_version(version)))
+    }
+
+    /// The list in the version in which the attachment was made.
+    async fn list_for<'a>(
+        &self,
+        list: &'a ConfigList,
+        prev: Option<&Value>,
+    ) -> Cow<'a, ConfigList> {
+        let made = prev.and_then(|prev| prev.get("cniVersion")?.as_str()?.parse().ok());
+        match made {
+            Some(version) if list.versions.contains(&version) => {
+                Cow::Owned(list.at_version(version))
+            }
+            // Detaching must be tried even when a plugin is gone.
+            _ => self.negotiated(list).await.unwrap_or(Cow::Borrowed(list)),
+        }
+    }
+
+    async fn prepare_add<'a>(
+        &self,
+        list: &'a ConfigList,
+        args: &AttachmentArgs,
+    ) -> Result<Cow<'a, ConfigList>, CniError> {
+        check_args(args)?;
+        if args.netns.is_none() {
+            return Err(CniError::NotRun(Error::invalid(
+                "adding needs a network namespace",
+            )));
+        }
+        for plugin in &list.plugins {
+            self.path.find(&plugin.kind)?;
+        }
+        self.negotiated(list).await
+    }
+
+    async fn call(
+        &self,
+        list: &ConfigList,
+        index: usize,
+        call: &Call<'_>,
+        lock: Option<&OperationLock>,
+    ) -> Result<Vec<u8>, CniError> {
+        let invocation = Invocation {
+            capability_args: Some(&call.args.capability_args),
+            config_args: Some(&call.args.config_args),
+            prev_result: call.prev,
+            valid_attachments: call.valid,
+        };
+        let (Some(plugin), Some(stdin)) = (
+            list.plugins.get(index),
+            plugin_stdin(list, index, &invocation),
+        ) else {
+            return Err(CniError::NotRun(Error::internal(format!(
+                "list has no plugin {index}"
+            ))));
+        };
+        let call = PluginCall {
+            kind: &plugin.kind,
+            command: call.command,
+            container_id: &call.args.container_id,
+            netns: call.args.netns.as_deref(),
+            ifname: &call.args.ifname,
+            args: &call.args.cni_args,
+            stdin: &stdin,
+        };
+        run(&self.path, &call, self.timeout, lock).await
+    }
+
+    fn executable(&self, plugin: &str) -> Result<Executable, CniError> {
+        let path = self.path.find(plugin)?;
+        let meta = path.metadata().map_err(|e| {
+            CniError::NotRun(Error::precondition(format!(
+                "cannot read {}: {e}",
+                path.display()
+            )))
+        })?;
+        Ok(Executable {
+            path,
+            inode: meta.ino(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+        })
+    }
+
+    fn spoken(&self) -> std::sync::MutexGuard<'_, HashMap<Executable, Vec<CniVersion>>> {
+        self.spoken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What all plugins of a list are asked.
+struct Call<'a> {
+    command: Command,
+    args: &'a AttachmentArgs,
+    prev: Option<&'a Value>,
+    valid: Option<&'a [ValidAttachment]>,
+}
+
+fn keep_first(first: &mut Option<CniError>, error: CniError) {
+    if first.is_none() {
+        *first = Some(error);
+    } else {
+        tracing::warn!(%error, "another plugin failed too");
+    }
+}
+
+/// Whether the plugins up to and with this one may have left something.
+fn add_error(index: usize, error: CniError) -> AddError {
+    let nothing_done = error.never_ran() || error.report().is_some_and(|r| !r.owes_cleanup());
+    AddError {
+        cleanup_owed: index > 0 || !nothing_done,
+        error,
+    }
+}
+
+fn read_result(kind: &str, list: &ConfigList, stdout: &[u8]) -> Result<Value, CniError> {
+    let mut value: Value = match serde_json::from_slice(stdout) {
+        Ok(value) => value,
+        Err(_) if stdout.trim_ascii().is_empty() => {
+            return Err(bad_output(kind, Command::Add, "wrote no result"));
+        }
+        Err(e) => {
+            return Err(bad_output(
+                kind,
+                Command::Add,
+                &format!("result is not json: {e}"),
+            ));
+        }
+    };
+    let Some(object) = value.as_object_mut() else {
+        return Err(bad_output(kind, Command::Add, "result is not an object"));
+    };
+    let said = object
+        .get("cniVersion")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    if said.is_empty() {
+        object.insert("cniVersion".to_owned(), list.cni_version.as_str().into());
+    }
+    Ok(value)
+}
+
+fn bad_output(plugin: &str, command: Command, reason: &str) -> CniError {
+    CniError::BadOutput {
+        plugin: plugin.to_owned(),
+        command,
+        reason: reason.to_owned(),
+    }
+}
+
+fn last_kind(list: &ConfigList) -> &str {
+    list.plugins
+        .last()
+        .map_or("", |plugin| plugin.kind.as_str())
+}
+
+/// The specification's rules for container ids and interface names.
+fn check_args(args: &AttachmentArgs) -> Result<(), CniError> {
+    let refuse = |text: String| Err(CniError::NotRun(Error::invalid(text)));
+    if !circuit_core::cni::is_network_name(&args.container_id) {
+        return refuse(format!(
+            "{:?} cannot be a cni container id: \
+             begin with a letter or digit, then letters, digits, '_', '.' and '-'",
+            args.container_id
+        ));
+    }
+    let name = args.ifname.as_str();
+    let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
+    if name.is_empty() || name.len() > 15 || name == "." || name == ".." || name.contains(bad) {
+        return refuse(format!(
+            "{name:?} cannot be an interface name: \
+             use 1 to 15 characters without '/', ':' and spaces"
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,251 @@
+//! A netlink socket that asks for lists.
+
+use std::io;
+use std::path::Path;
+
+use circuit_core::{Error, Result};
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
+
+use super::attributes::Reply;
+use crate::netns::in_netns;
+
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLMSG_OVERRUN: u16 = 4;
+const NLM_F_DUMP_INTR: u16 = 0x10;
+const HEADER: usize = 16;
+
+/// The kernel never writes larger pieces.
+const BUFFER: usize = 64 * 1024;
+
+/// How many seconds the kernel, which answers at once, may take to answer.
+const PATIENCE: i64 = 10;
+
+/// How often a list that changed while it was read is read again.
+const TRIES: usize = 10;
+
+/// Why a list could not be had.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DumpError {
+    /// The kernel refuses.
+    #[error("{}", io::Error::from_raw_os_error(*.0))]
+    Kernel(i32),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("answer is cut short")]
+    Malformed,
+    #[error("the list changes faster than it can be read, try again")]
+    Unsteady,
+}
+
+/// How far an answer has come.
+#[derive(Default)]
+struct Progress {
+    done: bool,
+    /// The list changed meanwhile, or pieces of it are lost.
+    interrupted: bool,
+}
+
+/// A socket of one namespace, for good: a socket stays where it was made.
+pub(super) struct Netlink {
+    socket: Socket,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+impl Netlink {
+    pub(super) fn open(netns: Option<&Path>) -> Result<Self> {
+        let make = || {
+            let make = || {
+                let mut socket = Socket::new(NETLINK_ROUTE)?;
+                socket.bind_auto()?;
+                setsockopt(
+                    &socket,
+                    sockopt::ReceiveTimeout,
+                    &TimeVal::seconds(PATIENCE),
+                )?;
+                Ok::<_, io::Error>(socket)
+            };
+            make().map_err(|e| Error::unavailable(format!("cannot open a netlink socket: {e}")))
+        };
+        let socket = match netns {
+            Some(path) => in_netns(path, make)?,
+            None => make()?,
+        };
+        Ok(Self {
+            socket,
+            sequence: 0,
+            buffer: Vec::with_capacity(BUFFER),
+        })
+    }
+
+    /// Asks for a list, again when it changed while it was read.
+    pub(super) fn dump(
+        &mut self,
+        request: &RouteNetlinkMessage,
+    ) -> std::result::Result<Vec<Reply>, DumpError> {
+        for _ in 0..TRIES {
+            if let Some(replies) = self.dump_once(request)? {
+                return Ok(replies);
+            }
+        }
+        Err(DumpError::Unsteady)
+    }
+
+    fn dump_once(
+        &mut self,
+        request: &RouteNetlinkMessage,
+    ) -> std::result::Result<Option<Vec<Reply>>, DumpError> {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.send(request)?;
+        let mut replies = Vec::new();
+        let mut progress = Progress::default();
+        while !progress.done {
+            match self.receive()? {
+                true => read_messages(&self.buffer, self.sequence, &mut replies, &mut progress)?,
+                false => progress.interrupted = true,
+            }
+        }
+        Ok((!progress.interrupted).then_some(replies))
+    }
+
+    fn send(&self, request: &RouteNetlinkMessage) -> io::Result<()> {
+        let payload = NetlinkPayload::from(request.clone());
+        let mut message = NetlinkMessage::new(Default::default(), payload);
+        message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        message.header.sequence_number = self.sequence;
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        retry(|| self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)).map(drop)
+    }
+
+    /// Reads the next piece into the buffer; `false` when some were lost.
+    fn receive(&mut self) -> std::result::Result<bool, DumpError> {
+        loop {
+            self.buffer.clear();
+            let received = retry(|| self.socket.recv_from(&mut self.buffer, libc::MSG_TRUNC));
+            match received {
+                Ok((length, _)) if length > self.buffer.len() => return Err(DumpError::Malformed),
+                // Only the kernel is believed.
+                Ok((_, sender)) if sender.port_number() != 0 => {}
+                Ok(_) => return Ok(true),
+                Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => return Ok(false),
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+}
+
+/// Reads one piece of an answer. The flag that tells of an interruption may be
+/// on any message, the last one included.
+fn read_messages(
+    mut bytes: &[u8],
+    sequence: u32,
+    replies: &mut Vec<Reply>,
+    progress: &mut Progress,
+) -> std::result::Result<(), DumpError> {
+    while let Some(header) = bytes.first_chunk::<HEADER>() {
+        let [l0, l1, l2, l3, k0, k1, f0, f1, s0, s1, s2, s3, ..] = *header;
+        let length = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
+        let kind = u16::from_ne_bytes([k0, k1]);
+        let flags = u16::from_ne_bytes([f0, f1]);
+        let payload = bytes.get(HEADER..length).ok_or(DumpError::Malformed)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        if u32::from_ne_bytes([s0, s1, s2, s3]) != sequence {
+            continue;
+        }
+        progress.interrupted |= flags & NLM_F_DUMP_INTR != 0;
+        match kind {
+            NLMSG_DONE | NLMSG_ERROR => {
+                progress.done = true;
+                let code = payload
+                    .first_chunk()
+                    .map_or(0, |code| i32::from_ne_bytes(*code));
+                match code.wrapping_neg() {
+                    0 => {}
+                    libc::EINTR => progress.interrupted = true,
+                    errno => return Err(DumpError::Kernel(errno)),
+                }
+            }
+            NLMSG_OVERRUN => progress.interrupted = true,
+            _ => replies.push(Reply {
+                kind,
+                payload: payload.to_vec(),
+            }),
+        }
+    }
+    Ok(())
+}
+
+fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(HEADER + payload.len()).unwrap();
+        let mut bytes = length.to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(flags.to_ne_bytes());
+        bytes.extend(sequence.to_ne_bytes());
+        bytes.extend(0u32.to_ne_bytes());
+        bytes.extend(payload);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn read(bytes: &[u8]) -> (std::result::Result<(), DumpError>, usize, Progress) {
+        let (mut replies, mut progress) = (Vec::new(), Progress::default());
+        let result = read_messages(bytes, 7, &mut replies, &mut progress);
+        (result, replies.len(), progress)
+    }
+
+    #[test]
+    fn a_piece_with_several_messages_and_the_end() {
+        let mut bytes = message(16, 2, 7, b"abc");
+        bytes.extend(message(16, 2, 6, b"of an earlier question"));
+        bytes.extend(message(16, 2, 7, b"defg"));
+        let (result, replies, progress) = read(&bytes);
+        assert!(result.is_ok() && replies == 2 && !progress.done && !progress.interrupted);
+        bytes.extend(message(NLMSG_DONE, 2, 7, &0i32.to_ne_bytes()));
+        let (result, replies, progress) = read(&bytes);
+        assert!(result.is_ok() && replies == 2 && progress.done && !progress.interrupted);
+    }
+
+    #[test]
+    fn errors_and_interruptions_are_seen() {
+        let error = message(NLMSG_ERROR, 0, 7, &(-libc::EPERM).to_ne_bytes());
+        assert!(matches!(
+            read(&error).0,
+            Err(DumpError::Kernel(libc::EPERM))
+        ));
+        let done = message(NLMSG_DONE, NLM_F_DUMP_INTR, 7, &0i32.to_ne_bytes());
+        let (_, _, progress) = read(&done);
+        assert!(progress.done && progress.interrupted);
+        let done = message(NLMSG_DONE, 0, 7, &(-libc::EINTR).to_ne_bytes());
+        assert!(read(&done).2.interrupted);
+    }
+
+    #[test]
+    fn nonsense_is_an_error_and_not_a_panic() {
+        let mut bytes = message(16, 0, 7, b"abcd");
+        bytes[0] = 200;
+        assert!(matches!(read(&bytes).0, Err(DumpError::Malformed)));
+        bytes[0] = 3;
+        assert!(matches!(read(&bytes).0, Err(DumpError::Malformed)));
+        assert!(read(&[1, 2, 3]).0.is_ok());
+    }
+}

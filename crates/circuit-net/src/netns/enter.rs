@@ -1,0 +1,101 @@
+//! Doing something inside a network namespace.
+//!
+//! A thread made for the purpose enters the namespace and ends with the work.
+//! No thread that serves anything else ever changes its namespace, so nothing
+//! that goes wrong can leave one in the wrong place.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use circuit_core::{Error, Result};
+use nix::sched::{CloneFlags, setns};
+use tokio::sync::oneshot;
+
+const THREAD_NAME: &str = "netns";
+
+/// Runs `f` inside the namespace at `path`, and waits for it.
+///
+/// # Errors
+/// What `f` returns; an error too when the namespace cannot be entered or `f`
+/// panics.
+pub fn in_netns<T, F>(path: impl AsRef<Path>, f: F) -> Result<T>
+where
+    T: Send,
+    F: FnOnce() -> Result<T> + Send,
+{
+    let path = path.as_ref();
+    thread::scope(|scope| {
+        let worker = thread::Builder::new()
+            .name(THREAD_NAME.to_owned())
+            .spawn_scoped(scope, || guarded(path, f))
+            .map_err(|e| no_thread(path, &e))?;
+        worker
+            .join()
+            .unwrap_or_else(|payload| Err(panicked(path, payload.as_ref())))
+    })
+}
+
+/// Runs `f` inside the namespace at `path` without keeping the runtime from
+/// anything else. When the future is dropped, `f` still runs to its end.
+///
+/// # Errors
+/// As [`in_netns`].
+pub async fn in_netns_async<T, F>(path: impl Into<PathBuf>, f: F) -> Result<T>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T> + Send + 'static,
+{
+    let path = path.into();
+    let (answer, answered) = oneshot::channel();
+    let entered = path.clone();
+    thread::Builder::new()
+        .name(THREAD_NAME.to_owned())
+        .spawn(move || {
+            // Nobody may be waiting any more.
+            let _ = answer.send(guarded(&entered, f));
+        })
+        .map_err(|e| no_thread(&path, &e))?;
+    answered.await.unwrap_or_else(|_| {
+        Err(Error::internal(format!(
+            "work in network namespace {} was lost",
+            path.display()
+        )))
+    })
+}
+
+fn guarded<T>(path: &Path, f: impl FnOnce() -> Result<T>) -> Result<T> {
+    // The closure is consumed and its thread ends: nobody sees what a panic
+    // may have left half done in it.
+    catch_unwind(AssertUnwindSafe(|| {
+        let namespace = super::open(path)?;
+        setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(|e| {
+            Error::precondition(format!(
+                "cannot enter network namespace {}: {e}",
+                path.display()
+            ))
+        })?;
+        f()
+    }))
+    .unwrap_or_else(|payload| Err(panicked(path, payload.as_ref())))
+}
+
+fn no_thread(path: &Path, error: &std::io::Error) -> Error {
+    Error::unavailable(format!(
+        "cannot start a thread for network namespace {}: {error}",
+        path.display()
+    ))
+}
+
+fn panicked(path: &Path, payload: &(dyn Any + Send)) -> Error {
+    let text = payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no reason given");
+    Error::internal(format!(
+        "work in network namespace {} panicked: {text}",
+        path.display()
+    ))
+}
