@@ -86,9 +86,6 @@ pub struct Attachment {
 pub struct LastAddresses {
     /// Addresses, without prefix length.
     pub ips: Vec<IpAddr>,
-    /// Hardware address.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mac: Option<String>,
 }
 
 /// A network left by hand although the labels ask for it; it holds for the

@@ -3,8 +3,8 @@
 #![forbid(unsafe_code)]
 
 pub mod attachment;
-pub mod datapath;
 pub mod cni;
+pub mod datapath;
 pub mod error;
 pub mod labels;
 pub mod plan;

@@ -76,12 +76,32 @@ pub struct RestartState {
     /// started by someone, which ends the rest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped_pid: Option<u32>,
-    /// Restarts in a row after failures.
+    /// Restarts after failures since somebody last started it by hand.
     #[serde(default)]
     pub failures: u32,
+    /// A task of it was seen, so it was once started.
+    #[serde(default)]
+    pub seen: bool,
+    /// The pid of the last task that the policy started: another pid was
+    /// started by hand, which makes the attempts count anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
 }
 
 impl RestartState {
+    /// Takes note of a living task.
+    pub fn saw_task(&mut self, pid: u32) {
+        self.seen = true;
+        if self.stopped && self.stopped_pid != Some(pid) {
+            self.stopped = false;
+            self.stopped_pid = None;
+        }
+        if self.pid != Some(pid) {
+            self.failures = 0;
+            self.pid = None;
+        }
+    }
+
     /// True when nothing is remembered.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
@@ -136,7 +156,8 @@ pub fn decide(policy: Policy, state: &RestartState, last: LastRun, streak: u32) 
         (Policy::Always | Policy::UnlessStopped, LastRun::Ended { ago, .. }) => wait(ago),
         (Policy::Always | Policy::UnlessStopped, LastRun::Unknown) => wait(Duration::ZERO),
         (Policy::Always | Policy::UnlessStopped, LastRun::NeverSeen(age)) => {
-            Decision::StartIn(NEVER_SEEN_GRACE.saturating_sub(age))
+            let grace = NEVER_SEEN_GRACE.saturating_sub(age);
+            Decision::StartIn(if streak == 0 { grace } else { delay(streak) })
         }
         (Policy::OnFailure(_), LastRun::Ended { status: 0, .. }) => Decision::Stay,
         (Policy::OnFailure(most), LastRun::Ended { ago, .. }) => {

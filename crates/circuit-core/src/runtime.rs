@@ -146,9 +146,15 @@ pub trait Runtime: Send + Sync {
         networks: &BTreeMap<String, ExtensionEntry>,
     ) -> Result<()>;
 
-    /// Makes and starts a task. `log` is an address for its output, as
-    /// containerd's shims take it.
-    async fn start_task(&self, id: &str, log: Option<&str>) -> Result<u32>;
+    /// Makes a task, whose process then waits to be started, and returns its
+    /// pid. `log` is an address for its output, as containerd's shims take it.
+    async fn create_task(&self, id: &str, log: Option<&str>) -> Result<u32>;
+
+    /// Starts the process of a task that was made.
+    async fn start_task(&self, id: &str) -> Result<()>;
+
+    /// Returns when the task's first process has ended, or there is none.
+    async fn wait_task(&self, id: &str) -> Result<()>;
 
     /// Sends a signal to a task's first process.
     async fn kill_task(&self, id: &str, signal: u32) -> Result<()>;

@@ -1,0 +1,251 @@
+//! One attachment made or taken away. The caller holds the container's lock.
+
+use circuit_core::{
+    Error, ErrorKind, Result,
+    attachment::{Attachment, ContainerRecord, LastAddresses, Origin, Phase, Sandbox},
+    datapath::{AddFailure, Added, Arguments},
+    labels::{DesiredNetwork, PortMapping},
+    plan::interface_names,
+};
+
+use super::Attachments;
+
+/// How a container joins a network.
+#[derive(Debug, Clone)]
+pub struct Join<'a> {
+    /// The network, and what the labels say of it.
+    pub network: &'a DesiredNetwork,
+    /// Who asks.
+    pub origin: Origin,
+    /// The task's namespace.
+    pub sandbox: Sandbox,
+    /// Ports that lead to it.
+    pub ports: &'a [PortMapping],
+    /// The interface; the first free one when absent.
+    pub interface: Option<String>,
+}
+
+impl Attachments {
+    /// Brings a container onto a network: intent on disk, namespace pinned,
+    /// ADD, result on disk, extension. After a failure nothing is left, or a
+    /// record that says what is.
+    ///
+    /// # Errors
+    /// The network's, the arguments' or the plugins' own words.
+    pub async fn attach(&self, record: &mut ContainerRecord, join: Join<'_>) -> Result<Attachment> {
+        let network = self.parts.networks.network(&join.network.network).await?;
+        let config = String::from_utf8(network.data).map_err(|_| {
+            Error::precondition(format!("the configuration of network {} is not UTF-8", network.name))
+        })?;
+        let last = record.last.get(&network.name).cloned();
+        let arguments = self.arguments(&config, &join, last.as_ref())?;
+        let second = arguments.preferred_only;
+        match self.attempt(record, &config, &join, arguments).await {
+            // The address it had before is taken: another will do.
+            Err(error) if second && error.kind() != ErrorKind::DeadlineExceeded => {
+                tracing::debug!(
+                    container = record.container,
+                    network = network.name,
+                    %error,
+                    "the former address cannot be had"
+                );
+                let arguments = self.arguments(&config, &join, None)?;
+                self.attempt(record, &config, &join, arguments).await
+            }
+            other => other,
+        }
+    }
+
+    fn arguments(
+        &self,
+        config: &str,
+        join: &Join<'_>,
+        last: Option<&LastAddresses>,
+    ) -> Result<Arguments> {
+        self.parts.datapath.arguments(config, join.network, last, join.ports)
+    }
+
+    async fn attempt(
+        &self,
+        record: &mut ContainerRecord,
+        config: &str,
+        join: &Join<'_>,
+        arguments: Arguments,
+    ) -> Result<Attachment> {
+        let datapath = self.parts.datapath.as_ref();
+        let pin = self.pin_path(&record.container, join.sandbox);
+        let _sandbox = self.sandboxes.lock(&join.sandbox.netns.to_string()).await;
+        let _no_gc = self.collecting.read().await;
+        datapath.pin(join.sandbox, &pin).await?;
+        let taken = datapath.interfaces(&pin).await;
+        let interface = match taken.and_then(|taken| choose(&taken, join.interface.as_deref())) {
+            Ok(interface) => interface,
+            Err(error) => {
+                self.unpin_unused(record, &pin).await;
+                return Err(error);
+            }
+        };
+        let mut attachment = Attachment {
+            network: join.network.network.clone(),
+            interface,
+            phase: Phase::Attaching,
+            origin: join.origin,
+            cni_id: self.cni_id(&record.container),
+            sandbox: join.sandbox,
+            netns: Some(pin.clone()),
+            config: config.to_owned(),
+            capability_args: arguments.capability_args,
+            config_args: arguments.config_args,
+            ips: Vec::new(),
+            mac: None,
+            result: None,
+        };
+        record.put(attachment.clone());
+        if let Err(error) = self.book().save(record).await {
+            record.take(&attachment.network, &attachment.interface);
+            self.unpin_unused(record, &pin).await;
+            return Err(error);
+        }
+        match datapath.add(&attachment).await {
+            Ok(added) => {
+                finish(&mut attachment, added);
+                self.keep(record, attachment).await
+            }
+            Err(failure) => Err(self.undo(record, &attachment, failure).await),
+        }
+    }
+
+    /// The result is on disk before the caller hears of it.
+    async fn keep(&self, record: &mut ContainerRecord, attachment: Attachment) -> Result<Attachment> {
+        record.last.remove(&attachment.network);
+        record.put(attachment.clone());
+        let (saved, published) = tokio::join!(self.book().save(record), self.publish(record));
+        if let Err(error) = published {
+            tracing::warn!(container = record.container, %error, "will write the extension later");
+            self.wake(&record.container);
+        }
+        if let Err(error) = saved {
+            // The disk still says that the attachment is being made.
+            let failure = AddFailure { error, cleanup_owed: true };
+            return Err(self.undo(record, &attachment, failure).await);
+        }
+        Ok(attachment)
+    }
+
+    /// After a failed ADD: the DEL that is owed. When that fails too, the
+    /// record stays and the reconciler goes on.
+    async fn undo(
+        &self,
+        record: &mut ContainerRecord,
+        attachment: &Attachment,
+        failure: AddFailure,
+    ) -> Error {
+        let deleted = if failure.cleanup_owed {
+            self.parts.datapath.del(attachment).await
+        } else {
+            Ok(())
+        };
+        match deleted {
+            Ok(()) => {
+                if let Err(error) = self.forget(record, attachment).await {
+                    tracing::warn!(container = record.container, %error, "will clean up later");
+                }
+            }
+            Err(error) => {
+                tracing::warn!(
+                    container = record.container,
+                    network = attachment.network,
+                    %error,
+                    "cleaning up after a failed connect failed: it will be tried again"
+                );
+                let owed = Attachment { phase: Phase::Detaching, ..attachment.clone() };
+                record.put(owed);
+                if let Err(error) = self.book().save(record).await {
+                    tracing::warn!(container = record.container, %error, "cannot save the record");
+                }
+                self.wake(&record.container);
+            }
+        }
+        failure.error
+    }
+
+    /// Takes an attachment away: intent on disk, DEL, record gone, pin gone.
+    ///
+    /// # Errors
+    /// The plugins' own words; the record then stays and DEL is owed.
+    pub async fn detach(
+        &self,
+        record: &mut ContainerRecord,
+        network: &str,
+        interface: &str,
+    ) -> Result<()> {
+        let found = record.attachments.iter().find(|a| a.network == network && a.interface == interface);
+        let Some(attachment) = found.cloned() else { return Ok(()) };
+        if attachment.phase == Phase::Attached {
+            record.put(Attachment { phase: Phase::Detaching, ..attachment.clone() });
+            self.book().save(record).await?;
+        }
+        let reachable = self.reachable(attachment.clone()).await;
+        let _sandbox = self.sandboxes.lock(&attachment.sandbox.netns.to_string()).await;
+        let _no_gc = self.collecting.read().await;
+        self.parts.datapath.del(&reachable).await?;
+        self.forget(record, &attachment).await?;
+        if let Err(error) = self.publish(record).await {
+            tracing::warn!(container = record.container, %error, "will write the extension later");
+            self.wake(&record.container);
+        }
+        Ok(())
+    }
+
+    /// The same attachment without a namespace that is gone.
+    async fn reachable(&self, mut attachment: Attachment) -> Attachment {
+        if let Some(pin) = &attachment.netns
+            && self.parts.datapath.pinned(pin).await.is_none()
+        {
+            attachment.netns = None;
+        }
+        attachment
+    }
+
+    /// The record of an attachment that is gone from the kernel goes, then its
+    /// pin: the other way round a crash would leave a record without a
+    /// namespace, this way it leaves a pin, which the next start sweeps.
+    async fn forget(&self, record: &mut ContainerRecord, attachment: &Attachment) -> Result<()> {
+        record.take(&attachment.network, &attachment.interface);
+        self.book().save(record).await?;
+        if let Some(pin) = &attachment.netns {
+            self.unpin_unused(record, pin).await;
+        }
+        Ok(())
+    }
+
+    async fn unpin_unused(&self, record: &ContainerRecord, pin: &std::path::Path) {
+        let used = record.attachments.iter().any(|a| a.netns.as_deref() == Some(pin));
+        // The former program's attachments name a task's own namespace.
+        if used || !pin.starts_with(&self.parts.pins) {
+            return;
+        }
+        if let Err(error) = self.parts.datapath.unpin(pin).await {
+            tracing::warn!(pin = %pin.display(), %error, "cannot unpin: the next start will");
+        }
+    }
+}
+
+fn finish(attachment: &mut Attachment, added: Added) {
+    attachment.phase = Phase::Attached;
+    attachment.ips = added.ips;
+    attachment.mac = added.mac;
+    attachment.result = Some(added.result);
+}
+
+fn choose(taken: &[String], wanted: Option<&str>) -> Result<String> {
+    match wanted {
+        Some(name) if taken.iter().any(|t| t == name) => Err(Error::precondition(format!(
+            "the container has an interface {name} already: ask for another name"
+        ))),
+        Some(name) => Ok(name.to_owned()),
+        None => interface_names(taken, 1)
+            .pop()
+            .ok_or_else(|| Error::internal("no interface name is free")),
+    }
+}

@@ -1,0 +1,193 @@
+//! The records in memory, beside those on disk, and what is read from them:
+//! the addresses as a snapshot that is swapped whole, and the problems.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use arc_swap::ArcSwap;
+use circuit_core::{
+    Error, Result,
+    attachment::{ContainerRecord, Phase},
+    service::{ContainerIp, Problem},
+};
+
+use crate::state::StateDir;
+
+/// The addresses of every container.
+pub type Snapshot = HashMap<String, Arc<[ContainerIp]>>;
+
+/// The records of every container.
+pub struct Book {
+    state: StateDir,
+    records: Mutex<HashMap<String, Arc<ContainerRecord>>>,
+    snapshot: ArcSwap<Snapshot>,
+    problems: Mutex<BTreeMap<(String, String), String>>,
+}
+
+impl Book {
+    /// Reads the records of an earlier run; files that could not be read are
+    /// returned with the reason.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn open(state: StateDir) -> Result<(Self, Vec<(PathBuf, String)>)> {
+        let loaded = state.load()?;
+        let records: HashMap<_, _> =
+            loaded.records.into_iter().map(|(id, record)| (id, Arc::new(record))).collect();
+        let snapshot = records
+            .iter()
+            .map(|(id, record)| (id.clone(), addresses(record)))
+            .filter(|(_, addresses)| !addresses.is_empty())
+            .collect();
+        let book = Self {
+            state,
+            records: Mutex::new(records),
+            snapshot: ArcSwap::from_pointee(snapshot),
+            problems: Mutex::default(),
+        };
+        Ok((book, loaded.unreadable))
+    }
+
+    /// A container's record; an empty one when there is none.
+    pub fn record(&self, container: &str) -> ContainerRecord {
+        self.records
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(container)
+            .map_or_else(|| ContainerRecord::new(container), |record| record.as_ref().clone())
+    }
+
+    /// Every record.
+    pub fn records(&self) -> Vec<Arc<ContainerRecord>> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Makes a record durable, then visible.
+    ///
+    /// # Errors
+    /// When the disk refuses; memory then still says what the disk says.
+    pub async fn save(&self, record: &ContainerRecord) -> Result<()> {
+        let state = self.state.clone();
+        let record = Arc::new(record.clone());
+        let saved = Arc::clone(&record);
+        tokio::task::spawn_blocking(move || state.save(&saved))
+            .await
+            .map_err(|error| Error::internal(format!("saving a record failed: {error}")))??;
+        self.show(record);
+        Ok(())
+    }
+
+    fn show(&self, record: Arc<ContainerRecord>) {
+        let id = record.container.clone();
+        let shown = addresses(&record);
+        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        if record.is_empty() {
+            records.remove(&id);
+        } else {
+            records.insert(id.clone(), record);
+        }
+        let before = self.snapshot.load();
+        let same = match before.get(&id) {
+            Some(old) => **old == *shown,
+            None => shown.is_empty(),
+        };
+        // Under the lock of the records, so that no change is lost.
+        if !same {
+            let mut next = Snapshot::clone(&before);
+            if shown.is_empty() {
+                next.remove(&id);
+            } else {
+                next.insert(id, shown);
+            }
+            self.snapshot.store(Arc::new(next));
+        }
+    }
+
+    /// The addresses of every container, as of now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// The containers attached to a network, sorted.
+    pub fn users_of(&self, network: &str) -> Vec<String> {
+        let mut users: Vec<String> = self
+            .records()
+            .iter()
+            .filter(|record| record.attachment(network).is_some())
+            .map(|record| record.container.clone())
+            .collect();
+        users.sort();
+        users
+    }
+
+    /// Replaces a container's problems and returns those that are news.
+    pub fn set_problems(&self, container: &str, found: BTreeMap<String, String>) -> Vec<Problem> {
+        let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut news = Vec::new();
+        for (network, message) in &found {
+            let key = (container.to_owned(), network.clone());
+            if problems.get(&key) != Some(message) {
+                news.push(problem(&key, message));
+            }
+        }
+        problems.retain(|(of, _), _| of != container);
+        for (network, message) in found {
+            problems.insert((container.to_owned(), network), message);
+        }
+        news
+    }
+
+    /// The problems of a container.
+    pub fn problems_of(&self, container: &str) -> Vec<Problem> {
+        self.problems_where(|(of, _)| of == container)
+    }
+
+    /// The problems with a network.
+    pub fn problems_with(&self, network: &str) -> Vec<Problem> {
+        self.problems_where(|(_, with)| with == network)
+    }
+
+    /// The containers that have a problem.
+    pub fn troubled(&self) -> Vec<String> {
+        let problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut containers: Vec<String> = problems.keys().map(|(of, _)| of.clone()).collect();
+        containers.dedup();
+        containers
+    }
+
+    fn problems_where(&self, which: impl Fn(&(String, String)) -> bool) -> Vec<Problem> {
+        self.problems
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .filter(|(key, _)| which(key))
+            .map(|(key, message)| problem(key, message))
+            .collect()
+    }
+}
+
+fn problem((container, network): &(String, String), message: &str) -> Problem {
+    Problem {
+        container: container.clone(),
+        network: network.clone(),
+        message: message.to_owned(),
+    }
+}
+
+fn addresses(record: &ContainerRecord) -> Arc<[ContainerIp]> {
+    record
+        .attachments
+        .iter()
+        .filter(|attachment| attachment.phase == Phase::Attached)
+        .flat_map(|attachment| {
+            attachment.ips.iter().map(|ip| ContainerIp {
+                network: attachment.network.clone(),
+                ip: ip.addr(),
+                interface: attachment.interface.clone(),
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,232 @@
+//! Attachments: made, kept and taken away, each recorded before the kernel is
+//! touched, so that whatever a crash leaves is found and finished.
+
+mod attach;
+mod book;
+mod locks;
+mod original;
+mod service;
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use circuit_core::{
+    Error, Result,
+    attachment::{ContainerRecord, Phase, Sandbox},
+    datapath::Datapath,
+    runtime::{Container, ExtensionEntry, Runtime, Task},
+    service::StoredNetwork,
+};
+use tokio::sync::{RwLock, mpsc};
+
+pub use attach::Join;
+pub use book::Book;
+pub use locks::{KeyGuard, KeyedLocks};
+
+/// Where the configuration of a network comes from.
+#[async_trait]
+pub trait NetworkSource: Send + Sync {
+    /// One network.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none of that name.
+    async fn network(&self, name: &str) -> Result<StoredNetwork>;
+
+    /// Every usable network.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn networks(&self) -> Result<Vec<StoredNetwork>>;
+}
+
+/// What the attachments of one node are made with.
+pub struct Parts {
+    /// The container runtime.
+    pub runtime: Arc<dyn Runtime>,
+    /// What brings them into the kernel.
+    pub datapath: Arc<dyn Datapath>,
+    /// The networks' configurations.
+    pub networks: Arc<dyn NetworkSource>,
+    /// The records.
+    pub book: Book,
+    /// The folder of pinned namespaces.
+    pub pins: PathBuf,
+    /// The key of the label that names networks.
+    pub label: String,
+}
+
+/// The attachments of this node's containers.
+pub struct Attachments {
+    pub(crate) parts: Parts,
+    locks: KeyedLocks,
+    /// Two containers may share one namespace; interfaces are named and made
+    /// under its lock.
+    sandboxes: KeyedLocks,
+    /// Held for reading by ADD and DEL, for writing by GC, as CNI demands.
+    collecting: RwLock<()>,
+    wake: mpsc::UnboundedSender<String>,
+}
+
+/// A container and its task, as the runtime knows them now.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// Its record in the runtime.
+    pub container: Container,
+    /// Its task.
+    pub task: Option<Task>,
+}
+
+impl Seen {
+    /// The task, when it is alive.
+    pub fn alive(&self) -> Option<&Task> {
+        self.task.as_ref().filter(|task| task.is_alive())
+    }
+}
+
+impl Attachments {
+    /// Puts the parts together; `wake` is told of containers to look at.
+    pub fn new(parts: Parts, wake: mpsc::UnboundedSender<String>) -> Self {
+        Self {
+            parts,
+            locks: KeyedLocks::default(),
+            sandboxes: KeyedLocks::default(),
+            collecting: RwLock::default(),
+            wake,
+        }
+    }
+
+    /// The records.
+    pub fn book(&self) -> &Book {
+        &self.parts.book
+    }
+
+    /// The container runtime.
+    pub fn runtime(&self) -> &dyn Runtime {
+        self.parts.runtime.as_ref()
+    }
+
+    /// The key of the label that names networks.
+    pub fn label(&self) -> &str {
+        &self.parts.label
+    }
+
+    /// Waits until no other work on this container is under way.
+    pub async fn lock(&self, container: &str) -> KeyGuard {
+        self.locks.lock(container).await
+    }
+
+    /// Asks for a look at a container, soon.
+    pub fn wake(&self, container: &str) {
+        // The reconciler is gone only when the daemon ends.
+        let _ = self.wake.send(container.to_owned());
+    }
+
+    /// A container and its task; `None` when the container does not exist.
+    ///
+    /// # Errors
+    /// When the runtime does not answer.
+    pub async fn see(&self, container: &str) -> Result<Option<Seen>> {
+        let runtime = self.runtime();
+        let (record, task) = tokio::join!(runtime.container(container), runtime.task(container));
+        let Some(container) = record? else { return Ok(None) };
+        Ok(Some(Seen { container, task: task? }))
+    }
+
+    /// The CNI container id of this node's attachments.
+    fn cni_id(&self, container: &str) -> String {
+        format!("{}-{container}", self.runtime().namespace())
+    }
+
+    /// A pin for one namespace of one container: the inode keeps the pins of
+    /// a container's successive tasks apart.
+    fn pin_path(&self, container: &str, sandbox: Sandbox) -> PathBuf {
+        self.parts.pins.join(format!("{}.{}", self.cni_id(container), sandbox.netns))
+    }
+
+    /// Writes the extension on the container's record, for programs that read
+    /// it. It is not what Circuit itself relies on, so a failure is mended by
+    /// the next look at the container.
+    async fn publish(&self, record: &ContainerRecord) -> Result<()> {
+        self.runtime().set_extension(&record.container, &extension(record)).await
+    }
+
+    /// Removes pins that no record speaks of: a crash came between the end of
+    /// an attachment and the end of its pin.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub async fn sweep_pins(&self) -> Result<()> {
+        for pin in self.parts.datapath.pins(&self.parts.pins).await? {
+            let known = || {
+                self.book().records().iter().any(|record| {
+                    record.attachments.iter().any(|a| a.netns.as_deref() == Some(pin.as_path()))
+                })
+            };
+            let Some(container) = self.container_of_pin(&pin) else { continue };
+            let _guard = self.lock(&container).await;
+            if !known() {
+                tracing::info!(pin = %pin.display(), "removing a namespace that nothing uses");
+                self.parts.datapath.unpin(&pin).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn container_of_pin(&self, pin: &std::path::Path) -> Option<String> {
+        let name = pin.file_name()?.to_str()?;
+        let (id, _) = name.rsplit_once('.')?;
+        id.strip_prefix(self.runtime().namespace())?.strip_prefix('-').map(str::to_owned)
+    }
+
+    /// Lets the plugins remove what no attachment of this node accounts for.
+    /// Networks whose configuration is too old for it are passed over.
+    pub async fn collect_garbage(&self) {
+        let networks = match self.parts.networks.networks().await {
+            Ok(networks) => networks,
+            Err(error) => {
+                tracing::warn!(%error, "cannot list the networks to clean up after");
+                return;
+            }
+        };
+        for network in networks {
+            let Ok(config) = String::from_utf8(network.data) else { continue };
+            let _nothing_else = self.collecting.write().await;
+            let valid: Vec<(String, String)> = self
+                .book()
+                .records()
+                .iter()
+                .flat_map(|record| record.attachments.clone())
+                .filter(|attachment| attachment.network == network.name)
+                .map(|attachment| (attachment.cni_id, attachment.interface))
+                .collect();
+            if let Err(error) = self.parts.datapath.gc(&config, &valid).await {
+                tracing::warn!(network = network.name, %error, "the plugins cannot clean up");
+            }
+        }
+    }
+}
+
+/// What the extension says of a record: one address a network.
+fn extension(record: &ContainerRecord) -> BTreeMap<String, ExtensionEntry> {
+    record
+        .attachments
+        .iter()
+        .filter(|attachment| attachment.phase == Phase::Attached)
+        .map(|attachment| {
+            let ip = attachment.ips.first().map(|ip| ip.addr().to_string()).unwrap_or_default();
+            let entry = ExtensionEntry { interface: attachment.interface.clone(), ip };
+            (attachment.network.clone(), entry)
+        })
+        .collect()
+}
+
+/// The error for a container nobody knows.
+pub(crate) fn no_container(container: &str) -> Error {
+    Error::not_found(format!(
+        "container {container} does not exist: `ctr containers list` shows those that do"
+    ))
+}

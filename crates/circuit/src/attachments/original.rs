@@ -1,0 +1,94 @@
+//! Attachments that the first Circuit made: only the extension on the
+//! container's record tells of them, and their CNI container id is a pid.
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+
+use circuit_core::{
+    Result,
+    attachment::{Attachment, ContainerRecord, Origin, Phase, Sandbox},
+    runtime::ExtensionEntry,
+};
+use serde_json::Map;
+
+use super::{Attachments, Seen, extension};
+
+impl Attachments {
+    /// Takes what the extension tells and no record knows into the record:
+    /// attached when its task still runs, to be detached when it has ended.
+    /// Returns true when the record changed.
+    ///
+    /// # Errors
+    /// When the extension cannot be brought in line.
+    pub async fn adopt(
+        &self,
+        record: &mut ContainerRecord,
+        seen: &Seen,
+        sandbox: Option<Sandbox>,
+    ) -> Result<bool> {
+        let nothing = BTreeMap::new();
+        let told = seen.container.extension.as_ref().unwrap_or(&nothing);
+        let mut adopted = false;
+        for (network, entry) in told {
+            if record.attachment(network).is_some() {
+                continue;
+            }
+            if let Some(attachment) = self.original(network, entry, sandbox).await {
+                tracing::info!(
+                    container = record.container,
+                    network,
+                    ip = entry.ip,
+                    "taking over an attachment of the former program"
+                );
+                record.put(attachment);
+                adopted = true;
+            }
+        }
+        if adopted {
+            self.book().save(record).await?;
+        } else if *told != extension(record) {
+            self.publish(record).await?;
+        }
+        Ok(adopted)
+    }
+
+    async fn original(
+        &self,
+        network: &str,
+        entry: &ExtensionEntry,
+        sandbox: Option<Sandbox>,
+    ) -> Option<Attachment> {
+        // Without its configuration there is nothing to be done about it.
+        let stored = self.parts.networks.network(network).await.ok()?;
+        let config = String::from_utf8(stored.data).ok()?;
+        let owner = self.parts.datapath.owner_of(&config, &entry.ip).await;
+        let by_pid = owner.filter(|id| !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit()));
+        let (phase, sandbox, cni_id, netns) = match sandbox {
+            Some(sandbox) => {
+                let netns = PathBuf::from(format!("/proc/{}/ns/net", sandbox.pid));
+                let there = self.parts.datapath.interfaces(&netns).await.ok()?;
+                if !there.contains(&entry.interface) {
+                    return None;
+                }
+                let id = by_pid.unwrap_or_else(|| sandbox.pid.to_string());
+                (Phase::Attached, sandbox, id, Some(netns))
+            }
+            // Its address is still held under the pid it had.
+            None => (Phase::Detaching, Sandbox { pid: 0, netns: 0 }, by_pid?, None),
+        };
+        Some(Attachment {
+            network: network.to_owned(),
+            interface: entry.interface.clone(),
+            phase,
+            origin: Origin::Original,
+            cni_id,
+            sandbox,
+            netns,
+            config,
+            capability_args: Map::new(),
+            config_args: Map::new(),
+            ips: entry.ip.parse::<IpAddr>().ok().map(ipnet::IpNet::from).into_iter().collect(),
+            mac: None,
+            result: None,
+        })
+    }
+}

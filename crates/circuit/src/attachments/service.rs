@@ -1,0 +1,203 @@
+//! What the API asks of attachments.
+
+use async_trait::async_trait;
+use circuit_core::{
+    Error, ErrorKind, Result,
+    attachment::{Attachment, ContainerRecord, Origin, Sandbox},
+    labels::{DesiredNetwork, Labels},
+    runtime::Task,
+    service::{self, Addresses, Connected, ContainerIp, Problem},
+};
+
+use super::{Attachments, Join, Seen, no_container};
+
+#[async_trait]
+impl service::Attachments for Attachments {
+    async fn connect(&self, container: &str, network: &str) -> Result<Connected> {
+        let _guard = self.lock(container).await;
+        let Some(seen) = self.see(container).await? else { return Err(no_container(container)) };
+        let Some(task) = seen.alive() else {
+            return Err(Error::precondition(format!(
+                "container {container} is not running: start it, then connect it"
+            )));
+        };
+        let sandbox = self.parts.datapath.sandbox(task.pid).await?;
+        let mut record = self.book().record(container);
+        self.adopt(&mut record, &seen, Some(sandbox)).await?;
+        if let Some(there) = record.attachment(network).cloned() {
+            if self.intact(&there, sandbox).await {
+                return Ok(connected(&there));
+            }
+            self.detach(&mut record, network, &there.interface).await?;
+        }
+        let before = record.clone();
+        let (wanted, ports) = self.wanted(&seen, &record, network);
+        record.request(network);
+        let join = Join {
+            interface: wanted.interface.clone(),
+            network: &wanted,
+            origin: Origin::Request,
+            sandbox,
+            ports: &ports,
+        };
+        match self.attach(&mut record, join).await {
+            Ok(attachment) => {
+                tracing::info!("connected {container} to {network} with ip {}", ip_text(&attachment));
+                Ok(connected(&attachment))
+            }
+            Err(error) => {
+                // Who was told "no" has not asked for it.
+                record.requested = before.requested;
+                record.declined = before.declined;
+                self.book().save(&record).await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn disconnect(&self, container: &str, network: &str) -> Result<()> {
+        let _guard = self.lock(container).await;
+        let seen = self.see(container).await;
+        let mut record = self.book().record(container);
+        // What is on record can be taken away even when containerd is silent.
+        let seen = match seen {
+            Ok(seen) => seen,
+            Err(_) if record.attachment(network).is_some() => None,
+            Err(error) => return Err(error),
+        };
+        let task = seen.as_ref().and_then(Seen::alive);
+        if let Some(seen) = &seen {
+            let sandbox = self.sandbox_of(task).await;
+            self.adopt(&mut record, seen, sandbox).await?;
+        }
+        let requested = record.requested.iter().any(|n| n == network);
+        let Some(attachment) = record.attachment(network).cloned() else {
+            if requested {
+                record.decline(network, task.map(|task| task.pid));
+                return self.book().save(&record).await;
+            }
+            if seen.is_none() {
+                return Err(no_container(container));
+            }
+            self.parts.networks.network(network).await?;
+            return Err(Error::precondition(format!(
+                "container {container} is not connected to network {network}"
+            )));
+        };
+        record.decline(network, task.map(|task| task.pid));
+        self.detach(&mut record, network, &attachment.interface).await?;
+        tracing::info!("disconnected {container} from {network}");
+        Ok(())
+    }
+
+    async fn ips(&self, container: &str, network: Option<&str>) -> Result<Addresses> {
+        let wanted = |name: &str| network.is_none_or(|network| network == name);
+        let snapshot = self.book().snapshot();
+        let known = snapshot.get(container).cloned();
+        let problems: Vec<Problem> = self
+            .book()
+            .problems_of(container)
+            .into_iter()
+            .filter(|problem| problem.network.is_empty() || wanted(&problem.network))
+            .collect();
+        let ips = match known {
+            Some(ips) => ips.iter().filter(|ip| wanted(&ip.network)).cloned().collect(),
+            None => self.told(container).await?.into_iter().filter(|ip| wanted(&ip.network)).collect(),
+        };
+        Ok(Addresses { ips, problems })
+    }
+
+    fn problems_of_network(&self, network: &str) -> Vec<Problem> {
+        self.book().problems_with(network)
+    }
+
+    async fn users_of(&self, network: &str) -> Result<Vec<String>> {
+        Ok(self.book().users_of(network))
+    }
+
+    async fn network_created(&self, _network: &str) {
+        for container in self.book().troubled() {
+            self.wake(&container);
+        }
+    }
+
+    async fn disconnect_all(&self, network: &str) -> Result<()> {
+        let mut first_error = None;
+        for container in self.book().users_of(network) {
+            match self.disconnect(&container, network).await {
+                Ok(()) => {}
+                // It left by itself in the meantime.
+                Err(error) if error.kind() == ErrorKind::FailedPrecondition => {}
+                Err(error) => {
+                    first_error.get_or_insert(error.context(format!("container {container}")));
+                }
+            }
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+}
+
+impl Attachments {
+    /// What the labels say of a network that is connected by hand.
+    fn wanted(
+        &self,
+        seen: &Seen,
+        record: &ContainerRecord,
+        network: &str,
+    ) -> (DesiredNetwork, Vec<circuit_core::labels::PortMapping>) {
+        let labels = Labels::read(&seen.container.labels, self.label());
+        let labelled = labels.networks.into_iter().find(|n| n.network == network);
+        let is_labelled = labelled.is_some();
+        let published = record.attachments.iter().any(|a| a.capability_args.contains_key("portMappings"));
+        let ports = if is_labelled && !published { labels.ports } else { Vec::new() };
+        (labelled.unwrap_or_else(|| DesiredNetwork::named(network)), ports)
+    }
+
+    async fn sandbox_of(&self, task: Option<&Task>) -> Option<Sandbox> {
+        self.parts.datapath.sandbox(task?.pid).await.ok()
+    }
+
+    /// True when an attachment is in place in this sandbox.
+    pub(crate) async fn intact(&self, attachment: &Attachment, sandbox: Sandbox) -> bool {
+        if attachment.phase != circuit_core::attachment::Phase::Attached {
+            return false;
+        }
+        let Some(netns) = &attachment.netns else { return false };
+        if attachment.origin == Origin::Original && attachment.sandbox != sandbox {
+            return false;
+        }
+        if self.parts.datapath.pinned(netns).await != Some(sandbox.netns) {
+            return false;
+        }
+        match self.parts.datapath.interfaces(netns).await {
+            Ok(interfaces) => interfaces.contains(&attachment.interface),
+            Err(_) => false,
+        }
+    }
+
+    /// The addresses in the extension of a container that no record knows.
+    async fn told(&self, container: &str) -> Result<Vec<ContainerIp>> {
+        let Some(found) = self.runtime().container(container).await? else {
+            return Err(no_container(container));
+        };
+        let entries = found.extension.unwrap_or_default().into_iter();
+        Ok(entries
+            .filter_map(|(network, entry)| {
+                let ip = entry.ip.parse().ok()?;
+                Some(ContainerIp { network, ip, interface: entry.interface })
+            })
+            .collect())
+    }
+}
+
+fn connected(attachment: &Attachment) -> Connected {
+    Connected {
+        ips: attachment.ips.iter().map(ipnet::IpNet::addr).collect(),
+        interface: attachment.interface.clone(),
+    }
+}
+
+/// The first address, as log lines show it.
+pub(crate) fn ip_text(attachment: &Attachment) -> String {
+    attachment.ips.first().map_or_else(|| "none".to_owned(), |ip| ip.addr().to_string())
+}

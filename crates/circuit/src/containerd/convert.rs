@@ -1,0 +1,62 @@
+//! containerd's messages as nouns of ours.
+
+use std::time::{Duration, SystemTime};
+
+use circuit_api::v1::NetworkConfig;
+use circuit_core::{
+    labels::NETWORK_LABEL,
+    runtime::{Container, ExtensionEntry, Task, TaskStatus},
+};
+use containerd_client::{
+    services::v1::Container as ContainerRecord,
+    types::v1::{Process, Status},
+};
+use prost::Message as _;
+use prost_types::Timestamp;
+
+pub(super) fn container(record: ContainerRecord) -> Container {
+    let extension = record.extensions.get(NETWORK_LABEL).and_then(|any| {
+        // An extension that cannot be read is one that says nothing.
+        let config = NetworkConfig::decode(any.value.as_slice()).ok()?;
+        Some(
+            config
+                .networks
+                .into_iter()
+                .map(|(network, c)| (network, ExtensionEntry { interface: c.interface, ip: c.ip }))
+                .collect(),
+        )
+    });
+    Container {
+        id: record.id,
+        labels: record.labels,
+        extension,
+        created_at: record.created_at.and_then(time),
+    }
+}
+
+/// A task; `None` for a state that is no state.
+pub(super) fn task(process: Process) -> Option<Task> {
+    let status = match Status::try_from(process.status).ok()? {
+        Status::Created => TaskStatus::Created,
+        Status::Running | Status::Paused | Status::Pausing => TaskStatus::Running,
+        Status::Stopped => TaskStatus::Stopped,
+        Status::Unknown => return None,
+    };
+    // The listing fills `id`, a single look-up fills it too; `container_id`
+    // is empty in some versions.
+    let container = if process.container_id.is_empty() { process.id } else { process.container_id };
+    Some(Task {
+        container,
+        pid: process.pid,
+        status,
+        exit_status: process.exit_status,
+        exited_at: process.exited_at.and_then(time),
+    })
+}
+
+/// A time; `None` for containerd's zero time and for what no clock can show.
+pub(super) fn time(stamp: Timestamp) -> Option<SystemTime> {
+    let seconds = u64::try_from(stamp.seconds).ok().filter(|seconds| *seconds > 0)?;
+    let nanos = u32::try_from(stamp.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanos))
+}

@@ -1,0 +1,201 @@
+//! containerd as a [`Runtime`]: one namespace of one containerd, over its gRPC
+//! socket. The channel connects when it is used and again after containerd
+//! was restarted.
+
+mod convert;
+mod events;
+mod tasks;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use async_trait::async_trait;
+use circuit_api::v1::{ContainerNetworkConfig, NetworkConfig};
+use circuit_core::{
+    Error, Result,
+    labels::NETWORK_LABEL,
+    runtime::{Container, Event, ExtensionEntry, Runtime, Task},
+};
+use containerd_client::services::v1::{
+    Container as ContainerRecord, GetContainerRequest, ListContainersRequest,
+    UpdateContainerRequest, containers_client::ContainersClient,
+};
+use futures::stream::BoxStream;
+use prost::Message as _;
+use prost_types::FieldMask;
+use tonic::{
+    Code, Request, Status,
+    metadata::{AsciiMetadataValue, MetadataValue},
+    transport::{Channel, Endpoint},
+};
+
+/// The bare full name that the first Circuit wrote as the extension's type.
+const EXTENSION_TYPE: &str = "io.circuit.v1.NetworkConfig";
+/// No answer of containerd takes longer; a task's start is given more.
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// One namespace of one containerd.
+pub struct Containerd {
+    channel: Channel,
+    namespace: String,
+    namespace_header: AsciiMetadataValue,
+}
+
+impl Containerd {
+    /// A runtime behind the socket at `path`; nothing is connected yet.
+    ///
+    /// # Errors
+    /// When the namespace cannot be written in a header.
+    pub fn new(path: &Path, namespace: &str) -> anyhow::Result<Self> {
+        let namespace_header = MetadataValue::try_from(namespace)
+            .with_context(|| format!("containerd namespace {namespace:?} is no valid name"))?;
+        let channel = lazy_channel(path.to_path_buf())?;
+        Ok(Self { channel, namespace: namespace.to_owned(), namespace_header })
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.metadata_mut().insert("containerd-namespace", self.namespace_header.clone());
+        request
+    }
+
+    /// A request that is given up after `CALL_TIMEOUT`.
+    fn timed<T>(&self, message: T) -> Request<T> {
+        let mut request = self.request(message);
+        request.set_timeout(CALL_TIMEOUT);
+        request
+    }
+
+    async fn record(&self, id: &str) -> Result<Option<ContainerRecord>> {
+        let request = self.timed(GetContainerRequest { id: id.to_owned() });
+        match ContainersClient::new(self.channel.clone()).get(request).await {
+            Ok(response) => Ok(response.into_inner().container),
+            Err(status) if status.code() == Code::NotFound => Ok(None),
+            Err(status) => Err(failed("get the container", &status)),
+        }
+    }
+}
+
+fn lazy_channel(path: PathBuf) -> anyhow::Result<Channel> {
+    // The address is a formality: the connector goes to the socket.
+    let endpoint = Endpoint::try_from("http://containerd.invalid")?;
+    Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
+        let path = path.clone();
+        async move {
+            let stream = tokio::net::UnixStream::connect(path).await?;
+            Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
+        }
+    })))
+}
+
+/// Maps a failed call; the kinds are containerd's own words for what happened.
+fn failed(what: &str, status: &Status) -> Error {
+    let text = format!("cannot {what}: containerd says: {}", status.message());
+    match status.code() {
+        Code::NotFound => Error::not_found(text),
+        Code::AlreadyExists => Error::already_exists(text),
+        Code::InvalidArgument => Error::invalid(text),
+        Code::FailedPrecondition => Error::precondition(text),
+        Code::DeadlineExceeded | Code::Cancelled => {
+            Error::deadline(format!("cannot {what}: containerd does not answer"))
+        }
+        Code::Unavailable => Error::unavailable(format!(
+            "cannot {what}: containerd cannot be reached: is it running, and is --containerd its socket?"
+        )),
+        _ => Error::internal(text),
+    }
+}
+
+#[async_trait]
+impl Runtime for Containerd {
+    fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    async fn containers(&self) -> Result<Vec<Container>> {
+        let request = self.timed(ListContainersRequest::default());
+        let response = ContainersClient::new(self.channel.clone())
+            .list(request)
+            .await
+            .map_err(|status| failed("list the containers", &status))?;
+        Ok(response.into_inner().containers.into_iter().map(convert::container).collect())
+    }
+
+    async fn container(&self, id: &str) -> Result<Option<Container>> {
+        Ok(self.record(id).await?.map(convert::container))
+    }
+
+    async fn tasks(&self) -> Result<Vec<Task>> {
+        self.list_tasks().await
+    }
+
+    async fn task(&self, id: &str) -> Result<Option<Task>> {
+        self.get_task(id).await
+    }
+
+    async fn set_extension(
+        &self,
+        id: &str,
+        networks: &BTreeMap<String, ExtensionEntry>,
+    ) -> Result<()> {
+        let config = NetworkConfig {
+            networks: networks
+                .iter()
+                .map(|(network, entry)| {
+                    let entry = ContainerNetworkConfig {
+                        interface: entry.interface.clone(),
+                        ip: entry.ip.clone(),
+                    };
+                    (network.clone(), entry)
+                })
+                .collect(),
+        };
+        let any = prost_types::Any {
+            type_url: EXTENSION_TYPE.to_owned(),
+            value: config.encode_to_vec(),
+        };
+        // The mask names our key alone, so that nothing another program
+        // changes on the record at the same time is undone.
+        let request = self.timed(UpdateContainerRequest {
+            container: Some(ContainerRecord {
+                id: id.to_owned(),
+                extensions: [(NETWORK_LABEL.to_owned(), any)].into(),
+                ..ContainerRecord::default()
+            }),
+            update_mask: Some(FieldMask { paths: vec![format!("extensions.{NETWORK_LABEL}")] }),
+        });
+        match ContainersClient::new(self.channel.clone()).update(request).await {
+            Ok(_) => Ok(()),
+            Err(status) if status.code() == Code::NotFound => Ok(()),
+            Err(status) => Err(failed("write the container's extension", &status)),
+        }
+    }
+
+    async fn create_task(&self, id: &str, log: Option<&str>) -> Result<u32> {
+        self.create(id, log).await
+    }
+
+    async fn start_task(&self, id: &str) -> Result<()> {
+        self.start(id).await
+    }
+
+    async fn wait_task(&self, id: &str) -> Result<()> {
+        self.wait(id).await
+    }
+
+    async fn kill_task(&self, id: &str, signal: u32) -> Result<()> {
+        self.kill(id, signal).await
+    }
+
+    async fn delete_task(&self, id: &str) -> Result<()> {
+        self.delete(id).await
+    }
+
+    async fn events(&self) -> Result<BoxStream<'static, Result<Event>>> {
+        self.subscribe().await
+    }
+}

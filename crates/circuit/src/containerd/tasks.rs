@@ -1,0 +1,153 @@
+//! Tasks: looked up, started the way containerd's own client starts them,
+//! ended.
+
+use std::time::Duration;
+
+use circuit_core::{
+    Error, Result,
+    runtime::Task,
+};
+use containerd_client::services::v1::{
+    CreateTaskRequest, DeleteTaskRequest, GetRequest, KillRequest, ListTasksRequest, StartRequest, WaitRequest,
+    snapshots::{MountsRequest, snapshots_client::SnapshotsClient},
+    tasks_client::TasksClient,
+};
+use serde::Deserialize;
+use tonic::{Code, transport::Channel};
+
+use super::{Containerd, convert, failed};
+
+/// Making a task mounts file systems and runs the OCI runtime.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The one thing of an OCI runtime specification that a start must know.
+#[derive(Deserialize, Default)]
+struct Spec {
+    #[serde(default)]
+    process: SpecProcess,
+}
+
+#[derive(Deserialize, Default)]
+struct SpecProcess {
+    #[serde(default)]
+    terminal: bool,
+}
+
+impl Containerd {
+    fn tasks_client(&self) -> TasksClient<Channel> {
+        TasksClient::new(self.channel.clone())
+    }
+
+    pub(super) async fn list_tasks(&self) -> Result<Vec<Task>> {
+        let response = self
+            .tasks_client()
+            .list(self.timed(ListTasksRequest::default()))
+            .await
+            .map_err(|status| failed("list the tasks", &status))?;
+        Ok(response.into_inner().tasks.into_iter().filter_map(convert::task).collect())
+    }
+
+    pub(super) async fn get_task(&self, id: &str) -> Result<Option<Task>> {
+        let request =
+            self.timed(GetRequest { container_id: id.to_owned(), exec_id: String::new() });
+        match self.tasks_client().get(request).await {
+            Ok(response) => Ok(response.into_inner().process.and_then(convert::task)),
+            Err(status) if status.code() == Code::NotFound => Ok(None),
+            Err(status) => Err(failed("get the task", &status)),
+        }
+    }
+
+    pub(super) async fn create(&self, id: &str, log: Option<&str>) -> Result<u32> {
+        let Some(record) = self.record(id).await? else {
+            return Err(Error::not_found(format!("container {id} does not exist")));
+        };
+        let rootfs = self.mounts(&record.snapshotter, &record.snapshot_key).await?;
+        let terminal = record
+            .spec
+            .as_ref()
+            .and_then(|spec| serde_json::from_slice::<Spec>(&spec.value).ok())
+            .is_some_and(|spec| spec.process.terminal);
+        // A terminal needs somewhere to go; without a log it goes nowhere.
+        let stdout = match (log, terminal) {
+            (Some(log), _) => log,
+            (None, true) => "file:///dev/null",
+            (None, false) => "",
+        };
+        let mut request = self.request(CreateTaskRequest {
+            container_id: id.to_owned(),
+            rootfs,
+            stdout: stdout.to_owned(),
+            stderr: if terminal { String::new() } else { stdout.to_owned() },
+            terminal,
+            ..CreateTaskRequest::default()
+        });
+        request.set_timeout(START_TIMEOUT);
+        let created = self
+            .tasks_client()
+            .create(request)
+            .await
+            .map_err(|status| failed("make the task", &status))?;
+        Ok(created.into_inner().pid)
+    }
+
+    pub(super) async fn start(&self, id: &str) -> Result<()> {
+        let mut request =
+            self.request(StartRequest { container_id: id.to_owned(), exec_id: String::new() });
+        request.set_timeout(START_TIMEOUT);
+        match self.tasks_client().start(request).await {
+            Ok(_) => Ok(()),
+            Err(status) => Err(failed("start the task", &status)),
+        }
+    }
+
+    /// No deadline: the caller has one.
+    pub(super) async fn wait(&self, id: &str) -> Result<()> {
+        let request =
+            self.request(WaitRequest { container_id: id.to_owned(), exec_id: String::new() });
+        match self.tasks_client().wait(request).await {
+            Ok(_) => Ok(()),
+            Err(status) if status.code() == Code::NotFound => Ok(()),
+            Err(status) => Err(failed("wait for the task", &status)),
+        }
+    }
+
+    async fn mounts(
+        &self,
+        snapshotter: &str,
+        key: &str,
+    ) -> Result<Vec<containerd_client::types::Mount>> {
+        // A container without a snapshot brings its own root file system.
+        if key.is_empty() {
+            return Ok(Vec::new());
+        }
+        let request =
+            self.timed(MountsRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() });
+        let response = SnapshotsClient::new(self.channel.clone())
+            .mounts(request)
+            .await
+            .map_err(|status| failed("get the root file system's mounts", &status))?;
+        Ok(response.into_inner().mounts)
+    }
+
+    pub(super) async fn kill(&self, id: &str, signal: u32) -> Result<()> {
+        let request = self.timed(KillRequest {
+            container_id: id.to_owned(),
+            exec_id: String::new(),
+            signal,
+            all: false,
+        });
+        match self.tasks_client().kill(request).await {
+            Ok(_) => Ok(()),
+            Err(status) => Err(failed("signal the task", &status)),
+        }
+    }
+
+    pub(super) async fn delete(&self, id: &str) -> Result<()> {
+        let request = self.timed(DeleteTaskRequest { container_id: id.to_owned() });
+        match self.tasks_client().delete(request).await {
+            Ok(_) => Ok(()),
+            Err(status) if status.code() == Code::NotFound => Ok(()),
+            Err(status) => Err(failed("delete the task", &status)),
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! What the plugins of a network are told about one attachment: fixed
+//! addresses, a hardware address, names, ports. An address goes in by the
+//! capability the network declares, else by the conventional `args`.
+
+use std::net::IpAddr;
+
+use circuit_core::{
+    Error, Result,
+    attachment::LastAddresses,
+    cni::ConfigList,
+    datapath::Arguments,
+    labels::{DesiredNetwork, PortMapping},
+};
+use ipnet::IpNet;
+use serde_json::{Value, json};
+
+/// IPAM plugins that read `args.cni.ips`.
+const READ_ARGS_IPS: [&str; 2] = ["host-local", "static"];
+/// Plugins that read `args.cni.mac`.
+const READ_ARGS_MAC: [&str; 2] = ["bridge", "macvlan"];
+
+/// Works out the arguments.
+///
+/// # Errors
+/// `InvalidArgument` for a wish that the network cannot grant.
+pub(super) fn arguments(
+    config: &ConfigList,
+    wanted: &DesiredNetwork,
+    last: Option<&LastAddresses>,
+    ports: &[PortMapping],
+) -> Result<Arguments> {
+    let mut arguments = Arguments::default();
+    if !wanted.ips.is_empty() {
+        let ips = fixed(config, &wanted.ips)?;
+        place_ips(config, ips, &mut arguments)?;
+    } else if let Some(ips) = last.and_then(|last| preferred(config, last)) {
+        arguments.preferred_only = place_ips(config, ips, &mut arguments).is_ok();
+    }
+    if let Some(mac) = &wanted.mac {
+        place_mac(config, mac, &mut arguments)?;
+    }
+    if !wanted.aliases.is_empty() && config.declares("aliases") {
+        arguments.capability_args.insert("aliases".into(), json!(wanted.aliases));
+    }
+    if !ports.is_empty() && config.declares("portMappings") {
+        let mappings: Vec<Value> = ports.iter().map(PortMapping::to_json).collect();
+        arguments.capability_args.insert("portMappings".into(), Value::Array(mappings));
+    }
+    Ok(arguments)
+}
+
+fn fixed(config: &ConfigList, ips: &[String]) -> Result<Vec<String>> {
+    let subnets = config.subnets();
+    ips.iter().map(|text| in_subnet(config, &subnets, text)).collect()
+}
+
+/// An address as its IPAM plugin wants it, checked against the subnets.
+fn in_subnet(config: &ConfigList, subnets: &[IpNet], text: &str) -> Result<String> {
+    let ip = match text.parse::<IpNet>() {
+        Ok(net) => net.addr(),
+        Err(_) => text.parse::<IpAddr>().map_err(|_| {
+            Error::invalid(format!("{text:?} is no address: write one like 10.88.0.7"))
+        })?,
+    };
+    let home = subnets.iter().find(|subnet| subnet.contains(&ip));
+    if home.is_none() && !subnets.is_empty() && config.ipam_kind() != Some("static") {
+        let known: Vec<String> = subnets.iter().map(|s| s.trunc().to_string()).collect();
+        return Err(Error::invalid(format!(
+            "address {ip} is outside network {}: choose one in {}",
+            config.name,
+            known.join(" or ")
+        )));
+    }
+    if config.ipam_kind() == Some("static") {
+        // It knows no subnet, so the address must bring its prefix length.
+        if text.contains('/') {
+            return Ok(text.to_owned());
+        }
+        let prefix = home.map(IpNet::prefix_len).ok_or_else(|| {
+            Error::invalid(format!(
+                "network {} needs address {ip} with a prefix length, like {ip}/24",
+                config.name
+            ))
+        })?;
+        return Ok(format!("{ip}/{prefix}"));
+    }
+    Ok(ip.to_string())
+}
+
+/// Former addresses, when the network can be asked for them.
+fn preferred(config: &ConfigList, last: &LastAddresses) -> Option<Vec<String>> {
+    let subnets = config.subnets();
+    let askable = config.ipam_kind() == Some("host-local");
+    let known = last.ips.iter().all(|ip| subnets.iter().any(|subnet| subnet.contains(ip)));
+    (askable && known && !last.ips.is_empty())
+        .then(|| last.ips.iter().map(IpAddr::to_string).collect())
+}
+
+fn place_ips(config: &ConfigList, ips: Vec<String>, arguments: &mut Arguments) -> Result<()> {
+    if config.declares("ips") {
+        arguments.capability_args.insert("ips".into(), json!(ips));
+        return Ok(());
+    }
+    match config.ipam_kind() {
+        Some(kind) if READ_ARGS_IPS.contains(&kind) => {
+            arguments.config_args.insert("ips".into(), json!(ips));
+            Ok(())
+        }
+        kind => Err(Error::invalid(format!(
+            "network {} cannot give a fixed address: its ipam type is {}; use host-local or static, \
+             or declare the capability ips",
+            config.name,
+            kind.unwrap_or("none")
+        ))),
+    }
+}
+
+fn place_mac(config: &ConfigList, mac: &str, arguments: &mut Arguments) -> Result<()> {
+    if config.declares("mac") {
+        arguments.capability_args.insert("mac".into(), json!(mac));
+        return Ok(());
+    }
+    if READ_ARGS_MAC.contains(&config.first_kind()) {
+        arguments.config_args.insert("mac".into(), json!(mac));
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "network {} cannot give a fixed hardware address: add a plugin with the capability mac, \
+         such as tuning",
+        config.name
+    )))
+}
+
+/// The addresses and the hardware address that were asked for and must be in
+/// the result: plugins pass over arguments they do not know.
+pub(super) fn granted(
+    arguments: [&serde_json::Map<String, Value>; 2],
+    ips: &[IpNet],
+    mac: Option<&str>,
+) -> Result<()> {
+    for map in arguments {
+        for asked in map.get("ips").and_then(Value::as_array).into_iter().flatten() {
+            let text = asked.as_str().unwrap_or_default();
+            let ip = text.split('/').next().unwrap_or_default().parse::<IpAddr>().ok();
+            if let Some(ip) = ip
+                && !ips.iter().any(|net| net.addr() == ip)
+            {
+                return Err(Error::precondition(format!(
+                    "the network's plugins did not give the address {ip} that was asked for"
+                )));
+            }
+        }
+        if let Some(asked) = map.get("mac").and_then(Value::as_str)
+            && mac.is_none_or(|mac| !mac.eq_ignore_ascii_case(asked))
+        {
+            return Err(Error::precondition(format!(
+                "the network's plugins did not give the hardware address {asked} that was asked for"
+            )));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(ipam: &str, capabilities: &str) -> ConfigList {
+        let text = format!(
+            r#"{{"cniVersion":"1.0.0","name":"n","plugins":[{{"type":"bridge","capabilities":{capabilities},"ipam":{ipam}}}]}}"#
+        );
+        ConfigList::parse(text.as_bytes()).unwrap()
+    }
+
+    fn wanted(ip: &str) -> DesiredNetwork {
+        DesiredNetwork { ips: vec![ip.into()], ..DesiredNetwork::named("n") }
+    }
+
+    const LOCAL: &str = r#"{"type":"host-local","subnet":"10.9.0.0/24"}"#;
+
+    #[test]
+    fn a_fixed_address_takes_the_way_the_network_offers() {
+        let by_args = arguments(&config(LOCAL, "{}"), &wanted("10.9.0.7"), None, &[]).unwrap();
+        assert_eq!(by_args.config_args["ips"], json!(["10.9.0.7"]));
+        assert!(by_args.capability_args.is_empty());
+        let declared = config(LOCAL, r#"{"ips":true}"#);
+        let by_capability = arguments(&declared, &wanted("10.9.0.7/24"), None, &[]).unwrap();
+        assert_eq!(by_capability.capability_args["ips"], json!(["10.9.0.7"]));
+        assert!(!by_capability.preferred_only);
+    }
+
+    #[test]
+    fn an_address_outside_the_subnet_is_refused_by_name() {
+        let error = arguments(&config(LOCAL, "{}"), &wanted("10.8.0.7"), None, &[]).unwrap_err();
+        assert_eq!(error.message(), "address 10.8.0.7 is outside network n: choose one in 10.9.0.0/24");
+    }
+
+    #[test]
+    fn an_ipam_that_cannot_is_named() {
+        let dhcp = config(r#"{"type":"dhcp"}"#, "{}");
+        let error = arguments(&dhcp, &wanted("10.8.0.7"), None, &[]).unwrap_err();
+        assert!(error.message().contains("ipam type is dhcp"), "{error}");
+    }
+
+    #[test]
+    fn a_former_address_is_a_wish_only() {
+        let last = LastAddresses { ips: vec!["10.9.0.5".parse().unwrap()] };
+        let again =
+            arguments(&config(LOCAL, "{}"), &DesiredNetwork::named("n"), Some(&last), &[]).unwrap();
+        assert!(again.preferred_only);
+        let elsewhere = LastAddresses { ips: vec!["10.7.0.5".parse().unwrap()] };
+        let none =
+            arguments(&config(LOCAL, "{}"), &DesiredNetwork::named("n"), Some(&elsewhere), &[]);
+        assert_eq!(none.unwrap(), Arguments::default());
+    }
+
+    #[test]
+    fn what_was_asked_for_must_be_in_the_result() {
+        let asked = json!({"ips": ["10.9.0.7/24"], "mac": "02:00:00:00:00:07"});
+        let asked = asked.as_object().unwrap();
+        let none = serde_json::Map::new();
+        let ips = ["10.9.0.7/24".parse().unwrap()];
+        assert!(granted([asked, &none], &ips, Some("02:00:00:00:00:07")).is_ok());
+        assert!(granted([asked, &none], &ips, Some("02:00:00:00:00:08")).is_err());
+        assert!(granted([&none, asked], &[], Some("02:00:00:00:00:07")).is_err());
+    }
+}

@@ -1,0 +1,200 @@
+//! Attachments made by running the networks' CNI plugins.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use circuit_core::{
+    Error, ErrorKind, Result,
+    attachment::{Attachment, LastAddresses, Sandbox},
+    cni::ConfigList,
+    datapath::{AddFailure, Added, Arguments, Datapath},
+    labels::{DesiredNetwork, PortMapping},
+};
+use circuit_net::{
+    cni::{AttachmentArgs, CniRuntime, OperationLock},
+    netlink, netns,
+};
+
+use super::arguments::{arguments, granted};
+
+/// DEL is run this often before its failure is told: plugins lose races for
+/// iptables' chains against each other.
+const DEL_ATTEMPTS: u32 = 4;
+const DEL_PAUSE: Duration = Duration::from_millis(50);
+/// Where host-local keeps leases when the configuration does not say.
+const LEASES: &str = "/var/lib/cni/networks";
+
+/// Runs CNI plugins.
+pub struct ExecDatapath {
+    cni: CniRuntime,
+    /// One lock file a container; plugins inherit the lock, so that one which
+    /// outlives a killed daemon is waited for by the next.
+    locks: PathBuf,
+}
+
+impl ExecDatapath {
+    /// A datapath that runs plugins by `cni` and keeps lock files in `locks`.
+    pub fn new(cni: CniRuntime, locks: PathBuf) -> Self {
+        Self { cni, locks }
+    }
+
+    async fn lock(&self, attachment: &Attachment) -> Result<OperationLock> {
+        let path = self.locks.join(format!("{}.lock", attachment.cni_id));
+        let patience = self.cni.timeout() + Duration::from_secs(5);
+        OperationLock::acquire(path, patience).await
+    }
+
+    async fn try_add(&self, attachment: &Attachment) -> Result<Added, AddFailure> {
+        let clean = |error| AddFailure { error, cleanup_owed: false };
+        let config = ConfigList::parse(attachment.config.as_bytes()).map_err(clean)?;
+        let lock = self.lock(attachment).await.map_err(clean)?;
+        let args = args(attachment);
+        let (result, raw) = self.cni.add(&config, &args, Some(&lock)).await.map_err(|failure| {
+            AddFailure { cleanup_owed: failure.cleanup_owed, error: failure.error.into() }
+        })?;
+        let sandbox = attachment.netns.as_deref().map(|path| path.to_string_lossy());
+        let added = Added {
+            ips: result.ips_of(&attachment.interface, sandbox.as_deref()),
+            mac: result.mac_of(&attachment.interface).map(str::to_owned),
+            result: raw,
+        };
+        granted(
+            [&attachment.capability_args, &attachment.config_args],
+            &added.ips,
+            added.mac.as_deref(),
+        )
+        .map_err(|error| AddFailure { error, cleanup_owed: true })?;
+        Ok(added)
+    }
+}
+
+#[async_trait]
+impl Datapath for ExecDatapath {
+    fn arguments(
+        &self,
+        config: &str,
+        wanted: &DesiredNetwork,
+        last: Option<&LastAddresses>,
+        ports: &[PortMapping],
+    ) -> Result<Arguments> {
+        arguments(&ConfigList::parse(config.as_bytes())?, wanted, last, ports)
+    }
+
+    fn publishes_ports(&self, config: &str) -> bool {
+        ConfigList::parse(config.as_bytes()).is_ok_and(|config| config.declares("portMappings"))
+    }
+
+    async fn sandbox(&self, pid: u32) -> Result<Sandbox> {
+        let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
+        let netns = netns::identity(&path).map_err(|_| {
+            Error::precondition(format!("the task with pid {pid} has just ended: start it again"))
+        })?;
+        if netns == netns::host_identity()? {
+            return Err(Error::precondition(
+                "the container uses the host's network namespace, which has the host's networks: \
+                 start it without --net-host",
+            ));
+        }
+        Ok(Sandbox { pid, netns: netns.inode })
+    }
+
+    async fn pin(&self, sandbox: Sandbox, pin: &Path) -> Result<()> {
+        let source = PathBuf::from(format!("/proc/{}/ns/net", sandbox.pid));
+        let pinned = netns::pin(&source, pin)?;
+        if pinned.inode != sandbox.netns {
+            // The pid was given to another process in between.
+            netns::unpin(pin)?;
+            return Err(Error::precondition(format!(
+                "the task with pid {} has just ended: start it again",
+                sandbox.pid
+            )));
+        }
+        Ok(())
+    }
+
+    async fn unpin(&self, pin: &Path) -> Result<()> {
+        netns::unpin(pin)
+    }
+
+    async fn pins(&self, dir: &Path) -> Result<Vec<PathBuf>> {
+        netns::list_pins(dir)
+    }
+
+    async fn pinned(&self, pin: &Path) -> Option<u64> {
+        // A file that is left after an unmount is no namespace.
+        if !netns::is_netns(pin) {
+            return None;
+        }
+        netns::identity(pin).ok().map(|identity| identity.inode)
+    }
+
+    async fn interfaces(&self, netns: &Path) -> Result<Vec<String>> {
+        let netns = netns.to_path_buf();
+        let links = tokio::task::spawn_blocking(move || netlink::links(Some(&netns)))
+            .await
+            .map_err(|error| Error::internal(format!("listing interfaces failed: {error}")))??;
+        Ok(links.into_iter().map(|link| link.name).collect())
+    }
+
+    async fn add(&self, attachment: &Attachment) -> Result<Added, AddFailure> {
+        self.try_add(attachment).await
+    }
+
+    async fn del(&self, attachment: &Attachment) -> Result<()> {
+        let config = ConfigList::parse(attachment.config.as_bytes())?;
+        let lock = self.lock(attachment).await?;
+        let args = args(attachment);
+        let mut attempt = 1;
+        loop {
+            let deleted =
+                self.cni.del(&config, &args, attachment.result.as_ref(), Some(&lock)).await;
+            let Err(error) = deleted else { break };
+            let error = Error::from(error);
+            let hopeless = error.kind() == ErrorKind::DeadlineExceeded;
+            if attempt >= DEL_ATTEMPTS || hopeless {
+                return Err(error);
+            }
+            tracing::debug!(attempt, %error, "trying DEL again");
+            tokio::time::sleep(DEL_PAUSE * attempt).await;
+            attempt += 1;
+        }
+        Ok(())
+    }
+
+    async fn check(&self, attachment: &Attachment) -> Result<()> {
+        let config = ConfigList::parse(attachment.config.as_bytes())?;
+        let Some(result) = &attachment.result else { return Ok(()) };
+        let lock = self.lock(attachment).await?;
+        Ok(self.cni.check(&config, &args(attachment), Some(result), Some(&lock)).await?)
+    }
+
+    async fn gc(&self, config: &str, valid: &[(String, String)]) -> Result<()> {
+        let config = ConfigList::parse(config.as_bytes())?;
+        Ok(self.cni.gc(&config, valid).await?)
+    }
+
+    async fn owner_of(&self, config: &str, ip: &str) -> Option<String> {
+        let config = ConfigList::parse(config.as_bytes()).ok()?;
+        let ipam = config.ipam()?;
+        let dir = ipam.raw().get("dataDir").and_then(|dir| dir.as_str()).unwrap_or(LEASES);
+        // host-local's file names have no colons on every version.
+        let lease = Path::new(dir).join(&config.name).join(ip.replace(':', "_"));
+        let plain = Path::new(dir).join(&config.name).join(ip);
+        let text = std::fs::read_to_string(lease).or_else(|_| std::fs::read_to_string(plain)).ok()?;
+        text.lines().next().map(|owner| owner.trim().to_owned())
+    }
+}
+
+fn args(attachment: &Attachment) -> AttachmentArgs {
+    AttachmentArgs {
+        container_id: attachment.cni_id.clone(),
+        netns: attachment.netns.clone(),
+        ifname: attachment.interface.clone(),
+        cni_args: Vec::new(),
+        capability_args: attachment.capability_args.clone(),
+        config_args: attachment.config_args.clone(),
+    }
+}

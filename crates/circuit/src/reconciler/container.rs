@@ -1,0 +1,364 @@
+//! One look at one container.
+
+use std::collections::BTreeMap;
+
+use circuit_core::{
+    Error, ErrorKind, Result,
+    attachment::{Attachment, ContainerRecord, LastAddresses, Origin, Phase, Sandbox},
+    labels::{DesiredNetwork, Labels, PortMapping},
+    plan::{Step, interface_names, plan},
+};
+
+use super::{Next, Reconciler};
+use crate::attachments::{Join, Seen};
+
+/// What went wrong in a look, by network.
+#[derive(Default)]
+struct Findings {
+    problems: BTreeMap<String, String>,
+    retry: bool,
+}
+
+impl Findings {
+    fn add(&mut self, network: &str, error: &Error) {
+        // A network that is missing wakes its containers when it is made, and
+        // what the labels get wrong is wrong until they change.
+        if error.kind() != ErrorKind::NotFound {
+            self.retry = true;
+        }
+        self.problems.insert(network.to_owned(), error.message().to_owned());
+    }
+}
+
+impl Reconciler {
+    pub(super) async fn look(&self, container: &str) -> Next {
+        let guard = self.attachments.lock(container).await;
+        let looked = self.look_locked(container).await;
+        drop(guard);
+        match looked {
+            Ok(next) => {
+                if next != Next::Retry {
+                    self.watch(container, |watched| watched.failures = 0);
+                }
+                next
+            }
+            Err(error) => {
+                // Containerd being away is told once by whoever follows its
+                // events.
+                if error.kind() == ErrorKind::Unavailable {
+                    tracing::debug!(container, %error, "cannot look at the container");
+                } else {
+                    tracing::warn!(container, %error, "cannot look at the container");
+                }
+                Next::Retry
+            }
+        }
+    }
+
+    async fn look_locked(&self, container: &str) -> Result<Next> {
+        let mut record = self.attachments.book().record(container);
+        let Some(seen) = self.attachments.see(container).await? else {
+            return self.bury(record).await;
+        };
+        self.note_seen(&seen);
+        self.remember_task(&mut record, &seen).await?;
+        let mut findings = Findings::default();
+        let labels = Labels::read(&seen.container.labels, self.attachments.label());
+        for problem in &labels.problems {
+            findings.problems.insert(problem.network.clone(), problem.message.clone());
+        }
+        let sandbox = match self.sandbox(&seen, &record, &labels).await {
+            Ok(sandbox) => sandbox,
+            Err(error) => {
+                findings.add("", &error);
+                None
+            }
+        };
+        self.attachments.adopt(&mut record, &seen, sandbox).await?;
+        let earlier = record.attachments.clone();
+        self.bring_in_line(&mut record, &labels, sandbox, &mut findings).await;
+        self.check_once(&record, &earlier, &mut findings).await;
+        self.tell(container, std::mem::take(&mut findings.problems));
+        if seen.alive().is_none() {
+            let next = self.restart_if_due(&mut record, &seen, &labels).await?;
+            return Ok(if findings.retry && next == Next::Rest { Next::Retry } else { next });
+        }
+        Ok(if findings.retry { Next::Retry } else { Next::Rest })
+    }
+
+    /// The container is gone: so is everything of it.
+    async fn bury(&self, mut record: ContainerRecord) -> Result<Next> {
+        let container = record.container.clone();
+        for Attachment { network, interface, .. } in record.attachments.clone() {
+            self.attachments.detach(&mut record, &network, &interface).await?;
+            tracing::info!("disconnected {container} from {network}");
+        }
+        if !record.is_empty() {
+            self.attachments.book().save(&ContainerRecord::new(&container)).await?;
+        }
+        self.attachments.book().set_problems(&container, BTreeMap::new());
+        self.unwatch(&container);
+        Ok(Next::Rest)
+    }
+
+    /// What a later start must know of a task that runs now.
+    async fn remember_task(&self, record: &mut ContainerRecord, seen: &Seen) -> Result<()> {
+        let Some(task) = seen.alive() else { return Ok(()) };
+        if super::restarts::policy_label(seen).is_none() && record.restart.is_default() {
+            return Ok(());
+        }
+        let before = record.restart.clone();
+        record.restart.saw_task(task.pid);
+        if record.restart != before {
+            self.attachments.book().save(record).await?;
+        }
+        Ok(())
+    }
+
+    /// The living task's namespace. A container without any wish for a network
+    /// is not asked for one.
+    async fn sandbox(
+        &self,
+        seen: &Seen,
+        record: &ContainerRecord,
+        labels: &Labels,
+    ) -> Result<Option<Sandbox>> {
+        let wishes = !labels.networks.is_empty()
+            || !record.requested.is_empty()
+            || !record.attachments.is_empty()
+            || seen.container.extension.as_ref().is_some_and(|told| !told.is_empty());
+        let Some(task) = seen.alive().filter(|_| wishes) else { return Ok(None) };
+        match self.attachments.parts.datapath.sandbox(task.pid).await {
+            Ok(sandbox) => Ok(Some(sandbox)),
+            Err(error) => {
+                // A task that ended this moment is no problem; its exit follows.
+                let now = self.attachments.runtime().task(&seen.container.id).await?;
+                let ended = now.is_none_or(|now| !now.is_alive() || now.pid != task.pid);
+                if ended { Ok(None) } else { Err(error) }
+            }
+        }
+    }
+
+    async fn bring_in_line(
+        &self,
+        record: &mut ContainerRecord,
+        labels: &Labels,
+        sandbox: Option<Sandbox>,
+        findings: &mut Findings,
+    ) {
+        let mut intact = Vec::new();
+        if let Some(sandbox) = sandbox {
+            for attachment in &record.attachments {
+                if self.attachments.intact(attachment, sandbox).await {
+                    intact.push((attachment.network.clone(), attachment.interface.clone()));
+                }
+            }
+        }
+        let steps = plan(record, &labels.networks, sandbox, |a| {
+            intact.iter().any(|(n, i)| *n == a.network && *i == a.interface)
+        });
+        for step in &steps {
+            if let Step::Detach { network, interface } = step
+                && let Err(error) = self.take_away(record, network, interface).await
+            {
+                findings.add(network, &error);
+            }
+        }
+        let Some(sandbox) = sandbox else { return };
+        let joining: Vec<(&DesiredNetwork, Origin)> = steps
+            .iter()
+            .filter_map(|step| match step {
+                Step::Attach { network, origin } => Some((network, *origin)),
+                Step::Detach { .. } => None,
+            })
+            .collect();
+        self.join_all(record, &joining, labels, sandbox, findings).await;
+    }
+
+    pub(super) async fn take_away(
+        &self,
+        record: &mut ContainerRecord,
+        network: &str,
+        interface: &str,
+    ) -> Result<()> {
+        let found = record.attachments.iter().find(|a| a.network == network && a.interface == interface);
+        if let Some(attachment) = found
+            && attachment.phase == Phase::Attached
+            && attachment.origin != Origin::Original
+        {
+            // To ask for the same when the task is started again.
+            let ips = attachment.ips.iter().map(ipnet::IpNet::addr).collect();
+            record.last.insert(network.to_owned(), LastAddresses { ips });
+        }
+        self.attachments.detach(record, network, interface).await?;
+        tracing::info!("disconnected {} from {network}", record.container);
+        Ok(())
+    }
+
+    async fn join_all(
+        &self,
+        record: &mut ContainerRecord,
+        joining: &[(&DesiredNetwork, Origin)],
+        labels: &Labels,
+        sandbox: Sandbox,
+        findings: &mut Findings,
+    ) {
+        if joining.is_empty() {
+            return;
+        }
+        let names = match self.names(joining, labels, sandbox).await {
+            Ok(names) => names,
+            Err(error) => return findings.add("", &error),
+        };
+        let mut port_finding = None;
+        for ((wanted, origin), interface) in joining.iter().zip(names) {
+            let network = &wanted.network;
+            let ports = self.ports_for(record, labels, network, &mut port_finding).await;
+            let join = Join {
+                network: wanted,
+                origin: *origin,
+                sandbox,
+                ports: &ports,
+                interface: Some(interface),
+            };
+            match self.attachments.attach(record, join).await {
+                Ok(attachment) => {
+                    let ip = attachment.ips.first().map(|ip| ip.addr().to_string());
+                    let ip = ip.as_deref().unwrap_or("none");
+                    tracing::info!("connected {} to {network} with ip {ip}", record.container);
+                }
+                Err(error) => findings.add(network, &error),
+            }
+        }
+        if let Some(message) = port_finding {
+            findings.problems.entry(String::new()).or_insert(message);
+        }
+    }
+
+    /// Interface names in the order of the networks, also for those that will
+    /// not come up this time.
+    async fn names(
+        &self,
+        joining: &[(&DesiredNetwork, Origin)],
+        labels: &Labels,
+        sandbox: Sandbox,
+    ) -> Result<Vec<String>> {
+        let netns = format!("/proc/{}/ns/net", sandbox.pid);
+        let mut taken = self.attachments.parts.datapath.interfaces(netns.as_ref()).await?;
+        taken.extend(labels.networks.iter().filter_map(|n| n.interface.clone()));
+        let mut free = interface_names(&taken, joining.len()).into_iter();
+        Ok(joining
+            .iter()
+            .filter_map(|(wanted, _)| wanted.interface.clone().or_else(|| free.next()))
+            .collect())
+    }
+
+    /// The ports lead to the first of the container's networks that can
+    /// publish any, and to no other.
+    async fn ports_for(
+        &self,
+        record: &ContainerRecord,
+        labels: &Labels,
+        network: &str,
+        finding: &mut Option<String>,
+    ) -> Vec<PortMapping> {
+        if labels.ports.is_empty() {
+            return Vec::new();
+        }
+        let parts = &self.attachments.parts;
+        for labelled in &labels.networks {
+            let Ok(stored) = parts.networks.network(&labelled.network).await else { continue };
+            let Ok(config) = String::from_utf8(stored.data) else { continue };
+            if parts.datapath.publishes_ports(&config) {
+                let published = record
+                    .attachments
+                    .iter()
+                    .any(|a| a.network != network && a.capability_args.contains_key("portMappings"));
+                let here = labelled.network == network && !published;
+                return if here { labels.ports.clone() } else { Vec::new() };
+            }
+        }
+        *finding = Some(format!(
+            "label {} cannot be followed: none of the container's networks has a plugin with the \
+             portMappings capability, such as portmap",
+            circuit_core::labels::PORTS_LABEL
+        ));
+        Vec::new()
+    }
+
+    /// Asks the plugins once a daemon's life whether attachments of an earlier
+    /// life are as they left them. A "no" is told for as long as the
+    /// attachment lasts, and left to people: making it anew cuts connections.
+    async fn check_once(
+        &self,
+        record: &ContainerRecord,
+        earlier: &[Attachment],
+        findings: &mut Findings,
+    ) {
+        let kept = |a: &&Attachment| {
+            earlier.contains(a) && a.phase == Phase::Attached && a.origin != Origin::Original
+        };
+        let first = self.watch(&record.container, |w| !std::mem::replace(&mut w.checked, true));
+        for attachment in record.attachments.iter().filter(kept).filter(|_| first) {
+            if let Err(error) = self.attachments.parts.datapath.check(attachment).await {
+                let message = format!(
+                    "the attachment is not as it was made: {error}: disconnect and connect it again"
+                );
+                self.watch(&record.container, |w| {
+                    w.broken.push((attachment.network.clone(), attachment.interface.clone(), message));
+                });
+            }
+        }
+        let broken = self.watch(&record.container, |w| {
+            w.broken.retain(|(network, interface, _)| {
+                record.attachments.iter().filter(kept).any(|a| {
+                    a.network == *network && a.interface == *interface
+                })
+            });
+            w.broken.clone()
+        });
+        for (network, _, message) in broken {
+            findings.problems.entry(network).or_insert(message);
+        }
+    }
+
+    /// Says each problem once.
+    fn tell(&self, container: &str, problems: BTreeMap<String, String>) {
+        for problem in self.attachments.book().set_problems(container, problems) {
+            if problem.network.is_empty() {
+                tracing::warn!("container {container}: {}", problem.message);
+            } else {
+                tracing::warn!(
+                    "container {container} cannot be on network {}: {}",
+                    problem.network,
+                    problem.message
+                );
+            }
+        }
+    }
+}
+
+impl Reconciler {
+    /// Brings a task that was made, and does not run yet, onto its networks.
+    /// What fails is told, and tried again once it runs.
+    pub(super) async fn connect_task(
+        &self,
+        record: &mut ContainerRecord,
+        labels: &Labels,
+        pid: u32,
+    ) {
+        let container = record.container.clone();
+        if labels.networks.is_empty() && record.requested.is_empty() {
+            return;
+        }
+        let mut findings = Findings::default();
+        match self.attachments.parts.datapath.sandbox(pid).await {
+            Ok(sandbox) => self.bring_in_line(record, labels, Some(sandbox), &mut findings).await,
+            Err(error) => findings.add("", &error),
+        }
+        if findings.retry {
+            self.attachments.wake(&container);
+        }
+        self.tell(&container, findings.problems);
+    }
+}

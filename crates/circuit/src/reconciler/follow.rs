@@ -1,0 +1,93 @@
+//! Follows the runtime: every container once at the start and after each
+//! reconnect, then events, and again every container now and then, because
+//! events may be missed.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use circuit_core::{Result, labels::RESTART_LABEL, runtime::Event};
+use futures::StreamExt as _;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::Reconciler;
+use crate::logging::DependencyLog;
+
+/// The first delay before the runtime is asked again; it doubles.
+const FIRST_DELAY: Duration = Duration::from_millis(200);
+const LONGEST_DELAY: Duration = Duration::from_secs(5);
+
+impl Reconciler {
+    /// Follows until `shutdown`. `every` is the time between two full passes.
+    pub async fn follow(self: Arc<Self>, every: Duration, shutdown: CancellationToken) {
+        let outage = DependencyLog::new("containerd");
+        let mut delay = FIRST_DELAY;
+        loop {
+            let followed = tokio::select! {
+                () = shutdown.cancelled() => return,
+                followed = self.follow_once(every, &outage, &mut delay) => followed,
+            };
+            if let Err(error) = followed {
+                outage.failed(&error);
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(delay) => {}
+            }
+            delay = (delay * 2).min(LONGEST_DELAY);
+        }
+    }
+
+    async fn follow_once(
+        &self,
+        every: Duration,
+        outage: &DependencyLog,
+        delay: &mut Duration,
+    ) -> Result<()> {
+        // Subscribed before listing, so that nothing falls in between.
+        let mut events = self.attachments.runtime().events().await?;
+        self.full_pass().await?;
+        outage.recovered();
+        *delay = FIRST_DELAY;
+        let mut passes = interval(every);
+        passes.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        passes.tick().await;
+        loop {
+            tokio::select! {
+                event = events.next() => match event {
+                    Some(Ok(event)) => self.take(&event),
+                    Some(Err(error)) => return Err(error),
+                    None => return Ok(()),
+                },
+                _ = passes.tick() => self.full_pass().await?,
+            }
+        }
+    }
+
+    fn take(&self, event: &Event) {
+        self.note(event);
+        self.attachments.wake(event.container());
+    }
+
+    /// Asks for a look at every container that is, or should be, ours.
+    ///
+    /// # Errors
+    /// When the runtime does not answer.
+    pub async fn full_pass(&self) -> Result<()> {
+        let containers = self.attachments.runtime().containers().await?;
+        let mut ours: BTreeSet<String> =
+            self.attachments.book().records().iter().map(|r| r.container.clone()).collect();
+        for container in containers {
+            let labels = &container.labels;
+            let wanted = labels.contains_key(self.attachments.label())
+                || labels.contains_key(RESTART_LABEL)
+                || container.extension.as_ref().is_some_and(|told| !told.is_empty());
+            if wanted {
+                ours.insert(container.id);
+            }
+        }
+        for container in ours {
+            self.attachments.wake(&container);
+        }
+        Ok(())
+    }
+}

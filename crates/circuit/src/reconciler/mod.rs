@@ -1,0 +1,218 @@
+//! The reconciler: compares what should be with what is, one container at a
+//! time, and does what is missing. Events only wake it.
+
+mod container;
+mod follow;
+mod queue;
+mod restarts;
+mod stop_start;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use circuit_core::{
+    attachment::ContainerRecord,
+    restart::LastRun,
+    runtime::{Event, Task, TaskStatus},
+};
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::attachments::{Attachments, Seen};
+use queue::Queue;
+
+/// Looks at this many containers side by side: plugins are processes.
+const AT_ONCE: usize = 8;
+/// The first delay after a failure; it doubles up to `LONGEST_RETRY`.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
+
+/// What was seen of a container's tasks since this daemon started.
+#[derive(Debug, Clone, Default)]
+struct Watched {
+    /// The pid of the living task and when it was first seen.
+    alive: Option<(u32, Instant)>,
+    /// The end of the last task: its exit status, how long it ran, and when.
+    ended: Option<(u32, Duration, Instant)>,
+    /// Restarts since the last steady run.
+    streak: u32,
+    /// Looks that failed in a row.
+    failures: u32,
+    /// Attachments were checked once.
+    checked: bool,
+    /// Attachments that the plugins say are broken: network, interface, why.
+    broken: Vec<(String, String, String)>,
+    /// The last thing said about its restarts, to say it once.
+    said: Option<String>,
+}
+
+/// Keeps containers as they should be.
+pub struct Reconciler {
+    attachments: Arc<Attachments>,
+    watched: Mutex<HashMap<String, Watched>>,
+}
+
+/// What a look at a container asks for next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// Nothing until something happens.
+    Rest,
+    /// A look after this time.
+    After(Duration),
+    /// Something failed that may go well later.
+    Retry,
+}
+
+impl Reconciler {
+    /// A reconciler of these attachments.
+    pub fn new(attachments: Arc<Attachments>) -> Self {
+        Self { attachments, watched: Mutex::default() }
+    }
+
+    fn watch<T>(&self, container: &str, f: impl FnOnce(&mut Watched) -> T) -> T {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        f(watched.entry(container.to_owned()).or_default())
+    }
+
+    fn unwatch(&self, container: &str) {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner).remove(container);
+    }
+
+    /// Takes note of an event.
+    pub(crate) fn note(&self, event: &Event) {
+        match event {
+            Event::TaskCreated { container, pid } | Event::TaskStarted { container, pid } => {
+                if matches!(event, Event::TaskStarted { .. }) {
+                    tracing::debug!("task start: container={container} pid={pid}");
+                }
+                self.note_alive(container, *pid);
+            }
+            Event::TaskExited { container, pid, status, .. } => {
+                tracing::debug!("task exit: container={container} pid={pid} status={status}");
+                self.note_end(container, *pid, *status);
+            }
+            Event::Container { .. } | Event::TaskDeleted { .. } => {}
+        }
+    }
+
+    fn note_alive(&self, container: &str, pid: u32) {
+        self.watch(container, |watched| {
+            if watched.alive.is_none_or(|(known, _)| known != pid) {
+                watched.alive = Some((pid, Instant::now()));
+                watched.ended = None;
+            }
+        });
+    }
+
+    fn note_end(&self, container: &str, pid: u32, status: u32) {
+        self.watch(container, |watched| {
+            let ran = match watched.alive {
+                Some((known, since)) if known == pid => since.elapsed(),
+                // The end of a task that was already replaced.
+                Some(_) => return,
+                None if watched.ended.is_some() => return,
+                None => Duration::ZERO,
+            };
+            watched.alive = None;
+            watched.ended = Some((status, ran, Instant::now()));
+            if ran >= circuit_core::restart::STEADY_AFTER {
+                watched.streak = 0;
+            }
+        });
+    }
+
+    /// Takes note of what a look finds: an event may have been missed.
+    fn note_seen(&self, seen: &Seen) {
+        let id = &seen.container.id;
+        match &seen.task {
+            Some(task) if task.is_alive() => self.note_alive(id, task.pid),
+            Some(Task { pid, status: TaskStatus::Stopped, exit_status, .. }) => {
+                self.note_end(id, *pid, *exit_status);
+            }
+            // Its end was missed, and how it ended is not known.
+            _ => self.watch(id, |watched| watched.alive = None),
+        }
+    }
+
+    fn last_run(&self, seen: &Seen, record: &ContainerRecord) -> LastRun {
+        let watched = self.watch(&seen.container.id, |watched| watched.clone());
+        if let Some((status, ran, at)) = watched.ended {
+            return LastRun::Ended { status, ran, ago: at.elapsed() };
+        }
+        if record.restart.seen || !record.attachments.is_empty() {
+            return LastRun::Unknown;
+        }
+        let age = seen.container.created_at.and_then(|at| at.elapsed().ok());
+        LastRun::NeverSeen(age.unwrap_or(Duration::MAX))
+    }
+
+    /// Works until `shutdown`, then finishes what it has begun.
+    pub async fn run(
+        self: Arc<Self>,
+        mut wakes: mpsc::UnboundedReceiver<String>,
+        shutdown: CancellationToken,
+    ) {
+        let mut queue = Queue::default();
+        let mut looks: JoinSet<(String, Next)> = JoinSet::new();
+        loop {
+            while looks.len() < AT_ONCE
+                && let Some(container) = queue.pop()
+            {
+                let this = Arc::clone(&self);
+                looks.spawn(async move {
+                    let next = this.look_safely(&container).await;
+                    (container, next)
+                });
+            }
+            let due = queue.next_due();
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                Some(container) = wakes.recv() => queue.wake(&container),
+                Some(Ok((container, next))) = looks.join_next(), if !looks.is_empty() => {
+                    self.after(&mut queue, &container, next);
+                }
+                () = sleep_until(due), if due.is_some() && looks.len() < AT_ONCE => {}
+            }
+        }
+        while looks.join_next().await.is_some() {}
+    }
+
+    fn after(&self, queue: &mut Queue, container: &str, next: Next) {
+        match next {
+            Next::Rest => {}
+            Next::After(delay) => queue.wake_after(container, delay),
+            Next::Retry => {
+                let failures = self.watch(container, |watched| {
+                    watched.failures = watched.failures.saturating_add(1);
+                    watched.failures
+                });
+                let doubled = FIRST_RETRY.saturating_mul(1 << failures.saturating_sub(1).min(10));
+                queue.wake_after(container, doubled.min(LONGEST_RETRY));
+            }
+        }
+        queue.done(container);
+    }
+
+    /// A look in a task of its own: a defect in one spoils only that one.
+    async fn look_safely(self: &Arc<Self>, container: &str) -> Next {
+        let this = Arc::clone(self);
+        let id = container.to_owned();
+        match tokio::spawn(async move { this.look(&id).await }).await {
+            Ok(next) => next,
+            Err(error) => {
+                tracing::error!(container, %error, "looking at the container failed");
+                Next::Retry
+            }
+        }
+    }
+}
+
+async fn sleep_until(due: Option<tokio::time::Instant>) {
+    match due {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

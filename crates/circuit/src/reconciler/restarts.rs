@@ -1,0 +1,115 @@
+//! Tasks started again by the restart policy.
+
+use std::time::Duration;
+
+use circuit_core::{
+    Result,
+    attachment::ContainerRecord,
+    labels::{CONTAINERD_RESTART_LABEL, Labels, RESTART_LABEL, RESTART_LOG_LABEL},
+    restart::{Decision, LastRun, Policy, decide},
+};
+
+use super::{Next, Reconciler};
+use crate::attachments::Seen;
+
+/// The label that asks for restarts by Circuit; a container that containerd's
+/// own monitor restarts is not ours.
+pub(super) fn policy_label(seen: &Seen) -> Option<&str> {
+    let labels = &seen.container.labels;
+    if labels.contains_key(CONTAINERD_RESTART_LABEL) {
+        return None;
+    }
+    labels.get(RESTART_LABEL).map(String::as_str)
+}
+
+/// Where the output of a restarted task goes.
+pub(super) fn log_of(seen: &Seen) -> Option<&str> {
+    seen.container.labels.get(RESTART_LOG_LABEL).map(String::as_str).filter(|log| !log.is_empty())
+}
+
+impl Reconciler {
+    /// Starts a container that is not running, if its policy says so now.
+    pub(super) async fn restart_if_due(
+        &self,
+        record: &mut ContainerRecord,
+        seen: &Seen,
+        labels: &Labels,
+    ) -> Result<Next> {
+        let id = &seen.container.id;
+        if seen.container.labels.contains_key(CONTAINERD_RESTART_LABEL) {
+            if seen.container.labels.contains_key(RESTART_LABEL) {
+                self.say_once(id, format!(
+                    "container {id} has the label {CONTAINERD_RESTART_LABEL}: its restarts are left to containerd"
+                ));
+            }
+            return Ok(Next::Rest);
+        }
+        let Some(label) = policy_label(seen) else { return Ok(Next::Rest) };
+        let policy = match Policy::parse(label) {
+            Ok(policy) => policy,
+            Err(error) => {
+                self.say_once(id, format!("container {id}: label {RESTART_LABEL}: {error}"));
+                return Ok(Next::Rest);
+            }
+        };
+        let last = self.last_run(seen, record);
+        let streak = self.watch(id, |watched| watched.streak);
+        match decide(policy, &record.restart, last, streak) {
+            Decision::Stay => Ok(Next::Rest),
+            Decision::GiveUp => {
+                let attempts = record.restart.failures;
+                self.say_once(id, format!(
+                    "container {id} failed again after {attempts} restarts: its policy {policy} gives up"
+                ));
+                Ok(Next::Rest)
+            }
+            Decision::StartIn(delay) if !delay.is_zero() => Ok(Next::After(delay)),
+            Decision::StartIn(_) => self.start_again(record, seen, labels, last).await,
+        }
+    }
+
+    async fn start_again(
+        &self,
+        record: &mut ContainerRecord,
+        seen: &Seen,
+        labels: &Labels,
+        last: LastRun,
+    ) -> Result<Next> {
+        let id = &seen.container.id;
+        if matches!(last, LastRun::Ended { status, .. } if status != 0) {
+            record.restart.failures = record.restart.failures.saturating_add(1);
+        }
+        let streak = self.watch(id, |watched| {
+            watched.streak = watched.streak.saturating_add(1);
+            watched.streak
+        });
+        match self.launch(record, seen, labels).await {
+            Ok(pid) => {
+                self.watch(id, |watched| watched.said = None);
+                tracing::info!("restarted {id}: pid {pid}");
+                Ok(Next::Rest)
+            }
+            Err(error) => {
+                self.say_once(id, format!("cannot restart {id}: {error}"));
+                // There is no task whose end could count: the delay runs from now.
+                self.watch(id, |watched| {
+                    watched.ended.get_or_insert((1, Duration::ZERO, std::time::Instant::now())).2 =
+                        std::time::Instant::now();
+                });
+                Ok(Next::After(circuit_core::restart::delay(streak)))
+            }
+        }
+    }
+
+    /// Logs a line at the level of a warning, unless it was the last one said.
+    pub(super) fn say_once(&self, container: &str, line: String) {
+        let news = self.watch(container, |watched| {
+            let news = watched.said.as_ref() != Some(&line);
+            watched.said = Some(line.clone());
+            news
+        });
+        if news {
+            tracing::warn!("{line}");
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Tasks stopped and started, for people and for the restart policy. The
+//! networks are there before the process runs.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use circuit_core::{
+    Error, ErrorKind, Result,
+    attachment::ContainerRecord,
+    labels::{CONTAINERD_RESTART_LABEL, Labels},
+    runtime::{Task, TaskStatus},
+    service::Containers,
+};
+
+use super::{Reconciler, restarts};
+use crate::attachments::{Seen, no_container};
+
+/// Between SIGTERM and SIGKILL, as people know it.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// A killed process is gone within this, or the kernel holds it.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+const SIGTERM: u32 = 15;
+const SIGKILL: u32 = 9;
+
+#[async_trait]
+impl Containers for Reconciler {
+    async fn stop(&self, container: &str, timeout: Option<Duration>) -> Result<()> {
+        let _guard = self.attachments.lock(container).await;
+        let seen = self.see(container).await?;
+        let mut record = self.attachments.book().record(container);
+        self.halt(&mut record, &seen, timeout).await?;
+        tracing::info!("stopped {container}");
+        Ok(())
+    }
+
+    async fn start(&self, container: &str) -> Result<u32> {
+        let _guard = self.attachments.lock(container).await;
+        let seen = self.see(container).await?;
+        let mut record = self.attachments.book().record(container);
+        let pid = self.start_by_hand(&mut record, &seen).await?;
+        tracing::info!("started {container}: pid {pid}");
+        Ok(pid)
+    }
+
+    async fn restart(&self, container: &str, timeout: Option<Duration>) -> Result<u32> {
+        let _guard = self.attachments.lock(container).await;
+        let mut record = self.attachments.book().record(container);
+        let seen = self.see(container).await?;
+        self.halt(&mut record, &seen, timeout).await?;
+        let seen = self.see(container).await?;
+        let pid = self.start_by_hand(&mut record, &seen).await?;
+        tracing::info!("restarted {container}: pid {pid}");
+        Ok(pid)
+    }
+}
+
+impl Reconciler {
+    async fn see(&self, container: &str) -> Result<Seen> {
+        let seen = self.attachments.see(container).await?.ok_or_else(|| no_container(container))?;
+        if seen.container.labels.contains_key(CONTAINERD_RESTART_LABEL) {
+            return Err(Error::precondition(format!(
+                "container {container} has the label {CONTAINERD_RESTART_LABEL}: containerd restarts \
+                 it, so stop and start it there"
+            )));
+        }
+        self.note_seen(&seen);
+        Ok(seen)
+    }
+
+    /// Ends the task and lets the policy rest; the wish to rest is on disk
+    /// before the signal is sent.
+    async fn halt(
+        &self,
+        record: &mut ContainerRecord,
+        seen: &Seen,
+        timeout: Option<Duration>,
+    ) -> Result<()> {
+        let id = &seen.container.id;
+        record.restart.stopped = true;
+        record.restart.stopped_pid = seen.task.as_ref().map(|task| task.pid);
+        self.attachments.book().save(record).await?;
+        if let Some(task) = &seen.task {
+            self.end(id, task, timeout.unwrap_or(STOP_TIMEOUT)).await?;
+        }
+        self.leave_all(record).await;
+        self.attachments.runtime().delete_task(id).await
+    }
+
+    async fn end(&self, id: &str, task: &Task, timeout: Duration) -> Result<()> {
+        match task.status {
+            TaskStatus::Stopped => return Ok(()),
+            // Its process waits to be started and listens to no signal.
+            TaskStatus::Created => {}
+            TaskStatus::Running => {
+                self.signal(id, SIGTERM).await?;
+                if self.ended_within(id, timeout).await? {
+                    return Ok(());
+                }
+            }
+        }
+        self.signal(id, SIGKILL).await?;
+        if self.ended_within(id, KILL_TIMEOUT).await? {
+            return Ok(());
+        }
+        Err(Error::deadline(format!(
+            "container {id} has not ended {} s after SIGKILL: look for a process that hangs in the kernel",
+            KILL_TIMEOUT.as_secs()
+        )))
+    }
+
+    async fn signal(&self, id: &str, signal: u32) -> Result<()> {
+        match self.attachments.runtime().kill_task(id, signal).await {
+            // It ended by itself.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    async fn ended_within(&self, id: &str, timeout: Duration) -> Result<bool> {
+        match tokio::time::timeout(timeout, self.attachments.runtime().wait_task(id)).await {
+            Ok(ended) => ended.map(|()| true),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Takes every attachment away; what fails stays on record and is tried
+    /// again by the next look.
+    async fn leave_all(&self, record: &mut ContainerRecord) {
+        let container = record.container.clone();
+        for attachment in record.attachments.clone() {
+            let left = self.take_away(record, &attachment.network, &attachment.interface).await;
+            if let Err(error) = left {
+                tracing::warn!(container, network = attachment.network, %error, "will disconnect later");
+                self.attachments.wake(&container);
+            }
+        }
+    }
+
+    async fn start_by_hand(&self, record: &mut ContainerRecord, seen: &Seen) -> Result<u32> {
+        record.restart.stopped = false;
+        record.restart.stopped_pid = None;
+        record.restart.failures = 0;
+        self.watch(&seen.container.id, |watched| watched.streak = 0);
+        if let Some(task) = seen.alive() {
+            self.attachments.book().save(record).await?;
+            return Ok(task.pid);
+        }
+        let labels = Labels::read(&seen.container.labels, self.attachments.label());
+        self.launch(record, seen, &labels).await
+    }
+
+    /// Makes a task, connects it, then lets its process run.
+    pub(super) async fn launch(
+        &self,
+        record: &mut ContainerRecord,
+        seen: &Seen,
+        labels: &Labels,
+    ) -> Result<u32> {
+        let id = &seen.container.id;
+        let runtime = self.attachments.runtime();
+        self.leave_all(record).await;
+        if seen.task.is_some() {
+            runtime.delete_task(id).await?;
+        }
+        let pid = runtime.create_task(id, restarts::log_of(seen)).await?;
+        self.note_alive(id, pid);
+        record.restart.seen = true;
+        record.restart.pid = Some(pid);
+        let saved = self.attachments.book().save(record).await;
+        self.connect_task(record, labels, pid).await;
+        let started = match saved {
+            Ok(()) => runtime.start_task(id).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = started {
+            // A task that was made and not started would be in the way.
+            self.leave_all(record).await;
+            let _ = runtime.kill_task(id, SIGKILL).await;
+            let _ = self.ended_within(id, KILL_TIMEOUT).await;
+            let _ = runtime.delete_task(id).await;
+            return Err(error);
+        }
+        Ok(pid)
+    }
+}
