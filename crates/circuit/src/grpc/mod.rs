@@ -1,0 +1,13 @@
+//! The gRPC API: where it listens, who may talk to it, and the services that
+//! turn messages into calls of core's traits.
+
+mod accept;
+pub mod listen;
+pub mod serve;
+pub mod services;
+pub mod status;
+pub mod tls;
+
+pub use listen::{Listeners, Security, bind};
+pub use serve::serve;
+pub use services::Services;

@@ -1,0 +1,307 @@
+//! The services of the API: they translate messages and leave the work to
+//! core's traits.
+
+use std::any::Any;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use circuit_api::v1;
+use circuit_core::service::{Attachments, Containers, Networks, NodeInfo, Nodes, Problem};
+use circuit_core::{Error, ErrorKind, Result};
+use futures::FutureExt;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status};
+
+use super::status::status;
+
+/// The longest name that is looked at: nothing that exists has a longer one.
+const MAX_NAME: usize = 1024;
+
+/// Those who do the work, and the changes that are running.
+#[derive(Clone)]
+pub struct Services {
+    networks: Arc<dyn Networks>,
+    attachments: Arc<dyn Attachments>,
+    containers: Arc<dyn Containers>,
+    nodes: Arc<dyn Nodes>,
+    changes: TaskTracker,
+}
+
+type Answer<T> = std::result::Result<Response<T>, Status>;
+
+impl Services {
+    /// Services backed by those.
+    pub fn new(
+        networks: Arc<dyn Networks>,
+        attachments: Arc<dyn Attachments>,
+        containers: Arc<dyn Containers>,
+        nodes: Arc<dyn Nodes>,
+    ) -> Self {
+        Self {
+            networks,
+            attachments,
+            containers,
+            nodes,
+            changes: TaskTracker::new(),
+        }
+    }
+
+    /// Waits until no change runs.
+    pub async fn idle(&self) {
+        self.changes.close();
+        self.changes.wait().await;
+    }
+
+    /// Makes a change to its end, even when the client goes away meanwhile:
+    /// half a change is worse than one that nobody hears of.
+    async fn change<T: Send + 'static>(
+        &self,
+        rpc: &'static str,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Answer<T> {
+        let result = match self.changes.spawn(guarded(rpc, work)).await {
+            Ok(result) => result,
+            Err(e) => Err(Error::internal(format!("{rpc} was stopped: {e}"))),
+        };
+        respond(rpc, result)
+    }
+}
+
+/// Answers a question; nobody minds when it is dropped half way.
+async fn ask<T>(rpc: &'static str, work: impl Future<Output = Result<T>> + Send) -> Answer<T> {
+    respond(rpc, guarded(rpc, work).await)
+}
+
+/// The result, also of work that panics.
+async fn guarded<T>(rpc: &'static str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    AssertUnwindSafe(work)
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|panic| {
+            let what = panic_text(panic.as_ref());
+            Err(Error::internal(format!(
+                "{rpc} hit a defect of the server: {what}; please report it"
+            )))
+        })
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("unknown panic")
+}
+
+fn respond<T>(rpc: &'static str, result: Result<T>) -> Answer<T> {
+    result.map(Response::new).map_err(|error| {
+        if error.kind() == ErrorKind::Internal {
+            tracing::error!(rpc, "{error}");
+        } else {
+            tracing::debug!(rpc, kind = ?error.kind(), "{error}");
+        }
+        status(&error)
+    })
+}
+
+/// The name, which must be there. Whether it is a good one, others know.
+fn named(what: &str, name: String) -> std::result::Result<String, Status> {
+    let reason = if name.is_empty() {
+        "is empty"
+    } else if name.len() > MAX_NAME {
+        "is too long"
+    } else if name.chars().any(char::is_control) {
+        "holds a control character"
+    } else {
+        return Ok(name);
+    };
+    Err(status(&Error::invalid(format!(
+        "the name of the {what} {reason}; give its name"
+    ))))
+}
+
+fn problems(problems: Vec<Problem>) -> Vec<v1::Problem> {
+    let one = |p: Problem| v1::Problem {
+        container: p.container,
+        network: p.network,
+        message: p.message,
+    };
+    problems.into_iter().map(one).collect()
+}
+
+fn timeout(seconds: Option<u32>) -> Option<Duration> {
+    seconds.map(|seconds| Duration::from_secs(seconds.into()))
+}
+
+#[tonic::async_trait]
+impl v1::circuit_server::Circuit for Services {
+    async fn create_network(&self, request: Request<v1::CreateNetworkRequest>) -> Answer<()> {
+        let v1::CreateNetworkRequest { name, data, force } = request.into_inner();
+        let name = named("network", name)?;
+        let networks = self.networks.clone();
+        self.change("CreateNetwork", async move {
+            networks.create(&name, &data, force).await
+        })
+        .await
+    }
+
+    async fn list_networks(
+        &self,
+        _request: Request<v1::ListNetworksRequest>,
+    ) -> Answer<v1::ListNetworksResponse> {
+        ask("ListNetworks", async {
+            let listing = self.networks.list().await?;
+            let networks = listing.networks.into_iter();
+            let networks = networks
+                .map(|n| v1::Network {
+                    name: n.name,
+                    data: n.data,
+                })
+                .collect();
+            Ok(v1::ListNetworksResponse {
+                networks,
+                problems: problems(listing.problems),
+            })
+        })
+        .await
+    }
+
+    async fn get_network(
+        &self,
+        request: Request<v1::GetNetworkRequest>,
+    ) -> Answer<v1::GetNetworkResponse> {
+        let name = named("network", request.into_inner().name)?;
+        ask("GetNetwork", async {
+            let network = self.networks.get(&name).await?;
+            let problems = problems(self.attachments.problems_of_network(&name));
+            let network = Some(v1::Network {
+                name: network.name,
+                data: network.data,
+            });
+            Ok(v1::GetNetworkResponse { network, problems })
+        })
+        .await
+    }
+
+    async fn delete_network(&self, request: Request<v1::DeleteNetworkRequest>) -> Answer<()> {
+        let v1::DeleteNetworkRequest { name, force } = request.into_inner();
+        let name = named("network", name)?;
+        let networks = self.networks.clone();
+        self.change("DeleteNetwork", async move {
+            networks.delete(&name, force).await
+        })
+        .await
+    }
+
+    async fn connect(&self, request: Request<v1::ConnectRequest>) -> Answer<v1::ConnectResponse> {
+        let v1::ConnectRequest { container, network } = request.into_inner();
+        let (container, network) = (named("container", container)?, named("network", network)?);
+        let attachments = self.attachments.clone();
+        self.change("Connect", async move {
+            let connected = attachments.connect(&container, &network).await?;
+            let ips: Vec<String> = connected.ips.iter().map(ToString::to_string).collect();
+            let ip = ips.first().cloned().unwrap_or_default();
+            Ok(v1::ConnectResponse {
+                ip,
+                ips,
+                interface: connected.interface,
+            })
+        })
+        .await
+    }
+
+    async fn disconnect(&self, request: Request<v1::DisconnectRequest>) -> Answer<()> {
+        let v1::DisconnectRequest { network, container } = request.into_inner();
+        let (container, network) = (named("container", container)?, named("network", network)?);
+        let attachments = self.attachments.clone();
+        self.change("Disconnect", async move {
+            attachments.disconnect(&container, &network).await
+        })
+        .await
+    }
+
+    async fn get_container_i_ps(
+        &self,
+        request: Request<v1::GetContainerIPsRequest>,
+    ) -> Answer<v1::GetContainerIPsResponse> {
+        let v1::GetContainerIPsRequest { container, network } = request.into_inner();
+        let container = named("container", container)?;
+        ask("GetContainerIPs", async {
+            let network = Some(network.as_str()).filter(|network| !network.is_empty());
+            let addresses = self.attachments.ips(&container, network).await?;
+            let one = |ip: circuit_core::service::ContainerIp| v1::ContainerIp {
+                network: ip.network,
+                ip: ip.ip.to_string(),
+                interface: ip.interface,
+            };
+            Ok(v1::GetContainerIPsResponse {
+                ips: addresses.ips.into_iter().map(one).collect(),
+                problems: problems(addresses.problems),
+            })
+        })
+        .await
+    }
+}
+
+#[tonic::async_trait]
+impl v1::containers_server::Containers for Services {
+    async fn stop(&self, request: Request<v1::StopRequest>) -> Answer<()> {
+        let v1::StopRequest {
+            container,
+            timeout_seconds,
+        } = request.into_inner();
+        let container = named("container", container)?;
+        let containers = self.containers.clone();
+        self.change("Stop", async move {
+            containers.stop(&container, timeout(timeout_seconds)).await
+        })
+        .await
+    }
+
+    async fn start(&self, request: Request<v1::StartRequest>) -> Answer<v1::StartResponse> {
+        let container = named("container", request.into_inner().container)?;
+        let containers = self.containers.clone();
+        self.change("Start", async move {
+            Ok(v1::StartResponse {
+                pid: containers.start(&container).await?,
+            })
+        })
+        .await
+    }
+
+    async fn restart(&self, request: Request<v1::RestartRequest>) -> Answer<v1::StartResponse> {
+        let v1::RestartRequest {
+            container,
+            timeout_seconds,
+        } = request.into_inner();
+        let container = named("container", container)?;
+        let containers = self.containers.clone();
+        self.change("Restart", async move {
+            let pid = containers
+                .restart(&container, timeout(timeout_seconds))
+                .await?;
+            Ok(v1::StartResponse { pid })
+        })
+        .await
+    }
+}
+
+#[tonic::async_trait]
+impl v1::cluster_server::Cluster for Services {
+    async fn nodes(&self, _request: Request<v1::NodesRequest>) -> Answer<v1::NodesResponse> {
+        ask("Nodes", async {
+            let one = |node: NodeInfo| v1::NodeInfo {
+                name: node.name,
+                version: node.version,
+                cpus: node.cpus,
+                memory: node.memory,
+                uptime: node.uptime,
+                kernel_version: node.kernel_version,
+            };
+            let mut nodes: Vec<_> = self.nodes.nodes().await?.into_iter().map(one).collect();
+            nodes.sort_by(|a, b| a.name.cmp(&b.name));
+            Ok(v1::NodesResponse { nodes })
+        })
+        .await
+    }
+}
