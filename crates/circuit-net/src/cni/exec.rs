@@ -104,11 +104,19 @@ pub async fn run(
     let (plugin, command) = (call.kind.to_owned(), call.command);
     let stdin = call.stdin.to_vec();
     let watched = tokio::spawn(watch(child, stdin, limit));
-    let ended = watched.await.map_err(|e| {
-        CniError::NotRun(Error::internal(format!(
-            "watching plugin {plugin} failed: {e}"
-        )))
-    })?;
+    let ended = match watched.await {
+        Ok(ended) => ended,
+        // The runtime is shutting down: what the plugin did is not known.
+        Err(e) => {
+            let status = format!("nobody waited for its end: {e}");
+            return Err(CniError::Failed {
+                plugin,
+                command,
+                status,
+                stderr: String::new(),
+            });
+        }
+    };
     judge(plugin, command, limit, ended)
 }
 

@@ -41,9 +41,10 @@ impl OperationLock {
             let now = Instant::now();
             if now >= deadline {
                 return Err(Error::deadline(format!(
-                    "{} is still locked by plugins of an earlier operation: \
-                     wait for them to end, or end them",
-                    path.display()
+                    "{} is still locked by an earlier operation{}: \
+                     wait for its plugins to end, or end them",
+                    path.display(),
+                    holders(path)
                 )));
             }
             tokio::time::sleep(pause.min(deadline - now)).await;
@@ -94,4 +95,34 @@ impl OperationLock {
     pub(super) fn raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }
+}
+
+/// The processes that have the file open, as words for an error text; none
+/// when they cannot be told.
+fn holders(path: &Path) -> String {
+    let Ok(path) = path.canonicalize() else {
+        return String::new();
+    };
+    let own = std::process::id().to_string();
+    let mut pids: Vec<String> = entries(Path::new("/proc"))
+        .filter_map(|process| process.file_name()?.to_str().map(str::to_owned))
+        .filter(|name| name.bytes().all(|b| b.is_ascii_digit()) && *name != own)
+        .filter(|pid| {
+            entries(&Path::new("/proc").join(pid).join("fd"))
+                .any(|fd| std::fs::read_link(fd).is_ok_and(|target| target == path))
+        })
+        .collect();
+    pids.sort();
+    match pids.as_slice() {
+        [] => String::new(),
+        pids => format!(" (processes {})", pids.join(", ")),
+    }
+}
+
+fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> {
+    std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
 }
