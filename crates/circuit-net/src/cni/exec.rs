@@ -347,18 +347,7 @@ fn judge(
         }
     };
     if status.success() {
-        if ended.stdout.truncated {
-            let reason = format!("wrote more than {MAX_OUTPUT_BYTES} bytes");
-            return Err(CniError::BadOutput {
-                plugin,
-                command,
-                reason,
-            });
-        }
-        if !stderr.is_empty() {
-            tracing::debug!(%plugin, %command, stderr, "plugin wrote on standard error");
-        }
-        return Ok(ended.stdout.bytes);
+        return succeeded(plugin, command, ended.stdout, &stderr);
     }
     if let Some(report) = ErrorReport::parse(&ended.stdout.bytes) {
         return Err(CniError::Report {
@@ -384,6 +373,26 @@ fn judge(
         status,
         stderr,
     })
+}
+
+fn succeeded(
+    plugin: String,
+    command: Command,
+    stdout: Output,
+    stderr: &str,
+) -> Result<Vec<u8>, CniError> {
+    if stdout.truncated {
+        let reason = format!("wrote more than {MAX_OUTPUT_BYTES} bytes");
+        return Err(CniError::BadOutput {
+            plugin,
+            command,
+            reason,
+        });
+    }
+    if !stderr.is_empty() {
+        tracing::debug!(%plugin, %command, stderr, "plugin wrote on standard error");
+    }
+    Ok(stdout.bytes)
 }
 
 /// The end of a plugin's output, on one line.
