@@ -1,8 +1,16 @@
 //! Where networks are stored.
 
+mod local;
+
 use std::path::{Path, PathBuf};
 
 use circuit_core::{Error, Result};
+
+pub use local::LocalStore;
+
+/// The longest name of a network, in bytes: it becomes a file's name, and a
+/// part of names that plugins make of it.
+pub const MAX_NAME: usize = 200;
 
 /// The folder that a datastore's URL names.
 ///
@@ -23,9 +31,31 @@ pub fn directory(url: &str) -> Result<PathBuf> {
     }
 }
 
+/// Checks a network's name: what CNI allows, and no more than a file's name
+/// can hold.
+///
+/// # Errors
+/// When it is none, with what a name looks like.
+pub fn check_name(name: &str) -> Result<()> {
+    let mut bytes = name.bytes();
+    let good = bytes
+        .next()
+        .is_some_and(|first| first.is_ascii_alphanumeric())
+        && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
+    if good && name.len() <= MAX_NAME {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "{name:?} cannot name a network; begin with a letter or a digit, go on with letters, \
+         digits, '_', '.' and '-', and use at most {MAX_NAME} of them"
+    )))
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -43,6 +73,56 @@ mod tests {
             "local:///a/../b",
         ] {
             assert!(directory(url).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn names() {
+        for name in ["a", "ctr0", "a.b_c-D", "0", &"x".repeat(200)] {
+            assert!(check_name(name).is_ok(), "{name}");
+        }
+        for name in [
+            "",
+            ".",
+            "..",
+            ".a",
+            "-a",
+            "_a",
+            "a/b",
+            "../a",
+            "a b",
+            "é",
+            "a\n",
+            "a\0",
+            &"x".repeat(201),
+        ] {
+            assert!(check_name(name).is_err(), "{name:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_name_leaves_the_folder(name in any::<String>()) {
+            if check_name(&name).is_ok() {
+                let path = Path::new("/store").join(format!("{name}.json"));
+                prop_assert_eq!(path.parent(), Some(Path::new("/store")));
+                let file = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+                prop_assert!(file.len() <= 255 && !file.starts_with('.'));
+                prop_assert_eq!(file.strip_suffix(".json"), Some(name.as_str()));
+            }
+        }
+
+        #[test]
+        fn every_name_of_the_rule_is_one(name in "[a-zA-Z0-9][a-zA-Z0-9_.-]{0,199}") {
+            prop_assert!(check_name(&name).is_ok());
+        }
+
+        #[test]
+        fn no_other_character_is_in_a_name(
+            head in "[a-z0-9]{1,5}", bad in "[^a-zA-Z0-9_.-]", tail in "[a-z0-9]{0,5}"
+        ) {
+            let name = format!("{head}{bad}{tail}");
+            prop_assert!(check_name(&name).is_err());
         }
     }
 }

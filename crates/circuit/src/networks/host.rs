@@ -1,0 +1,78 @@
+//! What a network's configuration is held against: this host.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use async_trait::async_trait;
+use circuit_core::cni::ConfigList;
+use circuit_core::{Error, Result};
+use circuit_net::cni::CniRuntime;
+use circuit_net::host::resolvers;
+use circuit_net::netlink::{self, Route};
+
+/// Where resolvers are named; the second file has the real ones on hosts whose
+/// first names a local stub.
+const RESOLV_CONF: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
+
+/// Routes and resolvers that a network must leave alone.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// The routes of the main table.
+    pub routes: Vec<Route>,
+    /// The name servers that the host asks.
+    pub resolvers: Vec<IpAddr>,
+}
+
+/// What decides whether a network can be on this host.
+#[async_trait]
+pub trait Surroundings: Send + Sync {
+    /// Checks that the plugins are there and speak the configuration's version.
+    async fn probe(&self, list: &ConfigList) -> Result<()>;
+
+    /// The host's routes and resolvers.
+    async fn facts(&self) -> Result<Facts>;
+}
+
+/// This host.
+pub struct Host {
+    cni: CniRuntime,
+}
+
+impl Host {
+    /// A host with those plugins.
+    #[must_use]
+    pub fn new(cni: CniRuntime) -> Self {
+        Self { cni }
+    }
+}
+
+#[async_trait]
+impl Surroundings for Host {
+    async fn probe(&self, list: &ConfigList) -> Result<()> {
+        self.cni.probe(list).await.map(drop)
+    }
+
+    async fn facts(&self) -> Result<Facts> {
+        tokio::task::spawn_blocking(facts)
+            .await
+            .map_err(|e| Error::internal(format!("reading the host's routes hit a defect: {e}")))?
+    }
+}
+
+fn facts() -> Result<Facts> {
+    let routes = netlink::routes(None).map_err(|e| e.context("cannot read the host's routes"))?;
+    let mut servers = Vec::new();
+    for path in RESOLV_CONF {
+        // A host without such a file has no such resolver.
+        let text = std::fs::read_to_string(Path::new(path)).unwrap_or_default();
+        for server in resolvers(&text) {
+            if !servers.contains(&server) {
+                servers.push(server);
+            }
+        }
+    }
+    Ok(Facts {
+        routes,
+        resolvers: servers,
+    })
+}

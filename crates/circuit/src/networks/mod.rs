@@ -1,0 +1,264 @@
+//! The networks of this node: checked before they are stored, and never taken
+//! away from under a container.
+
+mod host;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use circuit_core::cni::ConfigList;
+use circuit_core::service::{Attachments, NetworkListing, Networks, StoredNetwork};
+use circuit_core::{Error, Result};
+use circuit_net::cni::CniRuntime;
+use circuit_net::host::{Clash, overlaps};
+use circuit_net::netlink::Route;
+use tokio::sync::Mutex;
+
+pub use host::{Facts, Host, Surroundings};
+
+use crate::store::{LocalStore, check_name};
+
+/// As many containers are named in an error; of more, the number is told.
+const NAMED_USERS: usize = 10;
+/// How often containers that join a network while it is deleted by force are
+/// disconnected.
+const FORCED_ROUNDS: usize = 3;
+
+/// The service of networks.
+pub struct NetworkService {
+    store: Arc<LocalStore>,
+    attachments: Arc<dyn Attachments>,
+    host: Arc<dyn Surroundings>,
+    /// One change at a time: two that overlap must not miss each other.
+    changing: Mutex<()>,
+}
+
+impl NetworkService {
+    /// A service on that store, for networks of those plugins on this host.
+    pub fn new(store: Arc<LocalStore>, attachments: Arc<dyn Attachments>, cni: CniRuntime) -> Self {
+        Self::on(store, attachments, Arc::new(Host::new(cni)))
+    }
+
+    /// A service on that store and that host.
+    pub fn on(
+        store: Arc<LocalStore>,
+        attachments: Arc<dyn Attachments>,
+        host: Arc<dyn Surroundings>,
+    ) -> Self {
+        Self {
+            store,
+            attachments,
+            host,
+            changing: Mutex::default(),
+        }
+    }
+
+    /// What of the host or of other networks the configuration would take.
+    async fn check_overlaps(&self, name: &str, list: &ConfigList) -> Result<()> {
+        let subnets = list.subnets();
+        if subnets.is_empty() {
+            return Ok(());
+        }
+        let mut clashes = Vec::new();
+        for other in self
+            .store
+            .list()?
+            .networks
+            .iter()
+            .filter(|other| other.name != name)
+        {
+            let Ok(theirs) = ConfigList::parse(&other.data) else {
+                continue;
+            };
+            for subnet in theirs.subnets() {
+                if subnets
+                    .iter()
+                    .any(|ours| ours.contains(&subnet) || subnet.contains(ours))
+                {
+                    clashes.push(format!("network {} ({subnet})", other.name));
+                }
+            }
+        }
+        let facts = self.host.facts().await?;
+        clashes.extend(host_clashes(list, &facts).iter().map(ToString::to_string));
+        if clashes.is_empty() {
+            return Ok(());
+        }
+        let subnets: Vec<String> = subnets.iter().map(ToString::to_string).collect();
+        Err(Error::precondition(format!(
+            "the subnet {} of network {name} overlaps {}; choose another one, or give --force",
+            subnets.join(", "),
+            clashes.join(", ")
+        )))
+    }
+
+    async fn refuse_while_used(&self, name: &str, remedy: &str) -> Result<()> {
+        let users = self.attachments.users_of(name).await?;
+        if users.is_empty() {
+            return Ok(());
+        }
+        Err(Error::precondition(format!(
+            "network {name} is used by {}; {remedy}",
+            named(&users)
+        )))
+    }
+
+    async fn disconnect_users(&self, name: &str) -> Result<()> {
+        for _ in 0..FORCED_ROUNDS {
+            if self.attachments.users_of(name).await?.is_empty() {
+                return Ok(());
+            }
+            self.attachments.disconnect_all(name).await?;
+        }
+        self.refuse_while_used(name, "they join again and again, stop them first")
+            .await
+    }
+
+    /// Disk writes wait for the disk; other requests must not wait with them.
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&LocalStore) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let store = self.store.clone();
+        tokio::task::spawn_blocking(move || work(&store))
+            .await
+            .map_err(|e| Error::internal(format!("the datastore hit a defect: {e}")))?
+    }
+}
+
+#[async_trait]
+impl Networks for NetworkService {
+    async fn create(&self, name: &str, data: &[u8], force: bool) -> Result<()> {
+        check_name(name)?;
+        let list = read(name, data)?;
+        let _changing = self.changing.lock().await;
+        let exists = self.store.has(name);
+        if exists && !force {
+            return Err(Error::already_exists(format!(
+                "network {name} already exists; delete it first, or give --force to replace it"
+            )));
+        }
+        if exists {
+            let remedy = "disconnect them before it is replaced";
+            self.refuse_while_used(name, remedy).await?;
+        }
+        if !force {
+            self.check_overlaps(name, &list).await?;
+        }
+        self.host
+            .probe(&list)
+            .await
+            .map_err(|e| e.context(format!("network {name}")))?;
+        let (file, bytes) = (name.to_owned(), data.to_vec());
+        self.on_disk(move |store| store.write(&file, &bytes, force))
+            .await?;
+        tracing::info!("created network {name} of type {}", list.first_kind());
+        self.attachments.network_created(name).await;
+        Ok(())
+    }
+
+    async fn list(&self) -> Result<NetworkListing> {
+        self.on_disk(LocalStore::list).await
+    }
+
+    async fn get(&self, name: &str) -> Result<StoredNetwork> {
+        self.store.get(name)
+    }
+
+    async fn delete(&self, name: &str, force: bool) -> Result<()> {
+        check_name(name)?;
+        let _changing = self.changing.lock().await;
+        if !self.store.has(name) {
+            // Says which one was meant.
+            return self.store.remove(name);
+        }
+        if force {
+            self.disconnect_users(name).await?;
+        } else {
+            let remedy = "disconnect them first, or give --force";
+            self.refuse_while_used(name, remedy).await?;
+        }
+        let file = name.to_owned();
+        self.on_disk(move |store| store.remove(&file)).await?;
+        tracing::info!("deleted network {name}");
+        Ok(())
+    }
+}
+
+/// The configuration of a network of that name.
+fn read(name: &str, data: &[u8]) -> Result<ConfigList> {
+    let about = |e: Error| e.context(format!("the configuration of network {name}"));
+    let list = ConfigList::parse(data).map_err(about)?;
+    list.validate().map_err(about)?;
+    if list.name != name {
+        return Err(Error::invalid(format!(
+            "the configuration calls itself {:?}, not {name:?}; create it under that name, or \
+             change its \"name\"",
+            list.name
+        )));
+    }
+    Ok(list)
+}
+
+/// What of the host's clashes with a network, its own interfaces left out.
+fn host_clashes(list: &ConfigList, facts: &Facts) -> Vec<Clash> {
+    let own = own_interfaces(list);
+    let own: Vec<&str> = own.iter().map(String::as_str).collect();
+    let (ours, theirs): (Vec<Route>, Vec<Route>) = facts
+        .routes
+        .iter()
+        .filter(|route| route.unicast && route.dst.prefix_len() > 0)
+        .cloned()
+        .partition(|route| route.oif.as_deref().is_some_and(|oif| own.contains(&oif)));
+    // A resolver that is reached through the network's own interface, as on the
+    // LAN that a macvlan joins, stays where it is.
+    let resolvers: Vec<_> = facts
+        .resolvers
+        .iter()
+        .filter(|resolver| !ours.iter().any(|route| route.dst.contains(*resolver)))
+        .copied()
+        .collect();
+    overlaps(&list.subnets(), &theirs, &resolvers, &own)
+}
+
+/// The host's interfaces that belong to the network or that it joins.
+fn own_interfaces(list: &ConfigList) -> Vec<String> {
+    let mut own = Vec::new();
+    for plugin in &list.plugins {
+        let text = |key: &str| plugin.raw.get(key).and_then(serde_json::Value::as_str);
+        own.extend(
+            ["bridge", "master", "device"]
+                .iter()
+                .filter_map(|key| text(key)),
+        );
+        if plugin.kind == "bridge" && text("bridge").is_none_or(str::is_empty) {
+            // The name that the plugin takes when it is given none.
+            own.push("cni0");
+        }
+    }
+    own.into_iter()
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+fn named(users: &[String]) -> String {
+    let shown = users
+        .iter()
+        .take(NAMED_USERS)
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(", ");
+    let noun = if users.len() == 1 {
+        "container"
+    } else {
+        "containers"
+    };
+    match users.len().saturating_sub(NAMED_USERS) {
+        0 => format!("{noun} {shown}"),
+        more => format!("{noun} {shown} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

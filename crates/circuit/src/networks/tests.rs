@@ -1,0 +1,352 @@
+#![allow(clippy::unwrap_used)]
+
+use std::net::IpAddr;
+use std::sync::Mutex as StdMutex;
+
+use circuit_core::ErrorKind;
+use circuit_core::service::{Addresses, Connected, Problem};
+
+use super::*;
+
+#[derive(Default)]
+struct Users {
+    users: StdMutex<Vec<String>>,
+    sticky: bool,
+    created: StdMutex<Vec<String>>,
+}
+
+#[async_trait]
+impl Attachments for Users {
+    async fn connect(&self, _: &str, _: &str) -> Result<Connected> {
+        Err(Error::internal("not asked for here"))
+    }
+    async fn disconnect(&self, _: &str, _: &str) -> Result<()> {
+        Ok(())
+    }
+    async fn ips(&self, _: &str, _: Option<&str>) -> Result<Addresses> {
+        Ok(Addresses::default())
+    }
+    fn problems_of_network(&self, _: &str) -> Vec<Problem> {
+        Vec::new()
+    }
+    async fn users_of(&self, _: &str) -> Result<Vec<String>> {
+        Ok(self.users.lock().unwrap().clone())
+    }
+    async fn network_created(&self, network: &str) {
+        self.created.lock().unwrap().push(network.to_owned());
+    }
+    async fn disconnect_all(&self, _: &str) -> Result<()> {
+        if !self.sticky {
+            self.users.lock().unwrap().clear();
+        }
+        Ok(())
+    }
+}
+
+struct Here {
+    facts: Facts,
+    missing: bool,
+}
+
+#[async_trait]
+impl Surroundings for Here {
+    async fn probe(&self, _: &ConfigList) -> Result<()> {
+        if self.missing {
+            Err(Error::precondition("plugin bridge is missing"))
+        } else {
+            Ok(())
+        }
+    }
+    async fn facts(&self) -> Result<Facts> {
+        Ok(self.facts.clone())
+    }
+}
+
+fn route(dst: &str, oif: &str) -> Route {
+    Route {
+        dst: dst.parse().unwrap(),
+        gateway: None,
+        oif: Some(oif.into()),
+        table: 254,
+        protocol: 2,
+        scope: 253,
+        priority: 0,
+        unicast: true,
+    }
+}
+
+struct Setup {
+    _dir: tempfile::TempDir,
+    users: Arc<Users>,
+    service: NetworkService,
+}
+
+fn setup_with(users: Users, missing: bool) -> Setup {
+    let dir = tempfile::tempdir().unwrap();
+    let users = Arc::new(users);
+    let facts = Facts {
+        routes: vec![
+            route("0.0.0.0/0", "eth0"),
+            route("192.168.1.0/24", "eth0"),
+            route("10.88.0.0/16", "ctr0"),
+            Route {
+                unicast: false,
+                ..route("10.99.0.0/16", "lo")
+            },
+        ],
+        resolvers: vec![
+            IpAddr::from([192, 168, 1, 1]),
+            IpAddr::from([172, 20, 0, 53]),
+        ],
+    };
+    let store = LocalStore::open(&format!("local://{}", dir.path().display())).unwrap();
+    let service = NetworkService::on(
+        Arc::new(store),
+        users.clone(),
+        Arc::new(Here { facts, missing }),
+    );
+    Setup {
+        _dir: dir,
+        users,
+        service,
+    }
+}
+
+fn setup() -> Setup {
+    setup_with(Users::default(), false)
+}
+
+fn bridge(name: &str, subnet: &str) -> Vec<u8> {
+    config(name, "bridge", &format!("\"bridge\":\"{name}\","), subnet)
+}
+
+fn config(name: &str, kind: &str, more: &str, subnet: &str) -> Vec<u8> {
+    format!(
+        "{{\"cniVersion\":\"1.0.0\",\"name\":\"{name}\",\"plugins\":[{{\"type\":\"{kind}\",{more}\
+         \"ipam\":{{\"type\":\"host-local\",\"ranges\":[[{{\"subnet\":\"{subnet}\"}}]]}}}}]}}"
+    )
+    .into_bytes()
+}
+
+fn kind<T>(result: Result<T>, kind: ErrorKind) -> String {
+    let error = result.map(drop).unwrap_err();
+    assert_eq!(error.kind(), kind, "{error}");
+    error.to_string()
+}
+
+#[tokio::test]
+async fn a_network_is_created_once_and_told_of() {
+    let Setup {
+        _dir,
+        users,
+        service,
+    } = setup();
+    let data = bridge("a", "10.1.0.0/16");
+    service.create("a", &data, false).await.unwrap();
+    assert_eq!(service.get("a").await.unwrap().data, data);
+    assert_eq!(*users.created.lock().unwrap(), ["a"]);
+    let error = kind(
+        service.create("a", &data, false).await,
+        ErrorKind::AlreadyExists,
+    );
+    assert!(error.contains("--force"), "{error}");
+    service
+        .create("a", &bridge("a", "10.2.0.0/16"), true)
+        .await
+        .unwrap();
+    assert_ne!(service.get("a").await.unwrap().data, data);
+}
+
+#[tokio::test]
+async fn what_cannot_be_a_network_is_not_stored() {
+    let Setup {
+        _dir,
+        service,
+        users: _,
+    } = setup();
+    for (name, data, part) in [
+        ("../a", bridge("a", "10.1.0.0/16"), "cannot name a network"),
+        (
+            "a",
+            b"hello".to_vec(),
+            "the configuration of network a: not valid json",
+        ),
+        (
+            "a",
+            bridge("b", "10.1.0.0/16"),
+            "calls itself \"b\", not \"a\"",
+        ),
+        (
+            "a",
+            bridge("a", "10.1.0.0/99"),
+            "the configuration of network a: ",
+        ),
+        (
+            "a",
+            br#"{"cniVersion":"1.0.0","type":"bridge"}"#.to_vec(),
+            "name is missing",
+        ),
+    ] {
+        let error = kind(
+            service.create(name, &data, true).await,
+            ErrorKind::InvalidArgument,
+        );
+        assert!(error.contains(part), "{error}");
+    }
+    assert_eq!(service.list().await.unwrap(), NetworkListing::default());
+}
+
+#[tokio::test]
+async fn a_missing_plugin_is_told_even_when_forced() {
+    let Setup {
+        _dir,
+        service,
+        users,
+    } = setup_with(Users::default(), true);
+    let created = service.create("a", &bridge("a", "10.1.0.0/16"), true).await;
+    let error = kind(created, ErrorKind::FailedPrecondition);
+    assert_eq!(error, "network a: plugin bridge is missing");
+    assert!(users.created.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn overlaps_are_refused_and_named() {
+    let Setup {
+        _dir,
+        service,
+        users: _,
+    } = setup();
+    service
+        .create("a", &bridge("a", "10.1.0.0/16"), false)
+        .await
+        .unwrap();
+    for (subnet, part) in [
+        (
+            "10.1.2.0/24",
+            "overlaps network a (10.1.0.0/16); choose another one, or give --force",
+        ),
+        (
+            "10.0.0.0/8",
+            "network a (10.1.0.0/16), route 10.88.0.0/16 dev ctr0",
+        ),
+        ("192.168.1.128/25", "route 192.168.1.0/24 dev eth0"),
+        ("172.20.0.0/24", "resolver 172.20.0.53"),
+    ] {
+        let created = service.create("b", &bridge("b", subnet), false).await;
+        let error = kind(created, ErrorKind::FailedPrecondition);
+        assert!(error.contains(part), "{error}");
+    }
+    service
+        .create("b", &bridge("b", "10.1.2.0/24"), true)
+        .await
+        .unwrap();
+    // Neither its own bridge, nor a route to nowhere, nor the default route.
+    service
+        .create("ctr0", &bridge("ctr0", "10.88.0.0/16"), false)
+        .await
+        .unwrap();
+    service
+        .create("c", &bridge("c", "10.99.0.0/16"), false)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_network_that_joins_the_lan_may_have_its_subnet() {
+    let Setup {
+        _dir,
+        service,
+        users: _,
+    } = setup();
+    let on_lan = config("lan", "macvlan", "\"master\":\"eth0\",", "192.168.1.0/24");
+    service.create("lan", &on_lan, false).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_network_in_use_stays() {
+    let users = Users {
+        users: StdMutex::new(vec!["db".into(), "web".into()]),
+        ..Users::default()
+    };
+    let Setup {
+        _dir,
+        service,
+        users,
+    } = setup_with(users, false);
+    service
+        .create("a", &bridge("a", "10.1.0.0/16"), false)
+        .await
+        .unwrap();
+    let error = kind(
+        service.delete("a", false).await,
+        ErrorKind::FailedPrecondition,
+    );
+    assert_eq!(
+        error,
+        "network a is used by containers db, web; disconnect them first, or give --force"
+    );
+    let replaced = service.create("a", &bridge("a", "10.2.0.0/16"), true).await;
+    assert!(kind(replaced, ErrorKind::FailedPrecondition).contains("db, web"));
+    service.delete("a", true).await.unwrap();
+    assert!(users.users.lock().unwrap().is_empty());
+    kind(service.get("a").await, ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn force_gives_up_on_containers_that_join_again() {
+    let users = Users {
+        users: StdMutex::new((0..12).map(|n| format!("c{n}")).collect()),
+        sticky: true,
+        ..Users::default()
+    };
+    let Setup {
+        _dir,
+        service,
+        users: _,
+    } = setup_with(users, false);
+    service
+        .create("a", &bridge("a", "10.1.0.0/16"), false)
+        .await
+        .unwrap();
+    let error = kind(
+        service.delete("a", true).await,
+        ErrorKind::FailedPrecondition,
+    );
+    assert!(error.contains("c9 and 2 more; they join again"), "{error}");
+    service.get("a").await.unwrap();
+}
+
+#[tokio::test]
+async fn an_unknown_network_is_not_found() {
+    let Setup {
+        _dir,
+        service,
+        users: _,
+    } = setup();
+    service
+        .create("ctr0", &bridge("ctr0", "10.1.0.0/16"), false)
+        .await
+        .unwrap();
+    let error = kind(service.delete("ctr", false).await, ErrorKind::NotFound);
+    assert!(error.ends_with("did you mean ctr0?"), "{error}");
+    kind(
+        service.delete("a/b", true).await,
+        ErrorKind::InvalidArgument,
+    );
+}
+
+#[tokio::test]
+async fn a_broken_file_can_be_deleted_and_replaced() {
+    let Setup {
+        service, _dir: dir, ..
+    } = setup();
+    std::fs::write(dir.path().join("a.json"), "{").unwrap();
+    assert_eq!(service.list().await.unwrap().problems.len(), 1);
+    service
+        .create("a", &bridge("a", "10.1.0.0/16"), true)
+        .await
+        .unwrap();
+    assert_eq!(service.list().await.unwrap().problems, []);
+    std::fs::write(dir.path().join("b.json"), "{").unwrap();
+    service.delete("b", false).await.unwrap();
+}
