@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 
 pub use host::{Facts, Host, Surroundings};
 
-use crate::store::{LocalStore, check_name};
+use crate::store::{Store, check_name};
 
 /// As many containers are named in an error; of more, the number is told.
 const NAMED_USERS: usize = 10;
@@ -26,7 +26,7 @@ const FORCED_ROUNDS: usize = 3;
 
 /// The service of networks.
 pub struct NetworkService {
-    store: Arc<LocalStore>,
+    store: Arc<dyn Store>,
     attachments: Arc<dyn Attachments>,
     host: Arc<dyn Surroundings>,
     /// One change at a time: two that overlap must not miss each other.
@@ -35,13 +35,13 @@ pub struct NetworkService {
 
 impl NetworkService {
     /// A service on that store, for networks of those plugins on this host.
-    pub fn new(store: Arc<LocalStore>, attachments: Arc<dyn Attachments>, cni: CniRuntime) -> Self {
+    pub fn new(store: Arc<dyn Store>, attachments: Arc<dyn Attachments>, cni: CniRuntime) -> Self {
         Self::on(store, attachments, Arc::new(Host::new(cni)))
     }
 
     /// A service on that store and that host.
     pub fn on(
-        store: Arc<LocalStore>,
+        store: Arc<dyn Store>,
         attachments: Arc<dyn Attachments>,
         host: Arc<dyn Surroundings>,
     ) -> Self {
@@ -117,10 +117,10 @@ impl NetworkService {
     /// Disk writes wait for the disk; other requests must not wait with them.
     async fn on_disk<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&LocalStore) -> Result<T> + Send + 'static,
+        work: impl FnOnce(&dyn Store) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let store = self.store.clone();
-        tokio::task::spawn_blocking(move || work(&store))
+        tokio::task::spawn_blocking(move || work(store.as_ref()))
             .await
             .map_err(|e| Error::internal(format!("the datastore hit a defect: {e}")))?
     }
@@ -158,7 +158,7 @@ impl Networks for NetworkService {
     }
 
     async fn list(&self) -> Result<NetworkListing> {
-        self.on_disk(LocalStore::list).await
+        self.on_disk(|store| store.list()).await
     }
 
     async fn get(&self, name: &str) -> Result<StoredNetwork> {

@@ -7,6 +7,7 @@ use circuit_core::ErrorKind;
 use circuit_core::service::{Addresses, Connected, Problem};
 
 use super::*;
+use crate::store::LocalStore;
 
 #[derive(Default)]
 struct Users {

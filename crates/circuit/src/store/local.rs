@@ -14,7 +14,7 @@ use circuit_core::cni::{ConfigList, MAX_CONFIG_BYTES};
 use circuit_core::service::{NetworkListing, Problem, StoredNetwork};
 use circuit_core::{Error, Result};
 
-use super::check_name;
+use super::{Store, check_name};
 use crate::attachments::NetworkSource;
 use crate::text;
 
@@ -94,109 +94,6 @@ impl LocalStore {
         })
     }
 
-    /// One network, whatever its file holds.
-    ///
-    /// # Errors
-    /// When there is none of that name, or its file cannot be read.
-    pub fn get(&self, name: &str) -> Result<StoredNetwork> {
-        check_name(name)?;
-        match self.load(name) {
-            Ok(data) => Ok(StoredNetwork {
-                name: name.to_owned(),
-                data: data.to_vec(),
-            }),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(self.unknown(name)),
-            Err(e) => {
-                let path = self.path(name);
-                let reason = text::io_error(&e);
-                Err(Error::unavailable(format!(
-                    "cannot read {}: {reason}",
-                    path.display()
-                )))
-            }
-        }
-    }
-
-    /// Every network that can be used, sorted by name, and what is wrong with
-    /// the other files.
-    ///
-    /// # Errors
-    /// When the folder cannot be read.
-    pub fn list(&self) -> Result<NetworkListing> {
-        let mut listing = NetworkListing::default();
-        let mut present = Vec::new();
-        for file in self.files().map_err(|e| self.broken(&e))? {
-            let Some(name) = file.strip_suffix(SUFFIX) else {
-                continue;
-            };
-            let path = self.dir.join(&file);
-            match self.usable(name) {
-                Ok((network, doubt)) => {
-                    present.push(network.name.clone());
-                    listing
-                        .problems
-                        .extend(doubt.map(|doubt| problem(name, &path, &doubt)));
-                    listing.networks.push(network);
-                }
-                Err(Unusable::Gone) => {}
-                Err(Unusable::Because(reason)) => {
-                    listing.problems.push(problem(name, &path, &reason));
-                }
-            }
-        }
-        self.cache().retain(|name, _| present.contains(name));
-        Ok(listing)
-    }
-
-    /// Writes a network so that after a crash there is all of it or nothing,
-    /// and after the return it is there for good.
-    ///
-    /// # Errors
-    /// When there is one of that name and `replace` is not set, or the disk
-    /// fails.
-    pub fn write(&self, name: &str, data: &[u8], replace: bool) -> Result<()> {
-        check_name(name)?;
-        match self.put(name, data, replace) {
-            Ok(()) => Ok(()),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(already_there(name)),
-            Err(e) => {
-                let path = self.path(name);
-                let reason = text::io_error(&e);
-                Err(Error::unavailable(format!(
-                    "cannot write {}: {reason}",
-                    path.display()
-                )))
-            }
-        }
-    }
-
-    /// Removes a network for good.
-    ///
-    /// # Errors
-    /// When there is none of that name, or the disk fails.
-    pub fn remove(&self, name: &str) -> Result<()> {
-        check_name(name)?;
-        let path = self.path(name);
-        self.cache().remove(name);
-        match fs::remove_file(&path).and_then(|()| sync_dir(&self.dir)) {
-            Ok(()) => Ok(()),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(self.unknown(name)),
-            Err(e) => {
-                let reason = text::io_error(&e);
-                Err(Error::unavailable(format!(
-                    "cannot remove {}: {reason}",
-                    path.display()
-                )))
-            }
-        }
-    }
-
-    /// Whether something has that name, usable or not.
-    #[must_use]
-    pub fn has(&self, name: &str) -> bool {
-        check_name(name).is_ok() && fs::symlink_metadata(self.path(name)).is_ok()
-    }
-
     /// The error about a name that nothing has, with the one that was meant.
     fn unknown(&self, name: &str) -> Error {
         let files = self.files().unwrap_or_default();
@@ -237,6 +134,90 @@ impl LocalStore {
             },
             doubt,
         ))
+    }
+}
+
+impl Store for LocalStore {
+    fn get(&self, name: &str) -> Result<StoredNetwork> {
+        check_name(name)?;
+        match self.load(name) {
+            Ok(data) => Ok(StoredNetwork {
+                name: name.to_owned(),
+                data: data.to_vec(),
+            }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(self.unknown(name)),
+            Err(e) => {
+                let path = self.path(name);
+                let reason = text::io_error(&e);
+                Err(Error::unavailable(format!(
+                    "cannot read {}: {reason}",
+                    path.display()
+                )))
+            }
+        }
+    }
+
+    fn list(&self) -> Result<NetworkListing> {
+        let mut listing = NetworkListing::default();
+        let mut present = Vec::new();
+        for file in self.files().map_err(|e| self.broken(&e))? {
+            let Some(name) = file.strip_suffix(SUFFIX) else {
+                continue;
+            };
+            let path = self.dir.join(&file);
+            match self.usable(name) {
+                Ok((network, doubt)) => {
+                    present.push(network.name.clone());
+                    listing
+                        .problems
+                        .extend(doubt.map(|doubt| problem(name, &path, &doubt)));
+                    listing.networks.push(network);
+                }
+                Err(Unusable::Gone) => {}
+                Err(Unusable::Because(reason)) => {
+                    listing.problems.push(problem(name, &path, &reason));
+                }
+            }
+        }
+        self.cache().retain(|name, _| present.contains(name));
+        Ok(listing)
+    }
+
+    fn write(&self, name: &str, data: &[u8], replace: bool) -> Result<()> {
+        check_name(name)?;
+        match self.put(name, data, replace) {
+            Ok(()) => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(already_there(name)),
+            Err(e) => {
+                let path = self.path(name);
+                let reason = text::io_error(&e);
+                Err(Error::unavailable(format!(
+                    "cannot write {}: {reason}",
+                    path.display()
+                )))
+            }
+        }
+    }
+
+    fn remove(&self, name: &str) -> Result<()> {
+        check_name(name)?;
+        let path = self.path(name);
+        self.cache().remove(name);
+        match fs::remove_file(&path).and_then(|()| sync_dir(&self.dir)) {
+            Ok(()) => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(self.unknown(name)),
+            Err(e) => {
+                let reason = text::io_error(&e);
+                Err(Error::unavailable(format!(
+                    "cannot remove {}: {reason}",
+                    path.display()
+                )))
+            }
+        }
+    }
+
+    fn has(&self, name: &str) -> bool {
+        check_name(name).is_ok() && fs::symlink_metadata(self.path(name)).is_ok()
     }
 }
 

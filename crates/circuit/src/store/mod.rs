@@ -4,6 +4,7 @@ mod local;
 
 use std::path::{Path, PathBuf};
 
+use circuit_core::service::{NetworkListing, StoredNetwork};
 use circuit_core::{Error, Result};
 
 pub use local::LocalStore;
@@ -11,6 +12,39 @@ pub use local::LocalStore;
 /// The longest name of a network, in bytes: it becomes a file's name, and a
 /// part of names that plugins make of it.
 pub const MAX_NAME: usize = 200;
+
+/// Keeps networks. Its operations may wait for a disk.
+pub trait Store: Send + Sync {
+    /// One network, whatever it holds.
+    ///
+    /// # Errors
+    /// `NotFound` with the name that was likely meant, or when the store fails.
+    fn get(&self, name: &str) -> Result<StoredNetwork>;
+
+    /// Every network that can be used, sorted by name, and what is wrong with
+    /// the others.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn list(&self) -> Result<NetworkListing>;
+
+    /// Keeps a network so that after a crash there is all of it or nothing, and
+    /// after the return it is there for good.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when there is one of that name and `replace` is not set,
+    /// or when the store fails.
+    fn write(&self, name: &str, data: &[u8], replace: bool) -> Result<()>;
+
+    /// Removes a network for good.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    fn remove(&self, name: &str) -> Result<()>;
+
+    /// Whether something has that name, usable or not.
+    fn has(&self, name: &str) -> bool;
+}
 
 /// The folder that a datastore's URL names.
 ///
