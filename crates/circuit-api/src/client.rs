@@ -45,6 +45,9 @@ pub enum ConnectError {
     /// Nothing answers, or not as a daemon would.
     #[error("cannot reach circuit at {0}; is `circuit server` running?")]
     Unreachable(String),
+    /// Somebody answers, but client and server do not trust each other.
+    #[error("cannot talk tls with circuit at {0}; check the certificates, and that it talks tls")]
+    Untrusted(String),
 }
 
 /// Connects; fails at once when nothing answers. The channel connects again
@@ -69,13 +72,22 @@ pub async fn connect(options: &ClientOptions) -> Result<Channel, ConnectError> {
         let dialer = Arc::new(Dialer::new(target, options.tls.as_ref())?);
         match open(dialer).await {
             Ok(channel) => return Ok(channel),
-            Err(reason) => failures.push(format!("{target}: {reason}")),
+            Err(Failure::Untrusted(reason)) => {
+                return Err(ConnectError::Untrusted(format!("{target}: {reason}")));
+            }
+            Err(Failure::Unreachable(reason)) => failures.push(format!("{target}: {reason}")),
         }
     }
     Err(ConnectError::Unreachable(failures.join(", or at ")))
 }
 
-async fn open(dialer: Arc<Dialer>) -> Result<Channel, String> {
+/// Why one target cannot be used.
+enum Failure {
+    Unreachable(String),
+    Untrusted(String),
+}
+
+async fn open(dialer: Arc<Dialer>) -> Result<Channel, Failure> {
     // The URI only fills the `:authority` header; the dialer knows the way.
     let connector = tower::service_fn(move |_| {
         let dialer = dialer.clone();
@@ -89,20 +101,26 @@ async fn open(dialer: Arc<Dialer>) -> Result<Channel, String> {
         .map_err(|e| root_cause(&e))
 }
 
-fn root_cause(error: &tonic::transport::Error) -> String {
+fn root_cause(error: &tonic::transport::Error) -> Failure {
     let mut cause = error.source();
     while let Some(error) = cause {
         if let Some(io) = error.downcast_ref::<io::Error>() {
+            let tls = io
+                .get_ref()
+                .is_some_and(|inner| inner.is::<rustls::Error>());
             return match io.kind() {
-                io::ErrorKind::ConnectionRefused => "connection refused".into(),
-                io::ErrorKind::NotFound => "no such socket".into(),
-                io::ErrorKind::PermissionDenied => "permission denied".into(),
-                _ => io.to_string(),
+                _ if tls => Failure::Untrusted(io.to_string()),
+                io::ErrorKind::ConnectionRefused => {
+                    Failure::Unreachable("connection refused".into())
+                }
+                io::ErrorKind::NotFound => Failure::Unreachable("no such socket".into()),
+                io::ErrorKind::PermissionDenied => Failure::Unreachable("permission denied".into()),
+                _ => Failure::Unreachable(io.to_string()),
             };
         }
         cause = error.source();
     }
-    error.to_string()
+    Failure::Unreachable(error.to_string())
 }
 
 /// Makes one connection to one target, as often as it is asked to.

@@ -66,7 +66,7 @@ fn verifier(
     roots.add_parsable_certificates(trusted.iter().cloned());
     let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
         .build()
-        .map_err(|e| format!("cannot trust the certificates of {from}: {e}"))?;
+        .map_err(|e| format!("cannot trust the certificates of {from}: {e}; give --tls-ca"))?;
     let pinned = if options.ca.is_some() {
         trusted
     } else {

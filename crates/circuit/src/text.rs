@@ -17,12 +17,21 @@ pub fn io_error(error: &io::Error) -> String {
     }
 }
 
-/// The text in one line: line breaks become `; `, and control characters,
-/// which could move a terminal's cursor, become `?`.
+/// The text in one line: a line that is not ended by a mark is ended by `;`,
+/// and control characters, which could move a terminal's cursor, become `?`.
 #[must_use]
 pub fn one_line(text: &str) -> String {
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let joined = lines.collect::<Vec<_>>().join("; ");
+    let mut joined = String::with_capacity(text.len());
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        if !joined.is_empty() {
+            joined.push_str(if joined.ends_with([';', ':', ',', '.']) {
+                " "
+            } else {
+                "; "
+            });
+        }
+        joined.push_str(line);
+    }
     joined.replace('\t', " ").replace(char::is_control, "?")
 }
 
@@ -41,5 +50,6 @@ mod tests {
     fn lines_are_joined_and_control_characters_are_tamed() {
         assert_eq!(one_line("a\n  b\r\n\nc\t\x1b[1m\n"), "a; b; c ?[1m");
         assert_eq!(one_line("plain"), "plain");
+        assert_eq!(one_line("it failed:\nno;\nnever"), "it failed: no; never");
     }
 }

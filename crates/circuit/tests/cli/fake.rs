@@ -1,0 +1,236 @@
+//! Services that answer from a table, and a server of them.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use circuit::grpc::{Security, Services, bind, serve};
+use circuit_api::ListenAddress;
+use circuit_core::service::{
+    Addresses, Attachments, Connected, ContainerIp, Containers, NetworkListing, Networks, NodeInfo,
+    Nodes, Problem, StoredNetwork,
+};
+use circuit_core::{Error, Result};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// What the services know and what was done to them.
+#[derive(Default)]
+pub struct World {
+    pub networks: Mutex<BTreeMap<String, Vec<u8>>>,
+    pub problems: Mutex<Vec<Problem>>,
+    pub calls: Mutex<Vec<String>>,
+    /// Lets `connect slow …` begin and end.
+    pub begun: Notify,
+    pub go_on: Notify,
+    pub finished: AtomicUsize,
+}
+
+impl World {
+    fn note(&self, call: String) {
+        self.calls.lock().unwrap().push(call);
+    }
+
+    pub fn calls(&self) -> Vec<String> {
+        self.calls.lock().unwrap().clone()
+    }
+}
+
+fn unknown(name: &str) -> Error {
+    Error::not_found(format!(
+        "network {name} does not exist;\nsee `circuit network ls`"
+    ))
+}
+
+#[async_trait]
+impl Networks for World {
+    async fn create(&self, name: &str, data: &[u8], force: bool) -> Result<()> {
+        self.note(format!("create {name} force={force}"));
+        self.networks
+            .lock()
+            .unwrap()
+            .insert(name.into(), data.into());
+        Ok(())
+    }
+    async fn list(&self) -> Result<NetworkListing> {
+        let networks = self.networks.lock().unwrap().clone().into_iter();
+        let networks = networks
+            .map(|(name, data)| StoredNetwork { name, data })
+            .collect();
+        Ok(NetworkListing {
+            networks,
+            problems: self.problems.lock().unwrap().clone(),
+        })
+    }
+    async fn get(&self, name: &str) -> Result<StoredNetwork> {
+        let networks = self.networks.lock().unwrap();
+        let data = networks.get(name).ok_or_else(|| unknown(name))?;
+        Ok(StoredNetwork {
+            name: name.into(),
+            data: data.clone(),
+        })
+    }
+    async fn delete(&self, name: &str, force: bool) -> Result<()> {
+        self.note(format!("delete {name} force={force}"));
+        self.networks
+            .lock()
+            .unwrap()
+            .remove(name)
+            .map(drop)
+            .ok_or_else(|| unknown(name))
+    }
+}
+
+#[async_trait]
+impl Attachments for World {
+    async fn connect(&self, container: &str, network: &str) -> Result<Connected> {
+        match container {
+            "slow" => {
+                self.begun.notify_one();
+                self.go_on.notified().await;
+                self.finished.fetch_add(1, Ordering::SeqCst);
+            }
+            "defect" => panic!("the attachment of {network} is impossible"),
+            _ => {}
+        }
+        let ips = ["10.255.0.2", "fd00::2"].map(|ip| ip.parse::<IpAddr>().unwrap());
+        Ok(Connected {
+            ips: ips.into(),
+            interface: "eth0".into(),
+        })
+    }
+    async fn disconnect(&self, container: &str, network: &str) -> Result<()> {
+        self.note(format!("disconnect {container} {network}"));
+        Ok(())
+    }
+    async fn ips(&self, container: &str, network: Option<&str>) -> Result<Addresses> {
+        if container == "defect" {
+            panic!("no addresses");
+        }
+        let ip = |network: &str, ip: &str, interface: &str| ContainerIp {
+            network: network.into(),
+            ip: ip.parse().unwrap(),
+            interface: interface.into(),
+        };
+        let mut ips = vec![
+            ip("ctr0", "10.255.0.2", "eth0"),
+            ip("ctr1", "fd00::2", "eth1"),
+        ];
+        ips.retain(|ip| network.is_none_or(|network| network == ip.network));
+        Ok(Addresses {
+            ips,
+            problems: self.problems.lock().unwrap().clone(),
+        })
+    }
+    fn problems_of_network(&self, _: &str) -> Vec<Problem> {
+        self.problems.lock().unwrap().clone()
+    }
+    async fn users_of(&self, _: &str) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+    async fn network_created(&self, _: &str) {}
+    async fn disconnect_all(&self, _: &str) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Containers for World {
+    async fn stop(&self, container: &str, timeout: Option<Duration>) -> Result<()> {
+        if container == "gone" {
+            return Err(Error::not_found("container gone does not exist"));
+        }
+        self.note(format!("stop {container} {timeout:?}"));
+        Ok(())
+    }
+    async fn start(&self, _: &str) -> Result<u32> {
+        Ok(23217)
+    }
+    async fn restart(&self, _: &str, _: Option<Duration>) -> Result<u32> {
+        Ok(23218)
+    }
+}
+
+#[async_trait]
+impl Nodes for World {
+    async fn nodes(&self) -> Result<Vec<NodeInfo>> {
+        let node = |name: &str| NodeInfo {
+            name: name.into(),
+            version: "0.1.0".into(),
+            cpus: 2,
+            memory: 25_276_510_208,
+            uptime: 2168,
+            kernel_version: "6.18.44".into(),
+        };
+        Ok(vec![node("node2"), node("node1")])
+    }
+}
+
+/// A running server.
+pub struct Server {
+    pub world: Arc<World>,
+    pub address: ListenAddress,
+    pub shutdown: CancellationToken,
+    pub serving: JoinHandle<Result<()>>,
+    _dir: tempfile::TempDir,
+}
+
+impl Server {
+    /// On a Unix socket.
+    pub async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = ListenAddress::Unix(dir.path().join("circuit.sock"));
+        Self::start_on(socket, Security::default(), dir).await
+    }
+
+    /// On a port of loopback.
+    pub async fn start_tcp(security: Security) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self::start_on("localhost:0".parse().unwrap(), security, dir).await
+    }
+
+    async fn start_on(at: ListenAddress, security: Security, dir: tempfile::TempDir) -> Self {
+        let listeners = bind(&[at], &security).await.unwrap();
+        let address = match listeners.addresses().remove(0) {
+            ListenAddress::Tcp { port, .. } => ListenAddress::Tcp {
+                host: "127.0.0.1".into(),
+                port,
+            },
+            unix => unix,
+        };
+        // `localhost` may be several addresses, each with a port of its own.
+        let address = listeners
+            .addresses()
+            .into_iter()
+            .find(|at| at.to_string().starts_with("127."))
+            .unwrap_or(address);
+        let world = Arc::new(World::default());
+        let services = Services::new(world.clone(), world.clone(), world.clone(), world.clone());
+        let shutdown = CancellationToken::new();
+        let drain = Duration::from_secs(20);
+        let serving = tokio::spawn(serve(listeners, services, shutdown.clone(), drain));
+        Self {
+            world,
+            address,
+            shutdown,
+            serving,
+            _dir: dir,
+        }
+    }
+
+    /// The address as a client writes it.
+    pub fn target(&self) -> String {
+        self.address.to_string()
+    }
+
+    pub async fn channel(&self) -> tonic::transport::Channel {
+        let target = Some(self.target().parse().unwrap());
+        circuit_api::connect(&circuit_api::ClientOptions { target, tls: None })
+            .await
+            .unwrap()
+    }
+}

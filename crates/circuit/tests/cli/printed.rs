@@ -1,0 +1,234 @@
+//! What commands print.
+
+use std::process::Stdio;
+
+use circuit_core::service::Problem;
+use tokio::io::AsyncReadExt;
+
+use crate::fake::Server;
+use crate::{circuit, run, run_with_input};
+
+const CONFIG: &str =
+    "{\n\"cniVersion\":\"1.0.0\", \"name\":\"ctr0\",\n\t\"plugins\":[{\"type\":\"bridge\"}]}";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_printed_form() {
+    let server = Server::start().await;
+    let at = &server.target();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("ctr0.conflist");
+    std::fs::write(&file, CONFIG).unwrap();
+    let file = file.to_str().unwrap();
+
+    assert_eq!(run(at, &["network", "create", "ctr0", file]).await.ok(), "");
+    let second = ["network", "create", "macs", "-", "--force"];
+    assert_eq!(
+        run_with_input(at, &second, b"{\"type\":\"macvlan\"}")
+            .await
+            .ok(),
+        ""
+    );
+    assert_eq!(
+        run_with_input(at, &["network", "create", "bad", "-"], b"?")
+            .await
+            .ok(),
+        ""
+    );
+    assert_eq!(server.world.calls()[1], "create macs force=true");
+
+    let table = "NAME      TYPE\nbad       -\nctr0      bridge\nmacs      macvlan\n";
+    assert_eq!(run(at, &["network", "ls"]).await.ok(), table);
+    assert_eq!(run(at, &["network", "list"]).await.ok(), table);
+    assert_eq!(run(at, &["network", "info", "ctr0"]).await.ok(), CONFIG);
+    assert_eq!(
+        run(at, &["network", "connect", "shell", "ctr0"]).await.ok(),
+        "connected shell to ctr0 with ip=10.255.0.2\n"
+    );
+    assert_eq!(
+        run(at, &["network", "disconnect", "shell", "ctr0"])
+            .await
+            .ok(),
+        "disconnected shell from ctr0\n"
+    );
+    assert_eq!(
+        run(at, &["network", "ips", "shell"]).await.ok(),
+        "NETWORK   IP           INTERFACE\n\
+         ctr0      10.255.0.2   eth0\n\
+         ctr1      fd00::2      eth1\n"
+    );
+    assert_eq!(
+        run(at, &["network", "ips", "shell", "--network", "ctr1"])
+            .await
+            .ok(),
+        "NETWORK   IP        INTERFACE\nctr1      fd00::2   eth1\n"
+    );
+    assert_eq!(run(at, &["network", "delete", "ctr0"]).await.ok(), "ctr0\n");
+    assert_eq!(
+        run(at, &["cluster", "nodes"]).await.ok(),
+        "NAME      VERSION   CPUS      MEMORY    UPTIME           KERNEL\n\
+         node1     0.1.0     2         25 GB     36 minutes ago   6.18.44\n\
+         node2     0.1.0     2         25 GB     36 minutes ago   6.18.44\n"
+    );
+    assert_eq!(
+        run(at, &["container", "stop", "shell"]).await.ok(),
+        "stopped shell\n"
+    );
+    let start = run(at, &["container", "start", "shell"]).await.ok();
+    assert_eq!(start, "started shell with pid=23217\n");
+    let restart = run(at, &["container", "restart", "-t", "1m", "shell"])
+        .await
+        .ok();
+    assert_eq!(restart, "restarted shell with pid=23218\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn json_listings() {
+    let server = Server::start().await;
+    let at = &server.target();
+    let problem = Problem {
+        container: "shell".into(),
+        network: "ctr9".into(),
+        message: "network ctr9 does not exist".into(),
+    };
+    server.world.problems.lock().unwrap().push(problem);
+    server
+        .world
+        .networks
+        .lock()
+        .unwrap()
+        .insert("ctr0".into(), CONFIG.into());
+    let json = async |arguments: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&run(at, arguments).await.ok()).unwrap()
+    };
+    let problems = serde_json::json!([{
+        "container": "shell", "network": "ctr9", "message": "network ctr9 does not exist",
+    }]);
+    assert_eq!(
+        json(&["network", "ls", "--format", "json"]).await,
+        serde_json::json!({
+            "networks": [{ "name": "ctr0", "type": "bridge" }], "problems": problems,
+        })
+    );
+    let ips = json(&["network", "ips", "shell", "--format", "json"]).await;
+    assert_eq!(ips["container"], "shell");
+    assert_eq!(
+        ips["ips"][1],
+        serde_json::json!({ "network": "ctr1", "ip": "fd00::2", "interface": "eth1" })
+    );
+    assert_eq!(ips["problems"], problems);
+    let nodes = json(&["cluster", "nodes", "--format=json"]).await;
+    assert_eq!(nodes["nodes"][0]["name"], "node1");
+    assert_eq!(nodes["nodes"][0]["uptime"], 2168);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn problems_are_warnings_and_no_failure() {
+    let server = Server::start().await;
+    let problem = Problem {
+        container: "shell".into(),
+        network: "ctr9".into(),
+        message: "does not exist;\ncreate it".into(),
+    };
+    server.world.problems.lock().unwrap().push(problem);
+    server
+        .world
+        .networks
+        .lock()
+        .unwrap()
+        .insert("ctr9".into(), CONFIG.into());
+    let want = "warning: container shell, network ctr9: does not exist; create it\n";
+    for arguments in [
+        &["network", "ls"][..],
+        &["network", "ips", "shell"],
+        &["network", "info", "ctr9"],
+    ] {
+        let ran = run(&server.target(), arguments).await;
+        assert_eq!((ran.code, ran.stderr.as_str()), (0, want), "{arguments:?}");
+        assert!(!ran.stdout.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_is_one_line_and_code_1() {
+    let server = Server::start().await;
+    let at = &server.target();
+    let ran = run(at, &["network", "info", "nope"]).await;
+    assert_eq!(
+        ran.error(),
+        "network nope does not exist; see `circuit network ls`"
+    );
+    assert_eq!(ran.stdout, "");
+    let ran = run(at, &["network", "create", "a", "/no/such/file"]).await;
+    assert_eq!(
+        ran.error(),
+        "cannot read /no/such/file: no such file or directory"
+    );
+    let ran = run(at, &["network", "connect", "", "ctr0"]).await;
+    assert_eq!(
+        ran.error(),
+        "the name of the container is empty; give its name"
+    );
+    let ran = run("ftp://a", &["network", "ls"]).await;
+    assert!(ran.error().starts_with("bad address \"ftp://a\": "));
+    let ran = run(at, &["-a", "b:1", "-a", "c:1", "network", "ls"]).await;
+    assert_eq!(ran.error(), "several addresses were given; name one server");
+    let ran = run("unix:///no/such.sock", &["network", "ls"]).await;
+    assert!(ran.error().ends_with("is `circuit server` running?"));
+    assert_eq!(run(at, &["network", "nonsense"]).await.code, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_other_names_are_done_all_the_same() {
+    let server = Server::start().await;
+    let at = &server.target();
+    server
+        .world
+        .networks
+        .lock()
+        .unwrap()
+        .insert("b".into(), Vec::new());
+    let ran = run(at, &["network", "rm", "-f", "a", "b", "c", "b"]).await;
+    let gone = |name| format!("network {name} does not exist; see `circuit network ls`");
+    assert_eq!(ran.error(), format!("{}; {}", gone("a"), gone("c")));
+    assert_eq!(ran.stdout, "b\n");
+    let ran = run(at, &["container", "stop", "gone", "web", "--timeout", "1m"]).await;
+    assert_eq!(ran.error(), "container gone does not exist");
+    assert_eq!(ran.stdout, "stopped web\n");
+    assert!(
+        server
+            .world
+            .calls()
+            .contains(&"stop web Some(60s)".to_owned())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_reading_is_no_panic() {
+    let server = Server::start().await;
+    let large = vec![b' '; 1 << 20];
+    server
+        .world
+        .networks
+        .lock()
+        .unwrap()
+        .insert("a".into(), large);
+    let mut command = circuit(&server.target(), &["network", "info", "a"]);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let mut stderr = String::new();
+    child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut stderr)
+        .await
+        .unwrap();
+    assert_eq!(
+        (child.wait().await.unwrap().code(), stderr.as_str()),
+        (Some(0), "")
+    );
+}
