@@ -1,4 +1,5 @@
 //! What labels ask for.
+#![allow(clippy::unwrap_used)]
 
 use std::{collections::HashMap, net::IpAddr};
 

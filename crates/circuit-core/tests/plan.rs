@@ -1,4 +1,5 @@
 //! The difference between what should be and what is.
+#![allow(clippy::unwrap_used)]
 
 use circuit_core::{
     attachment::{Attachment, ContainerRecord, Origin, Phase, Sandbox},

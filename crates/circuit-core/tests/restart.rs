@@ -1,4 +1,5 @@
 //! When a container is started again.
+#![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 

@@ -1,8 +1,20 @@
 //! Circuit: container networking for plain containerd.
 #![forbid(unsafe_code)]
 
+pub mod attachments;
 pub mod cli;
+pub mod containerd;
+pub mod daemon;
+pub mod datapath;
+pub mod grpc;
 pub mod logging;
+pub mod networks;
+pub mod node;
+pub mod reconciler;
+pub mod state;
 pub mod store;
 pub mod table;
 pub mod text;
+
+/// The version of this build.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

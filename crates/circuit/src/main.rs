@@ -39,6 +39,13 @@ fn client(global: &Global, command: ClientCommand) -> Result<(), Failure> {
 }
 
 fn server(global: &Global, args: ServerArgs) -> Result<(), Failure> {
-    let _options = args.options(global)?;
-    Err("the daemon is not part of this build yet".to_owned().into())
+    let options = args.options(global)?;
+    circuit::logging::init(global.log_format, global.debug)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| format!("cannot start: {e}"))?;
+    runtime
+        .block_on(circuit::daemon::run(options))
+        .map_err(|e| e.message().to_owned().into())
 }

@@ -50,13 +50,17 @@ impl StateDir {
         let entries = fs::read_dir(&self.dir).map_err(|error| self.failed("read", &error))?;
         for entry in entries {
             let path = entry.map_err(|error| self.failed("read", &error))?.path();
-            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+                continue;
+            };
             if name.ends_with(".tmp") {
                 // Left by a crash before the rename: it never counted.
                 let _ = fs::remove_file(&path);
                 continue;
             }
-            let Some(container) = name.strip_suffix(".json") else { continue };
+            let Some(container) = name.strip_suffix(".json") else {
+                continue;
+            };
             match read(&path) {
                 Ok(record) if record.container == container => {
                     loaded.records.insert(container.to_owned(), record);
@@ -80,7 +84,8 @@ impl StateDir {
         if record.is_empty() {
             return self.remove(&record.container);
         }
-        self.write(record).map_err(|error| self.failed("write", &error))
+        self.write(record)
+            .map_err(|error| self.failed("write", &error))
     }
 
     fn write(&self, record: &ContainerRecord) -> io::Result<()> {
@@ -111,7 +116,10 @@ impl StateDir {
     }
 
     fn failed(&self, what: &str, error: &io::Error) -> Error {
-        Error::internal(format!("cannot {what} the state folder {}: {error}", self.dir.display()))
+        Error::internal(format!(
+            "cannot {what} the state folder {}: {error}",
+            self.dir.display()
+        ))
     }
 }
 
@@ -122,5 +130,8 @@ fn read(path: &Path) -> anyhow::Result<ContainerRecord> {
 /// Makes a folder that only root can look into.
 pub(crate) fn make_private(dir: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
 }

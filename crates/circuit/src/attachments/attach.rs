@@ -35,7 +35,10 @@ impl Attachments {
     pub async fn attach(&self, record: &mut ContainerRecord, join: Join<'_>) -> Result<Attachment> {
         let network = self.parts.networks.network(&join.network.network).await?;
         let config = String::from_utf8(network.data).map_err(|_| {
-            Error::precondition(format!("the configuration of network {} is not UTF-8", network.name))
+            Error::precondition(format!(
+                "the configuration of network {} is not UTF-8",
+                network.name
+            ))
         })?;
         let last = record.last.get(&network.name).cloned();
         let arguments = self.arguments(&config, &join, last.as_ref())?;
@@ -62,7 +65,9 @@ impl Attachments {
         join: &Join<'_>,
         last: Option<&LastAddresses>,
     ) -> Result<Arguments> {
-        self.parts.datapath.arguments(config, join.network, last, join.ports)
+        self.parts
+            .datapath
+            .arguments(config, join.network, last, join.ports)
     }
 
     async fn attempt(
@@ -116,7 +121,11 @@ impl Attachments {
     }
 
     /// The result is on disk before the caller hears of it.
-    async fn keep(&self, record: &mut ContainerRecord, attachment: Attachment) -> Result<Attachment> {
+    async fn keep(
+        &self,
+        record: &mut ContainerRecord,
+        attachment: Attachment,
+    ) -> Result<Attachment> {
         record.last.remove(&attachment.network);
         record.put(attachment.clone());
         let (saved, published) = tokio::join!(self.book().save(record), self.publish(record));
@@ -126,7 +135,10 @@ impl Attachments {
         }
         if let Err(error) = saved {
             // The disk still says that the attachment is being made.
-            let failure = AddFailure { error, cleanup_owed: true };
+            let failure = AddFailure {
+                error,
+                cleanup_owed: true,
+            };
             return Err(self.undo(record, &attachment, failure).await);
         }
         Ok(attachment)
@@ -147,6 +159,7 @@ impl Attachments {
         };
         match deleted {
             Ok(()) => {
+                record.take(&attachment.network, &attachment.interface);
                 if let Err(error) = self.forget(record, attachment).await {
                     tracing::warn!(container = record.container, %error, "will clean up later");
                 }
@@ -158,7 +171,10 @@ impl Attachments {
                     %error,
                     "cleaning up after a failed connect failed: it will be tried again"
                 );
-                let owed = Attachment { phase: Phase::Detaching, ..attachment.clone() };
+                let owed = Attachment {
+                    phase: Phase::Detaching,
+                    ..attachment.clone()
+                };
                 record.put(owed);
                 if let Err(error) = self.book().save(record).await {
                     tracing::warn!(container = record.container, %error, "cannot save the record");
@@ -179,22 +195,35 @@ impl Attachments {
         network: &str,
         interface: &str,
     ) -> Result<()> {
-        let found = record.attachments.iter().find(|a| a.network == network && a.interface == interface);
-        let Some(attachment) = found.cloned() else { return Ok(()) };
+        let found = record
+            .attachments
+            .iter()
+            .find(|a| a.network == network && a.interface == interface);
+        let Some(attachment) = found.cloned() else {
+            return Ok(());
+        };
         if attachment.phase == Phase::Attached {
-            record.put(Attachment { phase: Phase::Detaching, ..attachment.clone() });
+            record.put(Attachment {
+                phase: Phase::Detaching,
+                ..attachment.clone()
+            });
             self.book().save(record).await?;
         }
         let reachable = self.reachable(attachment.clone()).await;
-        let _sandbox = self.sandboxes.lock(&attachment.sandbox.netns.to_string()).await;
+        let _sandbox = self
+            .sandboxes
+            .lock(&attachment.sandbox.netns.to_string())
+            .await;
         let _no_gc = self.collecting.read().await;
         self.parts.datapath.del(&reachable).await?;
-        self.forget(record, &attachment).await?;
-        if let Err(error) = self.publish(record).await {
+        record.take(network, interface);
+        let (forgotten, published) =
+            tokio::join!(self.forget(record, &attachment), self.publish(record));
+        if let Err(error) = published {
             tracing::warn!(container = record.container, %error, "will write the extension later");
             self.wake(&record.container);
         }
-        Ok(())
+        forgotten
     }
 
     /// The same attachment without a namespace that is gone.
@@ -210,8 +239,7 @@ impl Attachments {
     /// The record of an attachment that is gone from the kernel goes, then its
     /// pin: the other way round a crash would leave a record without a
     /// namespace, this way it leaves a pin, which the next start sweeps.
-    async fn forget(&self, record: &mut ContainerRecord, attachment: &Attachment) -> Result<()> {
-        record.take(&attachment.network, &attachment.interface);
+    async fn forget(&self, record: &ContainerRecord, attachment: &Attachment) -> Result<()> {
         self.book().save(record).await?;
         if let Some(pin) = &attachment.netns {
             self.unpin_unused(record, pin).await;
@@ -220,7 +248,10 @@ impl Attachments {
     }
 
     async fn unpin_unused(&self, record: &ContainerRecord, pin: &std::path::Path) {
-        let used = record.attachments.iter().any(|a| a.netns.as_deref() == Some(pin));
+        let used = record
+            .attachments
+            .iter()
+            .any(|a| a.netns.as_deref() == Some(pin));
         // The former program's attachments name a task's own namespace.
         if used || !pin.starts_with(&self.parts.pins) {
             return;

@@ -17,7 +17,7 @@ use circuit_core::{
 use crate::state::StateDir;
 
 /// The addresses of every container.
-pub type Snapshot = HashMap<String, Arc<[ContainerIp]>>;
+pub(super) type Snapshot = HashMap<String, Arc<[ContainerIp]>>;
 
 /// The records of every container.
 pub struct Book {
@@ -35,8 +35,11 @@ impl Book {
     /// When the folder cannot be read.
     pub fn open(state: StateDir) -> Result<(Self, Vec<(PathBuf, String)>)> {
         let loaded = state.load()?;
-        let records: HashMap<_, _> =
-            loaded.records.into_iter().map(|(id, record)| (id, Arc::new(record))).collect();
+        let records: HashMap<_, _> = loaded
+            .records
+            .into_iter()
+            .map(|(id, record)| (id, Arc::new(record)))
+            .collect();
         let snapshot = records
             .iter()
             .map(|(id, record)| (id.clone(), addresses(record)))
@@ -57,12 +60,20 @@ impl Book {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .get(container)
-            .map_or_else(|| ContainerRecord::new(container), |record| record.as_ref().clone())
+            .map_or_else(
+                || ContainerRecord::new(container),
+                |record| record.as_ref().clone(),
+            )
     }
 
     /// Every record.
     pub fn records(&self) -> Vec<Arc<ContainerRecord>> {
-        self.records.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.records
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
     }
 
     /// Makes a record durable, then visible.

@@ -44,7 +44,10 @@ impl Drop for KeyGuard {
         let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
         self.guard = None;
         // Whoever waits holds a reference too.
-        if locks.get(&self.key).is_some_and(|lock| Arc::strong_count(lock) == 1) {
+        if locks
+            .get(&self.key)
+            .is_some_and(|lock| Arc::strong_count(lock) == 1)
+        {
             locks.remove(&self.key);
         }
     }

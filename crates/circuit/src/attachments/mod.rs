@@ -7,11 +7,7 @@ mod locks;
 mod original;
 mod service;
 
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use circuit_core::{
@@ -132,8 +128,13 @@ impl Attachments {
     pub async fn see(&self, container: &str) -> Result<Option<Seen>> {
         let runtime = self.runtime();
         let (record, task) = tokio::join!(runtime.container(container), runtime.task(container));
-        let Some(container) = record? else { return Ok(None) };
-        Ok(Some(Seen { container, task: task? }))
+        let Some(container) = record? else {
+            return Ok(None);
+        };
+        Ok(Some(Seen {
+            container,
+            task: task?,
+        }))
     }
 
     /// The CNI container id of this node's attachments.
@@ -144,14 +145,18 @@ impl Attachments {
     /// A pin for one namespace of one container: the inode keeps the pins of
     /// a container's successive tasks apart.
     fn pin_path(&self, container: &str, sandbox: Sandbox) -> PathBuf {
-        self.parts.pins.join(format!("{}.{}", self.cni_id(container), sandbox.netns))
+        self.parts
+            .pins
+            .join(format!("{}.{}", self.cni_id(container), sandbox.netns))
     }
 
     /// Writes the extension on the container's record, for programs that read
     /// it. It is not what Circuit itself relies on, so a failure is mended by
     /// the next look at the container.
     async fn publish(&self, record: &ContainerRecord) -> Result<()> {
-        self.runtime().set_extension(&record.container, &extension(record)).await
+        self.runtime()
+            .set_extension(&record.container, &extension(record))
+            .await
     }
 
     /// Removes pins that no record speaks of: a crash came between the end of
@@ -163,10 +168,15 @@ impl Attachments {
         for pin in self.parts.datapath.pins(&self.parts.pins).await? {
             let known = || {
                 self.book().records().iter().any(|record| {
-                    record.attachments.iter().any(|a| a.netns.as_deref() == Some(pin.as_path()))
+                    record
+                        .attachments
+                        .iter()
+                        .any(|a| a.netns.as_deref() == Some(pin.as_path()))
                 })
             };
-            let Some(container) = self.container_of_pin(&pin) else { continue };
+            let Some(container) = self.container_of_pin(&pin) else {
+                continue;
+            };
             let _guard = self.lock(&container).await;
             if !known() {
                 tracing::info!(pin = %pin.display(), "removing a namespace that nothing uses");
@@ -179,7 +189,9 @@ impl Attachments {
     fn container_of_pin(&self, pin: &std::path::Path) -> Option<String> {
         let name = pin.file_name()?.to_str()?;
         let (id, _) = name.rsplit_once('.')?;
-        id.strip_prefix(self.runtime().namespace())?.strip_prefix('-').map(str::to_owned)
+        id.strip_prefix(self.runtime().namespace())?
+            .strip_prefix('-')
+            .map(str::to_owned)
     }
 
     /// Lets the plugins remove what no attachment of this node accounts for.
@@ -193,7 +205,9 @@ impl Attachments {
             }
         };
         for network in networks {
-            let Ok(config) = String::from_utf8(network.data) else { continue };
+            let Ok(config) = String::from_utf8(network.data) else {
+                continue;
+            };
             let _nothing_else = self.collecting.write().await;
             let valid: Vec<(String, String)> = self
                 .book()
@@ -217,8 +231,15 @@ fn extension(record: &ContainerRecord) -> BTreeMap<String, ExtensionEntry> {
         .iter()
         .filter(|attachment| attachment.phase == Phase::Attached)
         .map(|attachment| {
-            let ip = attachment.ips.first().map(|ip| ip.addr().to_string()).unwrap_or_default();
-            let entry = ExtensionEntry { interface: attachment.interface.clone(), ip };
+            let ip = attachment
+                .ips
+                .first()
+                .map(|ip| ip.addr().to_string())
+                .unwrap_or_default();
+            let entry = ExtensionEntry {
+                interface: attachment.interface.clone(),
+                ip,
+            };
             (attachment.network.clone(), entry)
         })
         .collect()

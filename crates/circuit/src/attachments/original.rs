@@ -73,7 +73,12 @@ impl Attachments {
                 (Phase::Attached, sandbox, id, Some(netns))
             }
             // Its address is still held under the pid it had.
-            None => (Phase::Detaching, Sandbox { pid: 0, netns: 0 }, by_pid?, None),
+            None => (
+                Phase::Detaching,
+                Sandbox { pid: 0, netns: 0 },
+                by_pid?,
+                None,
+            ),
         };
         Some(Attachment {
             network: network.to_owned(),
@@ -86,7 +91,13 @@ impl Attachments {
             config,
             capability_args: Map::new(),
             config_args: Map::new(),
-            ips: entry.ip.parse::<IpAddr>().ok().map(ipnet::IpNet::from).into_iter().collect(),
+            ips: entry
+                .ip
+                .parse::<IpAddr>()
+                .ok()
+                .map(ipnet::IpNet::from)
+                .into_iter()
+                .collect(),
             mac: None,
             result: None,
         })

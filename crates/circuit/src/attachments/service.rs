@@ -15,7 +15,9 @@ use super::{Attachments, Join, Seen, no_container};
 impl service::Attachments for Attachments {
     async fn connect(&self, container: &str, network: &str) -> Result<Connected> {
         let _guard = self.lock(container).await;
-        let Some(seen) = self.see(container).await? else { return Err(no_container(container)) };
+        let Some(seen) = self.see(container).await? else {
+            return Err(no_container(container));
+        };
         let Some(task) = seen.alive() else {
             return Err(Error::precondition(format!(
                 "container {container} is not running: start it, then connect it"
@@ -42,7 +44,10 @@ impl service::Attachments for Attachments {
         };
         match self.attach(&mut record, join).await {
             Ok(attachment) => {
-                tracing::info!("connected {container} to {network} with ip {}", ip_text(&attachment));
+                tracing::info!(
+                    "connected {container} to {network} with ip {}",
+                    ip_text(&attachment)
+                );
                 Ok(connected(&attachment))
             }
             Err(error) => {
@@ -85,7 +90,8 @@ impl service::Attachments for Attachments {
             )));
         };
         record.decline(network, task.map(|task| task.pid));
-        self.detach(&mut record, network, &attachment.interface).await?;
+        self.detach(&mut record, network, &attachment.interface)
+            .await?;
         tracing::info!("disconnected {container} from {network}");
         Ok(())
     }
@@ -101,8 +107,17 @@ impl service::Attachments for Attachments {
             .filter(|problem| problem.network.is_empty() || wanted(&problem.network))
             .collect();
         let ips = match known {
-            Some(ips) => ips.iter().filter(|ip| wanted(&ip.network)).cloned().collect(),
-            None => self.told(container).await?.into_iter().filter(|ip| wanted(&ip.network)).collect(),
+            Some(ips) => ips
+                .iter()
+                .filter(|ip| wanted(&ip.network))
+                .cloned()
+                .collect(),
+            None => self
+                .told(container)
+                .await?
+                .into_iter()
+                .filter(|ip| wanted(&ip.network))
+                .collect(),
         };
         Ok(Addresses { ips, problems })
     }
@@ -148,9 +163,19 @@ impl Attachments {
         let labels = Labels::read(&seen.container.labels, self.label());
         let labelled = labels.networks.into_iter().find(|n| n.network == network);
         let is_labelled = labelled.is_some();
-        let published = record.attachments.iter().any(|a| a.capability_args.contains_key("portMappings"));
-        let ports = if is_labelled && !published { labels.ports } else { Vec::new() };
-        (labelled.unwrap_or_else(|| DesiredNetwork::named(network)), ports)
+        let published = record
+            .attachments
+            .iter()
+            .any(|a| a.capability_args.contains_key("portMappings"));
+        let ports = if is_labelled && !published {
+            labels.ports
+        } else {
+            Vec::new()
+        };
+        (
+            labelled.unwrap_or_else(|| DesiredNetwork::named(network)),
+            ports,
+        )
     }
 
     async fn sandbox_of(&self, task: Option<&Task>) -> Option<Sandbox> {
@@ -162,7 +187,9 @@ impl Attachments {
         if attachment.phase != circuit_core::attachment::Phase::Attached {
             return false;
         }
-        let Some(netns) = &attachment.netns else { return false };
+        let Some(netns) = &attachment.netns else {
+            return false;
+        };
         if attachment.origin == Origin::Original && attachment.sandbox != sandbox {
             return false;
         }
@@ -184,7 +211,11 @@ impl Attachments {
         Ok(entries
             .filter_map(|(network, entry)| {
                 let ip = entry.ip.parse().ok()?;
-                Some(ContainerIp { network, ip, interface: entry.interface })
+                Some(ContainerIp {
+                    network,
+                    ip,
+                    interface: entry.interface,
+                })
             })
             .collect())
     }
@@ -199,5 +230,8 @@ fn connected(attachment: &Attachment) -> Connected {
 
 /// The first address, as log lines show it.
 pub(crate) fn ip_text(attachment: &Attachment) -> String {
-    attachment.ips.first().map_or_else(|| "none".to_owned(), |ip| ip.addr().to_string())
+    attachment
+        .ips
+        .first()
+        .map_or_else(|| "none".to_owned(), |ip| ip.addr().to_string())
 }

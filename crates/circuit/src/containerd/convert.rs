@@ -22,7 +22,15 @@ pub(super) fn container(record: ContainerRecord) -> Container {
             config
                 .networks
                 .into_iter()
-                .map(|(network, c)| (network, ExtensionEntry { interface: c.interface, ip: c.ip }))
+                .map(|(network, c)| {
+                    (
+                        network,
+                        ExtensionEntry {
+                            interface: c.interface,
+                            ip: c.ip,
+                        },
+                    )
+                })
                 .collect(),
         )
     });
@@ -44,7 +52,11 @@ pub(super) fn task(process: Process) -> Option<Task> {
     };
     // The listing fills `id`, a single look-up fills it too; `container_id`
     // is empty in some versions.
-    let container = if process.container_id.is_empty() { process.id } else { process.container_id };
+    let container = if process.container_id.is_empty() {
+        process.id
+    } else {
+        process.container_id
+    };
     Some(Task {
         container,
         pid: process.pid,
@@ -56,7 +68,11 @@ pub(super) fn task(process: Process) -> Option<Task> {
 
 /// A time; `None` for containerd's zero time and for what no clock can show.
 pub(super) fn time(stamp: Timestamp) -> Option<SystemTime> {
-    let seconds = u64::try_from(stamp.seconds).ok().filter(|seconds| *seconds > 0)?;
-    let nanos = u32::try_from(stamp.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
+    let seconds = u64::try_from(stamp.seconds)
+        .ok()
+        .filter(|seconds| *seconds > 0)?;
+    let nanos = u32::try_from(stamp.nanos)
+        .ok()
+        .filter(|nanos| *nanos < 1_000_000_000)?;
     SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanos))
 }

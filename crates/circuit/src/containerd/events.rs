@@ -52,11 +52,17 @@ fn event(envelope: &Envelope) -> Option<Event> {
     match envelope.topic.as_str() {
         "/tasks/create" => {
             let e = TaskCreate::decode(bytes).ok()?;
-            Some(Event::TaskCreated { container: e.container_id, pid: e.pid })
+            Some(Event::TaskCreated {
+                container: e.container_id,
+                pid: e.pid,
+            })
         }
         "/tasks/start" => {
             let e = TaskStart::decode(bytes).ok()?;
-            Some(Event::TaskStarted { container: e.container_id, pid: e.pid })
+            Some(Event::TaskStarted {
+                container: e.container_id,
+                pid: e.pid,
+            })
         }
         "/tasks/exit" => {
             let e = TaskExit::decode(bytes).ok()?;
@@ -71,8 +77,9 @@ fn event(envelope: &Envelope) -> Option<Event> {
         "/tasks/delete" => {
             let e = TaskDelete::decode(bytes).ok()?;
             // Deleting an exec'd process is told under the same topic.
-            (e.id.is_empty() || e.id == e.container_id)
-                .then_some(Event::TaskDeleted { container: e.container_id })
+            (e.id.is_empty() || e.id == e.container_id).then_some(Event::TaskDeleted {
+                container: e.container_id,
+            })
         }
         "/containers/create" | "/containers/update" | "/containers/delete" => {
             let e = ContainerEvent::decode(bytes).ok()?;

@@ -54,12 +54,18 @@ impl Containerd {
         let namespace_header = MetadataValue::try_from(namespace)
             .with_context(|| format!("containerd namespace {namespace:?} is no valid name"))?;
         let channel = lazy_channel(path.to_path_buf())?;
-        Ok(Self { channel, namespace: namespace.to_owned(), namespace_header })
+        Ok(Self {
+            channel,
+            namespace: namespace.to_owned(),
+            namespace_header,
+        })
     }
 
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
-        request.metadata_mut().insert("containerd-namespace", self.namespace_header.clone());
+        request
+            .metadata_mut()
+            .insert("containerd-namespace", self.namespace_header.clone());
         request
     }
 
@@ -72,7 +78,10 @@ impl Containerd {
 
     async fn record(&self, id: &str) -> Result<Option<ContainerRecord>> {
         let request = self.timed(GetContainerRequest { id: id.to_owned() });
-        match ContainersClient::new(self.channel.clone()).get(request).await {
+        match ContainersClient::new(self.channel.clone())
+            .get(request)
+            .await
+        {
             Ok(response) => Ok(response.into_inner().container),
             Err(status) if status.code() == Code::NotFound => Ok(None),
             Err(status) => Err(failed("get the container", &status)),
@@ -83,13 +92,15 @@ impl Containerd {
 fn lazy_channel(path: PathBuf) -> anyhow::Result<Channel> {
     // The address is a formality: the connector goes to the socket.
     let endpoint = Endpoint::try_from("http://containerd.invalid")?;
-    Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
-        let path = path.clone();
-        async move {
-            let stream = tokio::net::UnixStream::connect(path).await?;
-            Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
-        }
-    })))
+    Ok(
+        endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
+            let path = path.clone();
+            async move {
+                let stream = tokio::net::UnixStream::connect(path).await?;
+                Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
+            }
+        })),
+    )
 }
 
 /// Maps a failed call; the kinds are containerd's own words for what happened.
@@ -122,7 +133,12 @@ impl Runtime for Containerd {
             .list(request)
             .await
             .map_err(|status| failed("list the containers", &status))?;
-        Ok(response.into_inner().containers.into_iter().map(convert::container).collect())
+        Ok(response
+            .into_inner()
+            .containers
+            .into_iter()
+            .map(convert::container)
+            .collect())
     }
 
     async fn container(&self, id: &str) -> Result<Option<Container>> {
@@ -166,9 +182,14 @@ impl Runtime for Containerd {
                 extensions: [(NETWORK_LABEL.to_owned(), any)].into(),
                 ..ContainerRecord::default()
             }),
-            update_mask: Some(FieldMask { paths: vec![format!("extensions.{NETWORK_LABEL}")] }),
+            update_mask: Some(FieldMask {
+                paths: vec![format!("extensions.{NETWORK_LABEL}")],
+            }),
         });
-        match ContainersClient::new(self.channel.clone()).update(request).await {
+        match ContainersClient::new(self.channel.clone())
+            .update(request)
+            .await
+        {
             Ok(_) => Ok(()),
             Err(status) if status.code() == Code::NotFound => Ok(()),
             Err(status) => Err(failed("write the container's extension", &status)),

@@ -3,12 +3,10 @@
 
 use std::time::Duration;
 
-use circuit_core::{
-    Error, Result,
-    runtime::Task,
-};
+use circuit_core::{Error, Result, runtime::Task};
 use containerd_client::services::v1::{
-    CreateTaskRequest, DeleteTaskRequest, GetRequest, KillRequest, ListTasksRequest, StartRequest, WaitRequest,
+    CreateTaskRequest, DeleteTaskRequest, GetRequest, KillRequest, ListTasksRequest, StartRequest,
+    WaitRequest,
     snapshots::{MountsRequest, snapshots_client::SnapshotsClient},
     tasks_client::TasksClient,
 };
@@ -44,12 +42,19 @@ impl Containerd {
             .list(self.timed(ListTasksRequest::default()))
             .await
             .map_err(|status| failed("list the tasks", &status))?;
-        Ok(response.into_inner().tasks.into_iter().filter_map(convert::task).collect())
+        Ok(response
+            .into_inner()
+            .tasks
+            .into_iter()
+            .filter_map(convert::task)
+            .collect())
     }
 
     pub(super) async fn get_task(&self, id: &str) -> Result<Option<Task>> {
-        let request =
-            self.timed(GetRequest { container_id: id.to_owned(), exec_id: String::new() });
+        let request = self.timed(GetRequest {
+            container_id: id.to_owned(),
+            exec_id: String::new(),
+        });
         match self.tasks_client().get(request).await {
             Ok(response) => Ok(response.into_inner().process.and_then(convert::task)),
             Err(status) if status.code() == Code::NotFound => Ok(None),
@@ -61,7 +66,9 @@ impl Containerd {
         let Some(record) = self.record(id).await? else {
             return Err(Error::not_found(format!("container {id} does not exist")));
         };
-        let rootfs = self.mounts(&record.snapshotter, &record.snapshot_key).await?;
+        let rootfs = self
+            .mounts(&record.snapshotter, &record.snapshot_key)
+            .await?;
         let terminal = record
             .spec
             .as_ref()
@@ -77,7 +84,11 @@ impl Containerd {
             container_id: id.to_owned(),
             rootfs,
             stdout: stdout.to_owned(),
-            stderr: if terminal { String::new() } else { stdout.to_owned() },
+            stderr: if terminal {
+                String::new()
+            } else {
+                stdout.to_owned()
+            },
             terminal,
             ..CreateTaskRequest::default()
         });
@@ -91,8 +102,10 @@ impl Containerd {
     }
 
     pub(super) async fn start(&self, id: &str) -> Result<()> {
-        let mut request =
-            self.request(StartRequest { container_id: id.to_owned(), exec_id: String::new() });
+        let mut request = self.request(StartRequest {
+            container_id: id.to_owned(),
+            exec_id: String::new(),
+        });
         request.set_timeout(START_TIMEOUT);
         match self.tasks_client().start(request).await {
             Ok(_) => Ok(()),
@@ -102,8 +115,10 @@ impl Containerd {
 
     /// No deadline: the caller has one.
     pub(super) async fn wait(&self, id: &str) -> Result<()> {
-        let request =
-            self.request(WaitRequest { container_id: id.to_owned(), exec_id: String::new() });
+        let request = self.request(WaitRequest {
+            container_id: id.to_owned(),
+            exec_id: String::new(),
+        });
         match self.tasks_client().wait(request).await {
             Ok(_) => Ok(()),
             Err(status) if status.code() == Code::NotFound => Ok(()),
@@ -120,8 +135,10 @@ impl Containerd {
         if key.is_empty() {
             return Ok(Vec::new());
         }
-        let request =
-            self.timed(MountsRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() });
+        let request = self.timed(MountsRequest {
+            snapshotter: snapshotter.to_owned(),
+            key: key.to_owned(),
+        });
         let response = SnapshotsClient::new(self.channel.clone())
             .mounts(request)
             .await
@@ -143,7 +160,9 @@ impl Containerd {
     }
 
     pub(super) async fn delete(&self, id: &str) -> Result<()> {
-        let request = self.timed(DeleteTaskRequest { container_id: id.to_owned() });
+        let request = self.timed(DeleteTaskRequest {
+            container_id: id.to_owned(),
+        });
         match self.tasks_client().delete(request).await {
             Ok(_) => Ok(()),
             Err(status) if status.code() == Code::NotFound => Ok(()),

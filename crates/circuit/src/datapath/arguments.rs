@@ -40,18 +40,24 @@ pub(super) fn arguments(
         place_mac(config, mac, &mut arguments)?;
     }
     if !wanted.aliases.is_empty() && config.declares("aliases") {
-        arguments.capability_args.insert("aliases".into(), json!(wanted.aliases));
+        arguments
+            .capability_args
+            .insert("aliases".into(), json!(wanted.aliases));
     }
     if !ports.is_empty() && config.declares("portMappings") {
         let mappings: Vec<Value> = ports.iter().map(PortMapping::to_json).collect();
-        arguments.capability_args.insert("portMappings".into(), Value::Array(mappings));
+        arguments
+            .capability_args
+            .insert("portMappings".into(), Value::Array(mappings));
     }
     Ok(arguments)
 }
 
 fn fixed(config: &ConfigList, ips: &[String]) -> Result<Vec<String>> {
     let subnets = config.subnets();
-    ips.iter().map(|text| in_subnet(config, &subnets, text)).collect()
+    ips.iter()
+        .map(|text| in_subnet(config, &subnets, text))
+        .collect()
 }
 
 /// An address as its IPAM plugin wants it, checked against the subnets.
@@ -91,7 +97,10 @@ fn in_subnet(config: &ConfigList, subnets: &[IpNet], text: &str) -> Result<Strin
 fn preferred(config: &ConfigList, last: &LastAddresses) -> Option<Vec<String>> {
     let subnets = config.subnets();
     let askable = config.ipam_kind() == Some("host-local");
-    let known = last.ips.iter().all(|ip| subnets.iter().any(|subnet| subnet.contains(ip)));
+    let known = last
+        .ips
+        .iter()
+        .all(|ip| subnets.iter().any(|subnet| subnet.contains(ip)));
     (askable && known && !last.ips.is_empty())
         .then(|| last.ips.iter().map(IpAddr::to_string).collect())
 }
@@ -139,9 +148,19 @@ pub(super) fn granted(
     mac: Option<&str>,
 ) -> Result<()> {
     for map in arguments {
-        for asked in map.get("ips").and_then(Value::as_array).into_iter().flatten() {
+        for asked in map
+            .get("ips")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
             let text = asked.as_str().unwrap_or_default();
-            let ip = text.split('/').next().unwrap_or_default().parse::<IpAddr>().ok();
+            let ip = text
+                .split('/')
+                .next()
+                .unwrap_or_default()
+                .parse::<IpAddr>()
+                .ok();
             if let Some(ip) = ip
                 && !ips.iter().any(|net| net.addr() == ip)
             {
@@ -173,7 +192,10 @@ mod tests {
     }
 
     fn wanted(ip: &str) -> DesiredNetwork {
-        DesiredNetwork { ips: vec![ip.into()], ..DesiredNetwork::named("n") }
+        DesiredNetwork {
+            ips: vec![ip.into()],
+            ..DesiredNetwork::named("n")
+        }
     }
 
     const LOCAL: &str = r#"{"type":"host-local","subnet":"10.9.0.0/24"}"#;
@@ -192,7 +214,10 @@ mod tests {
     #[test]
     fn an_address_outside_the_subnet_is_refused_by_name() {
         let error = arguments(&config(LOCAL, "{}"), &wanted("10.8.0.7"), None, &[]).unwrap_err();
-        assert_eq!(error.message(), "address 10.8.0.7 is outside network n: choose one in 10.9.0.0/24");
+        assert_eq!(
+            error.message(),
+            "address 10.8.0.7 is outside network n: choose one in 10.9.0.0/24"
+        );
     }
 
     #[test]
@@ -204,13 +229,26 @@ mod tests {
 
     #[test]
     fn a_former_address_is_a_wish_only() {
-        let last = LastAddresses { ips: vec!["10.9.0.5".parse().unwrap()] };
-        let again =
-            arguments(&config(LOCAL, "{}"), &DesiredNetwork::named("n"), Some(&last), &[]).unwrap();
+        let last = LastAddresses {
+            ips: vec!["10.9.0.5".parse().unwrap()],
+        };
+        let again = arguments(
+            &config(LOCAL, "{}"),
+            &DesiredNetwork::named("n"),
+            Some(&last),
+            &[],
+        )
+        .unwrap();
         assert!(again.preferred_only);
-        let elsewhere = LastAddresses { ips: vec!["10.7.0.5".parse().unwrap()] };
-        let none =
-            arguments(&config(LOCAL, "{}"), &DesiredNetwork::named("n"), Some(&elsewhere), &[]);
+        let elsewhere = LastAddresses {
+            ips: vec!["10.7.0.5".parse().unwrap()],
+        };
+        let none = arguments(
+            &config(LOCAL, "{}"),
+            &DesiredNetwork::named("n"),
+            Some(&elsewhere),
+            &[],
+        );
         assert_eq!(none.unwrap(), Arguments::default());
     }
 

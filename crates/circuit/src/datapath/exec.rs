@@ -48,14 +48,25 @@ impl ExecDatapath {
     }
 
     async fn try_add(&self, attachment: &Attachment) -> Result<Added, AddFailure> {
-        let clean = |error| AddFailure { error, cleanup_owed: false };
+        let clean = |error| AddFailure {
+            error,
+            cleanup_owed: false,
+        };
         let config = ConfigList::parse(attachment.config.as_bytes()).map_err(clean)?;
         let lock = self.lock(attachment).await.map_err(clean)?;
         let args = args(attachment);
-        let (result, raw) = self.cni.add(&config, &args, Some(&lock)).await.map_err(|failure| {
-            AddFailure { cleanup_owed: failure.cleanup_owed, error: failure.error.into() }
-        })?;
-        let sandbox = attachment.netns.as_deref().map(|path| path.to_string_lossy());
+        let (result, raw) = self
+            .cni
+            .add(&config, &args, Some(&lock))
+            .await
+            .map_err(|failure| AddFailure {
+                cleanup_owed: failure.cleanup_owed,
+                error: failure.error.into(),
+            })?;
+        let sandbox = attachment
+            .netns
+            .as_deref()
+            .map(|path| path.to_string_lossy());
         let added = Added {
             ips: result.ips_of(&attachment.interface, sandbox.as_deref()),
             mac: result.mac_of(&attachment.interface).map(str::to_owned),
@@ -66,7 +77,10 @@ impl ExecDatapath {
             &added.ips,
             added.mac.as_deref(),
         )
-        .map_err(|error| AddFailure { error, cleanup_owed: true })?;
+        .map_err(|error| AddFailure {
+            error,
+            cleanup_owed: true,
+        })?;
         Ok(added)
     }
 }
@@ -90,7 +104,9 @@ impl Datapath for ExecDatapath {
     async fn sandbox(&self, pid: u32) -> Result<Sandbox> {
         let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
         let netns = netns::identity(&path).map_err(|_| {
-            Error::precondition(format!("the task with pid {pid} has just ended: start it again"))
+            Error::precondition(format!(
+                "the task with pid {pid} has just ended: start it again"
+            ))
         })?;
         if netns == netns::host_identity()? {
             return Err(Error::precondition(
@@ -98,7 +114,10 @@ impl Datapath for ExecDatapath {
                  start it without --net-host",
             ));
         }
-        Ok(Sandbox { pid, netns: netns.inode })
+        Ok(Sandbox {
+            pid,
+            netns: netns.inode,
+        })
     }
 
     async fn pin(&self, sandbox: Sandbox, pin: &Path) -> Result<()> {
@@ -116,11 +135,18 @@ impl Datapath for ExecDatapath {
     }
 
     async fn unpin(&self, pin: &Path) -> Result<()> {
-        netns::unpin(pin)
+        // The kernel may take milliseconds over an unmount.
+        let pin = pin.to_path_buf();
+        tokio::task::spawn_blocking(move || netns::unpin(pin))
+            .await
+            .map_err(|error| Error::internal(format!("unpinning failed: {error}")))?
     }
 
     async fn pins(&self, dir: &Path) -> Result<Vec<PathBuf>> {
-        netns::list_pins(dir)
+        Ok(netns::list_pins(dir)?
+            .into_iter()
+            .map(|pin| pin.path)
+            .collect())
     }
 
     async fn pinned(&self, pin: &Path) -> Option<u64> {
@@ -149,8 +175,10 @@ impl Datapath for ExecDatapath {
         let args = args(attachment);
         let mut attempt = 1;
         loop {
-            let deleted =
-                self.cni.del(&config, &args, attachment.result.as_ref(), Some(&lock)).await;
+            let deleted = self
+                .cni
+                .del(&config, &args, attachment.result.as_ref(), Some(&lock))
+                .await;
             let Err(error) = deleted else { break };
             let error = Error::from(error);
             let hopeless = error.kind() == ErrorKind::DeadlineExceeded;
@@ -166,24 +194,31 @@ impl Datapath for ExecDatapath {
 
     async fn check(&self, attachment: &Attachment) -> Result<()> {
         let config = ConfigList::parse(attachment.config.as_bytes())?;
-        let Some(result) = &attachment.result else { return Ok(()) };
+        let Some(result) = &attachment.result else {
+            return Ok(());
+        };
         let lock = self.lock(attachment).await?;
-        Ok(self.cni.check(&config, &args(attachment), Some(result), Some(&lock)).await?)
+        Ok(self
+            .cni
+            .check(&config, &args(attachment), result, Some(&lock))
+            .await?)
     }
 
     async fn gc(&self, config: &str, valid: &[(String, String)]) -> Result<()> {
         let config = ConfigList::parse(config.as_bytes())?;
-        Ok(self.cni.gc(&config, valid).await?)
+        Ok(self.cni.gc(&config, valid, None).await?)
     }
 
     async fn owner_of(&self, config: &str, ip: &str) -> Option<String> {
         let config = ConfigList::parse(config.as_bytes()).ok()?;
-        let ipam = config.ipam()?;
-        let dir = ipam.raw().get("dataDir").and_then(|dir| dir.as_str()).unwrap_or(LEASES);
-        // host-local's file names have no colons on every version.
-        let lease = Path::new(dir).join(&config.name).join(ip.replace(':', "_"));
-        let plain = Path::new(dir).join(&config.name).join(ip);
-        let text = std::fs::read_to_string(lease).or_else(|_| std::fs::read_to_string(plain)).ok()?;
+        let ipam = config.plugins.iter().find_map(|plugin| plugin.ipam())?;
+        let dir = ipam
+            .raw()
+            .get("dataDir")
+            .and_then(|dir| dir.as_str())
+            .unwrap_or(LEASES);
+        let lease = Path::new(dir).join(&config.name).join(ip);
+        let text = std::fs::read_to_string(lease).ok()?;
         text.lines().next().map(|owner| owner.trim().to_owned())
     }
 }

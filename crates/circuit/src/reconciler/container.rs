@@ -26,7 +26,8 @@ impl Findings {
         if error.kind() != ErrorKind::NotFound {
             self.retry = true;
         }
-        self.problems.insert(network.to_owned(), error.message().to_owned());
+        self.problems
+            .insert(network.to_owned(), error.message().to_owned());
     }
 }
 
@@ -65,7 +66,9 @@ impl Reconciler {
         let mut findings = Findings::default();
         let labels = Labels::read(&seen.container.labels, self.attachments.label());
         for problem in &labels.problems {
-            findings.problems.insert(problem.network.clone(), problem.message.clone());
+            findings
+                .problems
+                .insert(problem.network.clone(), problem.message.clone());
         }
         let sandbox = match self.sandbox(&seen, &record, &labels).await {
             Ok(sandbox) => sandbox,
@@ -76,34 +79,55 @@ impl Reconciler {
         };
         self.attachments.adopt(&mut record, &seen, sandbox).await?;
         let earlier = record.attachments.clone();
-        self.bring_in_line(&mut record, &labels, sandbox, &mut findings).await;
+        self.bring_in_line(&mut record, &labels, sandbox, &mut findings)
+            .await;
         self.check_once(&record, &earlier, &mut findings).await;
         self.tell(container, std::mem::take(&mut findings.problems));
         if seen.alive().is_none() {
             let next = self.restart_if_due(&mut record, &seen, &labels).await?;
-            return Ok(if findings.retry && next == Next::Rest { Next::Retry } else { next });
+            return Ok(if findings.retry && next == Next::Rest {
+                Next::Retry
+            } else {
+                next
+            });
         }
-        Ok(if findings.retry { Next::Retry } else { Next::Rest })
+        Ok(if findings.retry {
+            Next::Retry
+        } else {
+            Next::Rest
+        })
     }
 
     /// The container is gone: so is everything of it.
     async fn bury(&self, mut record: ContainerRecord) -> Result<Next> {
         let container = record.container.clone();
-        for Attachment { network, interface, .. } in record.attachments.clone() {
-            self.attachments.detach(&mut record, &network, &interface).await?;
+        for Attachment {
+            network, interface, ..
+        } in record.attachments.clone()
+        {
+            self.attachments
+                .detach(&mut record, &network, &interface)
+                .await?;
             tracing::info!("disconnected {container} from {network}");
         }
         if !record.is_empty() {
-            self.attachments.book().save(&ContainerRecord::new(&container)).await?;
+            self.attachments
+                .book()
+                .save(&ContainerRecord::new(&container))
+                .await?;
         }
-        self.attachments.book().set_problems(&container, BTreeMap::new());
+        self.attachments
+            .book()
+            .set_problems(&container, BTreeMap::new());
         self.unwatch(&container);
         Ok(Next::Rest)
     }
 
     /// What a later start must know of a task that runs now.
     async fn remember_task(&self, record: &mut ContainerRecord, seen: &Seen) -> Result<()> {
-        let Some(task) = seen.alive() else { return Ok(()) };
+        let Some(task) = seen.alive() else {
+            return Ok(());
+        };
         if super::restarts::policy_label(seen).is_none() && record.restart.is_default() {
             return Ok(());
         }
@@ -126,8 +150,14 @@ impl Reconciler {
         let wishes = !labels.networks.is_empty()
             || !record.requested.is_empty()
             || !record.attachments.is_empty()
-            || seen.container.extension.as_ref().is_some_and(|told| !told.is_empty());
-        let Some(task) = seen.alive().filter(|_| wishes) else { return Ok(None) };
+            || seen
+                .container
+                .extension
+                .as_ref()
+                .is_some_and(|told| !told.is_empty());
+        let Some(task) = seen.alive().filter(|_| wishes) else {
+            return Ok(None);
+        };
         match self.attachments.parts.datapath.sandbox(task.pid).await {
             Ok(sandbox) => Ok(Some(sandbox)),
             Err(error) => {
@@ -155,7 +185,9 @@ impl Reconciler {
             }
         }
         let steps = plan(record, &labels.networks, sandbox, |a| {
-            intact.iter().any(|(n, i)| *n == a.network && *i == a.interface)
+            intact
+                .iter()
+                .any(|(n, i)| *n == a.network && *i == a.interface)
         });
         for step in &steps {
             if let Step::Detach { network, interface } = step
@@ -172,7 +204,8 @@ impl Reconciler {
                 Step::Detach { .. } => None,
             })
             .collect();
-        self.join_all(record, &joining, labels, sandbox, findings).await;
+        self.join_all(record, &joining, labels, sandbox, findings)
+            .await;
     }
 
     pub(super) async fn take_away(
@@ -181,14 +214,19 @@ impl Reconciler {
         network: &str,
         interface: &str,
     ) -> Result<()> {
-        let found = record.attachments.iter().find(|a| a.network == network && a.interface == interface);
+        let found = record
+            .attachments
+            .iter()
+            .find(|a| a.network == network && a.interface == interface);
         if let Some(attachment) = found
             && attachment.phase == Phase::Attached
             && attachment.origin != Origin::Original
         {
             // To ask for the same when the task is started again.
             let ips = attachment.ips.iter().map(ipnet::IpNet::addr).collect();
-            record.last.insert(network.to_owned(), LastAddresses { ips });
+            record
+                .last
+                .insert(network.to_owned(), LastAddresses { ips });
         }
         self.attachments.detach(record, network, interface).await?;
         tracing::info!("disconnected {} from {network}", record.container);
@@ -213,7 +251,9 @@ impl Reconciler {
         let mut port_finding = None;
         for ((wanted, origin), interface) in joining.iter().zip(names) {
             let network = &wanted.network;
-            let ports = self.ports_for(record, labels, network, &mut port_finding).await;
+            let ports = self
+                .ports_for(record, labels, network, &mut port_finding)
+                .await;
             let join = Join {
                 network: wanted,
                 origin: *origin,
@@ -244,7 +284,12 @@ impl Reconciler {
         sandbox: Sandbox,
     ) -> Result<Vec<String>> {
         let netns = format!("/proc/{}/ns/net", sandbox.pid);
-        let mut taken = self.attachments.parts.datapath.interfaces(netns.as_ref()).await?;
+        let mut taken = self
+            .attachments
+            .parts
+            .datapath
+            .interfaces(netns.as_ref())
+            .await?;
         taken.extend(labels.networks.iter().filter_map(|n| n.interface.clone()));
         let mut free = interface_names(&taken, joining.len()).into_iter();
         Ok(joining
@@ -267,15 +312,22 @@ impl Reconciler {
         }
         let parts = &self.attachments.parts;
         for labelled in &labels.networks {
-            let Ok(stored) = parts.networks.network(&labelled.network).await else { continue };
-            let Ok(config) = String::from_utf8(stored.data) else { continue };
+            let Ok(stored) = parts.networks.network(&labelled.network).await else {
+                continue;
+            };
+            let Ok(config) = String::from_utf8(stored.data) else {
+                continue;
+            };
             if parts.datapath.publishes_ports(&config) {
-                let published = record
-                    .attachments
-                    .iter()
-                    .any(|a| a.network != network && a.capability_args.contains_key("portMappings"));
+                let published = record.attachments.iter().any(|a| {
+                    a.network != network && a.capability_args.contains_key("portMappings")
+                });
                 let here = labelled.network == network && !published;
-                return if here { labels.ports.clone() } else { Vec::new() };
+                return if here {
+                    labels.ports.clone()
+                } else {
+                    Vec::new()
+                };
             }
         }
         *finding = Some(format!(
@@ -298,22 +350,30 @@ impl Reconciler {
         let kept = |a: &&Attachment| {
             earlier.contains(a) && a.phase == Phase::Attached && a.origin != Origin::Original
         };
-        let first = self.watch(&record.container, |w| !std::mem::replace(&mut w.checked, true));
+        let first = self.watch(&record.container, |w| {
+            !std::mem::replace(&mut w.checked, true)
+        });
         for attachment in record.attachments.iter().filter(kept).filter(|_| first) {
             if let Err(error) = self.attachments.parts.datapath.check(attachment).await {
                 let message = format!(
                     "the attachment is not as it was made: {error}: disconnect and connect it again"
                 );
                 self.watch(&record.container, |w| {
-                    w.broken.push((attachment.network.clone(), attachment.interface.clone(), message));
+                    w.broken.push((
+                        attachment.network.clone(),
+                        attachment.interface.clone(),
+                        message,
+                    ));
                 });
             }
         }
         let broken = self.watch(&record.container, |w| {
             w.broken.retain(|(network, interface, _)| {
-                record.attachments.iter().filter(kept).any(|a| {
-                    a.network == *network && a.interface == *interface
-                })
+                record
+                    .attachments
+                    .iter()
+                    .filter(kept)
+                    .any(|a| a.network == *network && a.interface == *interface)
             });
             w.broken.clone()
         });
@@ -353,7 +413,10 @@ impl Reconciler {
         }
         let mut findings = Findings::default();
         match self.attachments.parts.datapath.sandbox(pid).await {
-            Ok(sandbox) => self.bring_in_line(record, labels, Some(sandbox), &mut findings).await,
+            Ok(sandbox) => {
+                self.bring_in_line(record, labels, Some(sandbox), &mut findings)
+                    .await
+            }
             Err(error) => findings.add("", &error),
         }
         if findings.retry {

@@ -74,13 +74,21 @@ impl Reconciler {
     /// When the runtime does not answer.
     pub async fn full_pass(&self) -> Result<()> {
         let containers = self.attachments.runtime().containers().await?;
-        let mut ours: BTreeSet<String> =
-            self.attachments.book().records().iter().map(|r| r.container.clone()).collect();
+        let mut ours: BTreeSet<String> = self
+            .attachments
+            .book()
+            .records()
+            .iter()
+            .map(|r| r.container.clone())
+            .collect();
         for container in containers {
             let labels = &container.labels;
             let wanted = labels.contains_key(self.attachments.label())
                 || labels.contains_key(RESTART_LABEL)
-                || container.extension.as_ref().is_some_and(|told| !told.is_empty());
+                || container
+                    .extension
+                    .as_ref()
+                    .is_some_and(|told| !told.is_empty());
             if wanted {
                 ours.insert(container.id);
             }

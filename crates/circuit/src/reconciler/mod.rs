@@ -69,7 +69,10 @@ enum Next {
 impl Reconciler {
     /// A reconciler of these attachments.
     pub fn new(attachments: Arc<Attachments>) -> Self {
-        Self { attachments, watched: Mutex::default() }
+        Self {
+            attachments,
+            watched: Mutex::default(),
+        }
     }
 
     fn watch<T>(&self, container: &str, f: impl FnOnce(&mut Watched) -> T) -> T {
@@ -78,19 +81,30 @@ impl Reconciler {
     }
 
     fn unwatch(&self, container: &str) {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner).remove(container);
+        self.watched
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(container);
     }
 
     /// Takes note of an event.
     pub(crate) fn note(&self, event: &Event) {
         match event {
             Event::TaskCreated { container, pid } | Event::TaskStarted { container, pid } => {
-                if matches!(event, Event::TaskStarted { .. }) {
-                    tracing::debug!("task start: container={container} pid={pid}");
-                }
+                let what = if matches!(event, Event::TaskStarted { .. }) {
+                    "start"
+                } else {
+                    "made"
+                };
+                tracing::debug!("task {what}: container={container} pid={pid}");
                 self.note_alive(container, *pid);
             }
-            Event::TaskExited { container, pid, status, .. } => {
+            Event::TaskExited {
+                container,
+                pid,
+                status,
+                ..
+            } => {
                 tracing::debug!("task exit: container={container} pid={pid} status={status}");
                 self.note_end(container, *pid, *status);
             }
@@ -129,7 +143,12 @@ impl Reconciler {
         let id = &seen.container.id;
         match &seen.task {
             Some(task) if task.is_alive() => self.note_alive(id, task.pid),
-            Some(Task { pid, status: TaskStatus::Stopped, exit_status, .. }) => {
+            Some(Task {
+                pid,
+                status: TaskStatus::Stopped,
+                exit_status,
+                ..
+            }) => {
                 self.note_end(id, *pid, *exit_status);
             }
             // Its end was missed, and how it ended is not known.
@@ -140,7 +159,11 @@ impl Reconciler {
     fn last_run(&self, seen: &Seen, record: &ContainerRecord) -> LastRun {
         let watched = self.watch(&seen.container.id, |watched| watched.clone());
         if let Some((status, ran, at)) = watched.ended {
-            return LastRun::Ended { status, ran, ago: at.elapsed() };
+            return LastRun::Ended {
+                status,
+                ran,
+                ago: at.elapsed(),
+            };
         }
         if record.restart.seen || !record.attachments.is_empty() {
             return LastRun::Unknown;

@@ -24,7 +24,11 @@ pub(super) fn policy_label(seen: &Seen) -> Option<&str> {
 
 /// Where the output of a restarted task goes.
 pub(super) fn log_of(seen: &Seen) -> Option<&str> {
-    seen.container.labels.get(RESTART_LOG_LABEL).map(String::as_str).filter(|log| !log.is_empty())
+    seen.container
+        .labels
+        .get(RESTART_LOG_LABEL)
+        .map(String::as_str)
+        .filter(|log| !log.is_empty())
 }
 
 impl Reconciler {
@@ -44,11 +48,16 @@ impl Reconciler {
             }
             return Ok(Next::Rest);
         }
-        let Some(label) = policy_label(seen) else { return Ok(Next::Rest) };
+        let Some(label) = policy_label(seen) else {
+            return Ok(Next::Rest);
+        };
         let policy = match Policy::parse(label) {
             Ok(policy) => policy,
             Err(error) => {
-                self.say_once(id, format!("container {id}: label {RESTART_LABEL}: {error}"));
+                self.say_once(
+                    id,
+                    format!("container {id}: label {RESTART_LABEL}: {error}"),
+                );
                 return Ok(Next::Rest);
             }
         };
@@ -93,8 +102,10 @@ impl Reconciler {
                 self.say_once(id, format!("cannot restart {id}: {error}"));
                 // There is no task whose end could count: the delay runs from now.
                 self.watch(id, |watched| {
-                    watched.ended.get_or_insert((1, Duration::ZERO, std::time::Instant::now())).2 =
-                        std::time::Instant::now();
+                    watched
+                        .ended
+                        .get_or_insert((1, Duration::ZERO, std::time::Instant::now()))
+                        .2 = std::time::Instant::now();
                 });
                 Ok(Next::After(circuit_core::restart::delay(streak)))
             }

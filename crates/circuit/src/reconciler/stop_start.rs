@@ -56,7 +56,11 @@ impl Containers for Reconciler {
 
 impl Reconciler {
     async fn see(&self, container: &str) -> Result<Seen> {
-        let seen = self.attachments.see(container).await?.ok_or_else(|| no_container(container))?;
+        let seen = self
+            .attachments
+            .see(container)
+            .await?
+            .ok_or_else(|| no_container(container))?;
         if seen.container.labels.contains_key(CONTAINERD_RESTART_LABEL) {
             return Err(Error::precondition(format!(
                 "container {container} has the label {CONTAINERD_RESTART_LABEL}: containerd restarts \
@@ -128,7 +132,9 @@ impl Reconciler {
     async fn leave_all(&self, record: &mut ContainerRecord) {
         let container = record.container.clone();
         for attachment in record.attachments.clone() {
-            let left = self.take_away(record, &attachment.network, &attachment.interface).await;
+            let left = self
+                .take_away(record, &attachment.network, &attachment.interface)
+                .await;
             if let Err(error) = left {
                 tracing::warn!(container, network = attachment.network, %error, "will disconnect later");
                 self.attachments.wake(&container);

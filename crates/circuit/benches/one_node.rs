@@ -1,0 +1,356 @@
+//! Figures of one node, each beside what it is measured against, in one run:
+//! `scripts/bench`. Nothing here passes or fails.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr
+)]
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    io::Write as _,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use circuit_api::v1::{
+    ConnectRequest, DisconnectRequest, GetContainerIPsRequest, circuit_client::CircuitClient,
+};
+use circuit_api::{ClientOptions, connect};
+use circuit_testing::{Plugins, TestNode, network, wait_until};
+use tonic::transport::Channel;
+
+/// Rounds of connect and disconnect on each side.
+const ROUNDS: usize = 40;
+/// Look-ups.
+const LOOKUPS: usize = 5_000;
+/// Labelled containers started one after the other.
+const STARTS: usize = 20;
+/// Containers for the figure of memory.
+const CROWD: usize = 100;
+const SUBNET: &str = "10.77.0.0/16";
+
+fn main() {
+    let arguments: Vec<String> = env::args().collect();
+    // `cargo bench` passes --bench; the inner side is told its job.
+    match arguments.get(1).map(String::as_str) {
+        Some("inside") => inside(&arguments[2], &arguments[3]),
+        _ => outside(),
+    }
+}
+
+fn outside() {
+    for (name, masquerade) in [("bridge", false), ("bridge + masquerade", true)] {
+        let node = node();
+        let config = bridge(masquerade);
+        node.create_network("bench", &config);
+        node.run_container("one", &[], &[]);
+        let itself = env::current_exe().unwrap();
+        println!("\n{name}, {ROUNDS} rounds, each side in turn");
+        let plugins = node.plugin_folder();
+        let output = node
+            .command(itself.to_str().unwrap())
+            .args(["inside", plugins.to_str().unwrap(), &config])
+            .stderr(Stdio::inherit())
+            .output()
+            .unwrap();
+        print!("{}", String::from_utf8_lossy(&output.stdout));
+        assert!(output.status.success(), "the inner side failed");
+    }
+    labelled();
+    memory();
+}
+
+fn node() -> TestNode {
+    TestNode::builder(env!("CARGO_BIN_EXE_circuit"))
+        .plugins(Plugins::Newer)
+        .start()
+}
+
+fn bridge(masquerade: bool) -> String {
+    network::list(
+        "bench",
+        &[serde_json::json!({
+            "type": "bridge", "bridge": "bench0", "isGateway": true, "ipMasq": masquerade,
+            "ipam": {"type": "host-local", "subnet": SUBNET, "routes": [{"dst": "0.0.0.0/0"}]},
+        })],
+    )
+}
+
+/// Inside the node, beside the daemon: the same plugins by hand and through
+/// the API.
+fn inside(plugins: &str, config: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let channel = runtime
+        .block_on(connect(&ClientOptions::default()))
+        .unwrap();
+    let mut client = CircuitClient::new(channel);
+    let netns = format!("/proc/{}/ns/net", pid_of("one"));
+    let mut times: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
+    let mut note = |what, since: Instant| times.entry(what).or_default().push(since.elapsed());
+    for round in 0..ROUNDS + 2 {
+        let at = Instant::now();
+        runtime.block_on(client.connect(join())).unwrap();
+        // The first rounds make the bridge and warm caches.
+        if round >= 2 {
+            note("connect", at);
+        }
+        let at = Instant::now();
+        runtime.block_on(client.disconnect(leave())).unwrap();
+        if round >= 2 {
+            note("disconnect", at);
+        }
+        let at = Instant::now();
+        let result = plugin(plugins, config, "ADD", &netns, None);
+        if round >= 2 {
+            note("plugin ADD", at);
+        }
+        let at = Instant::now();
+        plugin(plugins, config, "DEL", &netns, Some(&result));
+        if round >= 2 {
+            note("plugin DEL", at);
+        }
+    }
+    let medians: BTreeMap<&str, f64> = times.iter().map(|(k, v)| (*k, at(v, 0.5))).collect();
+    for (ours, theirs) in [("connect", "plugin ADD"), ("disconnect", "plugin DEL")] {
+        let (a, b) = (medians[ours], medians[theirs]);
+        let allowed = b * 1.1 + 3.0;
+        println!(
+            "  {ours:<12} p50 {a:>7.2} ms   {theirs} exec'd p50 {b:>7.2} ms   ratio {:.2}   +{:.2} ms   \
+             goal <= {allowed:.2} ms: {}",
+            a / b,
+            a - b,
+            verdict(a <= allowed)
+        );
+    }
+    lookups(&runtime, &mut client);
+}
+
+fn lookups(runtime: &tokio::runtime::Runtime, client: &mut CircuitClient<Channel>) {
+    runtime.block_on(client.connect(join())).unwrap();
+    let mut times = Vec::with_capacity(LOOKUPS);
+    runtime.block_on(async {
+        for _ in 0..LOOKUPS {
+            let request = GetContainerIPsRequest {
+                container: "one".into(),
+                ..Default::default()
+            };
+            let at = Instant::now();
+            let ips = client
+                .get_container_i_ps(request)
+                .await
+                .unwrap()
+                .into_inner()
+                .ips;
+            times.push(at.elapsed());
+            assert_eq!(ips.len(), 1);
+        }
+    });
+    let p50 = at(&times, 0.5);
+    println!(
+        "  GetContainerIPs p50 {p50:.3} ms   p99 {:.3} ms   goal p50 <= 0.5 ms: {}",
+        at(&times, 0.99),
+        verdict(p50 <= 0.5)
+    );
+    runtime.block_on(client.disconnect(leave())).unwrap();
+}
+
+fn join() -> ConnectRequest {
+    ConnectRequest {
+        container: "one".into(),
+        network: "bench".into(),
+    }
+}
+
+fn leave() -> DisconnectRequest {
+    DisconnectRequest {
+        container: "one".into(),
+        network: "bench".into(),
+    }
+}
+
+/// The one plugin of the list, run as any CNI runtime runs it.
+fn plugin(plugins: &str, config: &str, command: &str, netns: &str, prev: Option<&[u8]>) -> Vec<u8> {
+    let list: serde_json::Value = serde_json::from_str(config).unwrap();
+    let mut single = list["plugins"][0].clone();
+    single["cniVersion"] = list["cniVersion"].clone();
+    single["name"] = list["name"].clone();
+    if let Some(prev) = prev {
+        single["prevResult"] = serde_json::from_slice(prev).unwrap();
+    }
+    let mut child = Command::new(format!("{plugins}/{}", single["type"].as_str().unwrap()))
+        .env("CNI_COMMAND", command)
+        .env("CNI_CONTAINERID", "by-hand")
+        .env("CNI_NETNS", netns)
+        .env("CNI_IFNAME", "eth9")
+        .env("CNI_PATH", plugins)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(single.to_string().as_bytes())
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+    output.stdout
+}
+
+fn pid_of(container: &str) -> u32 {
+    let output = Command::new("ctr").args(["task", "ls"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = text
+        .lines()
+        .find(|line| line.starts_with(&format!("{container} ")))
+        .unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// From containerd's event to the address: the daemon's own log has both ends.
+fn labelled() {
+    let node = TestNode::builder(env!("CARGO_BIN_EXE_circuit"))
+        .plugins(Plugins::Newer)
+        .server(&["--debug"])
+        .start();
+    node.create_network("bench", &bridge(false));
+    // Says at its first instruction whether the address is there.
+    let look =
+        "ip -4 -o addr show eth0 2>/dev/null | grep -q inet && echo early > /found; sleep 600";
+    for number in 0..STARTS {
+        let name = format!("auto{number}");
+        node.run_container(
+            &name,
+            &[("io.circuit.network", "bench")],
+            &["sh", "-c", look],
+        );
+        node.wait_for_addresses(&name);
+    }
+    let early = (0..STARTS)
+        .filter(|number| {
+            node.exec(&format!("auto{number}"), &["cat", "/found"])
+                .worked()
+        })
+        .count();
+    let mut by_hand = 0;
+    for number in 0..STARTS {
+        let name = format!("auto{number}");
+        node.exec(&name, &["rm", "-f", "/found"]);
+        node.circuit(&["container", "restart", "--timeout", "0", &name])
+            .ok();
+        node.wait_for_addresses(&name);
+        by_hand += usize::from(wait_found(&node, &name));
+    }
+    let log = node.daemon_log();
+    let made = times_of(&log, "task made: container=");
+    let there = times_of(&log, "connected ");
+    let waits: Vec<Duration> = there
+        .iter()
+        .filter_map(|(name, at)| made.get(name).and_then(|made| at.checked_sub(*made)))
+        .collect();
+    println!("\nlabelled containers, {} starts by ctr", waits.len());
+    println!(
+        "  task event to address in place   p50 {:.1} ms   p99 {:.1} ms",
+        at(&waits, 0.5),
+        at(&waits, 0.99)
+    );
+    println!("  address in place before the process runs: {early} of {STARTS} started by ctr");
+    println!(
+        "  address in place before the process runs: {by_hand} of {STARTS} started by circuit"
+    );
+}
+
+fn wait_found(node: &TestNode, name: &str) -> bool {
+    // The process has decided by the time that another can be run.
+    std::thread::sleep(Duration::from_millis(100));
+    node.exec(name, &["cat", "/found"]).worked()
+}
+
+/// The first time each container is named after `marker`, since midnight.
+fn times_of(log: &str, marker: &str) -> BTreeMap<String, Duration> {
+    let mut times = BTreeMap::new();
+    for line in log.lines() {
+        let Some((_, rest)) = line.split_once(marker) else {
+            continue;
+        };
+        let Some(name) = rest.split_whitespace().next() else {
+            continue;
+        };
+        let Some(clock) = line.split_once('T').and_then(|(_, t)| t.split_once('Z')) else {
+            continue;
+        };
+        let parts: Vec<f64> = clock.0.split(':').filter_map(|p| p.parse().ok()).collect();
+        if let [h, m, s] = parts[..] {
+            let at = Duration::from_secs_f64(h * 3600.0 + m * 60.0 + s);
+            times.entry(name.to_owned()).or_insert(at);
+        }
+    }
+    times
+}
+
+fn memory() {
+    let node = node();
+    node.create_network("bench", &bridge(false));
+    let idle = resident(node.daemon_pid());
+    for number in 0..CROWD {
+        node.run_container(
+            &format!("c{number}"),
+            &[("io.circuit.network", "bench")],
+            &[],
+        );
+    }
+    wait_until(
+        "every container is connected",
+        Duration::from_secs(60),
+        || node.leases().len() >= CROWD && node.records().len() >= CROWD,
+    );
+    let crowded = resident(node.daemon_pid());
+    println!("\nresident memory (the original: 31 MB)");
+    println!("  idle {idle:.1} MB   with {CROWD} containers {crowded:.1} MB");
+}
+
+fn resident(pid: u32) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
+    line.split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse::<f64>()
+        .unwrap()
+        / 1024.0
+}
+
+/// A quantile in milliseconds.
+fn at(times: &[Duration], quantile: f64) -> f64 {
+    let mut sorted = times.to_vec();
+    sorted.sort();
+    if sorted.is_empty() {
+        return f64::NAN;
+    }
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss
+    )]
+    let index = ((sorted.len() - 1) as f64 * quantile).round() as usize;
+    sorted[index].as_secs_f64() * 1000.0
+}
+
+fn verdict(reached: bool) -> &'static str {
+    if reached { "reached" } else { "missed" }
+}

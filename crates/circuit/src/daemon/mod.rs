@@ -1,0 +1,202 @@
+//! The daemon: builds its parts from the options, runs them as one supervised
+//! set, and drains them. The only place that names concrete backends.
+
+mod signals;
+
+use std::{sync::Arc, time::Duration};
+
+use circuit_core::{Error, Result, runtime::Runtime as _};
+use circuit_net::cni::{CniRuntime, OperationLock, PluginPath};
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    attachments::{Attachments, Book, Parts},
+    cli::server::ServerOptions,
+    containerd::Containerd,
+    datapath::ExecDatapath,
+    grpc::{self, Listeners, Security, Services, tls::TlsFiles},
+    networks::NetworkService,
+    node::Alone,
+    reconciler::Reconciler,
+    state::{StateDir, make_private},
+    store::LocalStore,
+};
+
+/// What runs has this long to come to its end after a signal.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// Runs the daemon until SIGTERM or SIGINT. Attachments stay up.
+///
+/// # Errors
+/// With the text to tell the user, when it cannot start or a part of it ends
+/// by itself.
+pub async fn run(options: ServerOptions) -> Result<()> {
+    let daemon = Daemon::build(&options).await?;
+    tracing::info!(
+        "circuit {} serves node {} on {}",
+        crate::VERSION,
+        options.node_name,
+        daemon.addresses()
+    );
+    daemon.run(&options).await
+}
+
+/// The parts, ready to run.
+struct Daemon {
+    listeners: Listeners,
+    services: Services,
+    attachments: Arc<Attachments>,
+    reconciler: Arc<Reconciler>,
+    wakes: mpsc::UnboundedReceiver<String>,
+    /// Keeps a second daemon away from the same records.
+    _lock: OperationLock,
+}
+
+impl Daemon {
+    async fn build(options: &ServerOptions) -> Result<Self> {
+        let tls = TlsFiles {
+            cert: options.tls_cert.clone(),
+            key: options.tls_key.clone(),
+            client_ca: options.tls_client_ca.clone(),
+        };
+        let security = Security {
+            tls: tls.load()?,
+            verifies_clients: options.tls_client_ca.is_some(),
+            insecure: options.insecure,
+        };
+        let listeners = grpc::bind(&options.addresses, &security).await?;
+        let lock = lock_state(options)?;
+        let runtime = Containerd::new(&options.containerd, &options.containerd_namespace)
+            .map_err(|error| Error::invalid(error.to_string()))?;
+        let cni = CniRuntime::new(PluginPath::new(&options.cni_path), options.cni_timeout);
+        let store = Arc::new(LocalStore::open(&options.datastore)?);
+        let state = StateDir::open(&options.state_dir, runtime.namespace())?;
+        let (book, unreadable) = Book::open(state)?;
+        for (path, reason) in unreadable {
+            tracing::error!(
+                "cannot read the record {}: {reason}: what it says of its container is lost; \
+                 move it away when that container's networks are in order",
+                path.display()
+            );
+        }
+        let pins = options.run_dir.join("netns");
+        make_private(&pins).map_err(|error| cannot_make(&pins, &error))?;
+        let parts = Parts {
+            runtime: Arc::new(runtime),
+            datapath: Arc::new(ExecDatapath::new(
+                cni.clone(),
+                options.run_dir.join("locks"),
+            )),
+            networks: Arc::clone(&store) as _,
+            book,
+            pins,
+            label: options.network_label.clone(),
+        };
+        let (wake, wakes) = mpsc::unbounded_channel();
+        let attachments = Arc::new(Attachments::new(parts, wake));
+        let reconciler = Arc::new(Reconciler::new(Arc::clone(&attachments)));
+        let networks = NetworkService::new(store, Arc::clone(&attachments) as _, cni);
+        let services = Services::new(
+            Arc::new(networks),
+            Arc::clone(&attachments) as _,
+            Arc::clone(&reconciler) as _,
+            Arc::new(Alone::new(&options.node_name)),
+        );
+        Ok(Self {
+            listeners,
+            services,
+            attachments,
+            reconciler,
+            wakes,
+            _lock: lock,
+        })
+    }
+
+    fn addresses(&self) -> String {
+        let addresses = self.listeners.addresses();
+        addresses
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(" and ")
+    }
+
+    /// Runs every part until a signal, or until one ends by itself.
+    async fn run(self, options: &ServerOptions) -> Result<()> {
+        let shutdown = CancellationToken::new();
+        let mut parts: JoinSet<(&'static str, Result<()>)> = JoinSet::new();
+        let stop = shutdown.clone();
+        parts.spawn(async move { ("signals", signals::wait(stop).await) });
+        let (stop, services) = (shutdown.clone(), self.services);
+        let listeners = self.listeners;
+        parts.spawn(async move { ("api", grpc::serve(listeners, services, stop, DRAIN).await) });
+        let (stop, reconciler, wakes) =
+            (shutdown.clone(), Arc::clone(&self.reconciler), self.wakes);
+        parts.spawn(async move {
+            reconciler.run(wakes, stop).await;
+            ("reconciler", Ok(()))
+        });
+        let (stop, reconciler) = (shutdown.clone(), self.reconciler);
+        let every = options.reconcile_interval;
+        parts.spawn(async move {
+            reconciler.follow(every, stop).await;
+            ("events", Ok(()))
+        });
+        let attachments = self.attachments;
+        tokio::spawn(async move { tidy(&attachments).await });
+        supervise(parts, shutdown).await
+    }
+}
+
+/// Once a start: what an earlier life left that no record speaks of.
+async fn tidy(attachments: &Attachments) {
+    if let Err(error) = attachments.sweep_pins().await {
+        tracing::warn!(%error, "cannot remove pinned namespaces that nothing uses");
+    }
+    attachments.collect_garbage().await;
+}
+
+/// Waits for the first part to end, has the others end, and waits for them.
+async fn supervise(
+    mut parts: JoinSet<(&'static str, Result<()>)>,
+    shutdown: CancellationToken,
+) -> Result<()> {
+    let mut outcome = Ok(());
+    while let Some(ended) = parts.join_next().await {
+        let unexpected = !shutdown.is_cancelled();
+        shutdown.cancel();
+        let failure = match ended {
+            Ok((_, Err(error))) => Some(error),
+            Ok((part, Ok(()))) if unexpected && part != "signals" => {
+                Some(Error::internal(format!("the {part} ended by itself")))
+            }
+            Ok((_, Ok(()))) => None,
+            Err(error) => Some(Error::internal(format!(
+                "a part of the daemon failed: {error}"
+            ))),
+        };
+        if let Some(error) = failure {
+            tracing::error!(%error, "stopping");
+            outcome = outcome.and(Err(error));
+        }
+    }
+    tracing::info!("stopped: attachments stay as they are");
+    outcome
+}
+
+fn lock_state(options: &ServerOptions) -> Result<OperationLock> {
+    let dir = &options.state_dir;
+    make_private(dir).map_err(|error| cannot_make(dir, &error))?;
+    OperationLock::try_acquire(dir.join("lock"))?.ok_or_else(|| {
+        Error::precondition(format!(
+            "another circuit server uses {}: stop it, or give this one other folders with \
+             --state-dir, --run-dir and --datastore",
+            dir.display()
+        ))
+    })
+}
+
+fn cannot_make(dir: &std::path::Path, error: &std::io::Error) -> Error {
+    Error::precondition(format!("cannot make the folder {}: {error}", dir.display()))
+}
