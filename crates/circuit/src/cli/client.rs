@@ -1,5 +1,6 @@
 //! The connection that client commands talk over.
 
+use std::error::Error;
 use std::time::Duration;
 
 use circuit_api::v1::{
@@ -88,11 +89,14 @@ pub(super) fn answer<T>(result: Result<Response<T>, Status>) -> Result<T, Failur
 }
 
 fn explain(status: &Status) -> String {
-    if std::error::Error::source(status).is_some() {
+    if let Some(cause) = innermost(status) {
+        if cause.is::<tonic::TimeoutExpired>() {
+            let limit = QUESTION_TIMEOUT.as_secs();
+            return format!("the server gave no answer within {limit} s; its log may say why");
+        }
         return format!(
-            "the server does not talk as circuit does ({}); is this circuit's address, and does \
-             it ask for tls (--tls-ca, --tls-client-cert)?",
-            innermost(status)
+            "the server does not talk as circuit does ({cause}); is this circuit's address, and \
+             does it ask for tls (--tls-ca, --tls-client-cert)?"
         );
     }
     match status.message() {
@@ -101,17 +105,27 @@ fn explain(status: &Status) -> String {
     }
 }
 
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
+/// What a status that did not come from the server began with.
+fn innermost(status: &Status) -> Option<&(dyn Error + 'static)> {
+    let mut cause = status.source()?;
+    while let Some(source) = cause.source() {
+        cause = source;
     }
-    innermost.to_string()
+    Some(cause)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn silence_is_no_strange_language() {
+        let status = Status::from_error(Box::new(tonic::TimeoutExpired(())));
+        assert!(
+            explain(&status).contains("no answer within 30 s"),
+            "{status:?}"
+        );
+    }
 
     #[test]
     fn a_status_speaks_for_itself() {

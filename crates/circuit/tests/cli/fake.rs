@@ -20,14 +20,14 @@ use tokio_util::sync::CancellationToken;
 
 /// What the services know and what was done to them.
 #[derive(Default)]
-pub struct World {
-    pub networks: Mutex<BTreeMap<String, Vec<u8>>>,
-    pub problems: Mutex<Vec<Problem>>,
-    pub calls: Mutex<Vec<String>>,
+pub(crate) struct World {
+    pub(crate) networks: Mutex<BTreeMap<String, Vec<u8>>>,
+    pub(crate) problems: Mutex<Vec<Problem>>,
+    pub(crate) calls: Mutex<Vec<String>>,
     /// Lets `connect slow …` begin and end.
-    pub begun: Notify,
-    pub go_on: Notify,
-    pub finished: AtomicUsize,
+    pub(crate) begun: Notify,
+    pub(crate) go_on: Notify,
+    pub(crate) finished: AtomicUsize,
 }
 
 impl World {
@@ -35,7 +35,7 @@ impl World {
         self.calls.lock().unwrap().push(call);
     }
 
-    pub fn calls(&self) -> Vec<String> {
+    pub(crate) fn calls(&self) -> Vec<String> {
         self.calls.lock().unwrap().clone()
     }
 }
@@ -171,24 +171,24 @@ impl Nodes for World {
 }
 
 /// A running server.
-pub struct Server {
-    pub world: Arc<World>,
-    pub address: ListenAddress,
-    pub shutdown: CancellationToken,
-    pub serving: JoinHandle<Result<()>>,
+pub(crate) struct Server {
+    pub(crate) world: Arc<World>,
+    pub(crate) address: ListenAddress,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) serving: JoinHandle<Result<()>>,
     _dir: tempfile::TempDir,
 }
 
 impl Server {
     /// On a Unix socket.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = ListenAddress::Unix(dir.path().join("circuit.sock"));
         Self::start_on(socket, Security::default(), dir).await
     }
 
     /// On a port of loopback.
-    pub async fn start_tcp(security: Security) -> Self {
+    pub(crate) async fn start_tcp(security: Security) -> Self {
         let dir = tempfile::tempdir().unwrap();
         Self::start_on("localhost:0".parse().unwrap(), security, dir).await
     }
@@ -223,11 +223,11 @@ impl Server {
     }
 
     /// The address as a client writes it.
-    pub fn target(&self) -> String {
+    pub(crate) fn target(&self) -> String {
         self.address.to_string()
     }
 
-    pub async fn channel(&self) -> tonic::transport::Channel {
+    pub(crate) async fn channel(&self) -> tonic::transport::Channel {
         let target = Some(self.target().parse().unwrap());
         circuit_api::connect(&circuit_api::ClientOptions { target, tls: None })
             .await
