@@ -16,3 +16,15 @@ die() {
 need_root() {
     [ "$(id -u)" -eq 0 ] || die "run this as root: it makes network namespaces and installs packages"
 }
+
+# timed NAME COMMAND [ARGUMENT…]: runs it without input, and prints how long it took.
+timed() {
+    local name=$1 start=$SECONDS code=0
+    shift
+    step "$name"
+    "$@" </dev/null || code=$?
+    if [ "$code" -ne 0 ]; then
+        die "$name: failed with exit code $code after $((SECONDS - start)) s"
+    fi
+    step "$name: done in $((SECONDS - start)) s"
+}
