@@ -86,6 +86,10 @@ pub struct Attachment {
 pub struct LastAddresses {
     /// Addresses, without prefix length.
     pub ips: Vec<IpAddr>,
+    /// Hardware address: with the same one, neighbours that remember the
+    /// address reach the restarted container at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
 }
 
 /// A network left by hand although the labels ask for it; it holds for the

@@ -38,6 +38,10 @@ pub(super) fn arguments(
     }
     if let Some(mac) = &wanted.mac {
         place_mac(config, mac, &mut arguments)?;
+    } else if let Some(mac) = last.and_then(|last| last.mac.as_ref())
+        && place_mac(config, mac, &mut arguments).is_ok()
+    {
+        arguments.preferred_only = true;
     }
     if !wanted.aliases.is_empty() && config.declares("aliases") {
         arguments
@@ -231,6 +235,7 @@ mod tests {
     fn a_former_address_is_a_wish_only() {
         let last = LastAddresses {
             ips: vec!["10.9.0.5".parse().unwrap()],
+            mac: None,
         };
         let again = arguments(
             &config(LOCAL, "{}"),
@@ -242,6 +247,7 @@ mod tests {
         assert!(again.preferred_only);
         let elsewhere = LastAddresses {
             ips: vec!["10.7.0.5".parse().unwrap()],
+            mac: None,
         };
         let none = arguments(
             &config(LOCAL, "{}"),
@@ -250,6 +256,20 @@ mod tests {
             &[],
         );
         assert_eq!(none.unwrap(), Arguments::default());
+        let mac = Some("02:00:00:00:00:05".to_owned());
+        let same = LastAddresses {
+            ips: vec!["10.9.0.5".parse().unwrap()],
+            mac,
+        };
+        let same = arguments(
+            &config(LOCAL, "{}"),
+            &DesiredNetwork::named("n"),
+            Some(&same),
+            &[],
+        )
+        .unwrap();
+        assert_eq!(same.config_args["mac"], json!("02:00:00:00:00:05"));
+        assert!(same.preferred_only);
     }
 
     #[test]

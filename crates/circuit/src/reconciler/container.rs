@@ -224,9 +224,8 @@ impl Reconciler {
         {
             // To ask for the same when the task is started again.
             let ips = attachment.ips.iter().map(ipnet::IpNet::addr).collect();
-            record
-                .last
-                .insert(network.to_owned(), LastAddresses { ips });
+            let mac = attachment.mac.clone();
+            record.last.insert(network.to_owned(), LastAddresses { ips, mac });
         }
         self.attachments.detach(record, network, interface).await?;
         tracing::info!("disconnected {} from {network}", record.container);
