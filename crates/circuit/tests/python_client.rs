@@ -32,7 +32,8 @@ fn a_generated_client_calls_every_rpc() {
     let protos = Path::new(env!("CARGO_MANIFEST_DIR")).join("../circuit-api/proto");
     let node = TestNode::builder(env!("CARGO_BIN_EXE_circuit")).start();
     node.run_container("shell", &[], &[]);
-    node.create_container("idle", &[], &[]);
+    node.run_container("idle", &[], &[]);
+    node.end_task("idle");
     let labels = [("io.circuit.network", "auto"), ("io.circuit.restart", "")];
     node.run_container("web", &labels, &[]);
 
