@@ -101,6 +101,9 @@ pub trait Datapath: Send + Sync {
     /// given as CNI container id and interface.
     async fn gc(&self, config: &str, valid: &[(String, String)]) -> Result<()>;
 
+    /// Lets go of what was kept for a container that is gone.
+    async fn retire(&self, cni_id: &str);
+
     /// Finds the CNI container id under which an address was handed out, for
     /// attachments whose record does not say.
     async fn owner_of(&self, config: &str, ip: &str) -> Option<String>;

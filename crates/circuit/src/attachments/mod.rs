@@ -137,6 +137,11 @@ impl Attachments {
         }))
     }
 
+    /// Lets go of what is kept for a container that is gone.
+    pub(crate) async fn retire(&self, container: &str) {
+        self.parts.datapath.retire(&self.cni_id(container)).await;
+    }
+
     /// The CNI container id of this node's attachments.
     fn cni_id(&self, container: &str) -> String {
         format!("{}-{container}", self.runtime().namespace())

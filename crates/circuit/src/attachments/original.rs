@@ -32,7 +32,10 @@ impl Attachments {
             if record.attachment(network).is_some() {
                 continue;
             }
-            if let Some(attachment) = self.original(network, entry, sandbox).await {
+            if let Some(attachment) = self
+                .original(&record.container, network, entry, sandbox)
+                .await
+            {
                 tracing::info!(
                     container = record.container,
                     network,
@@ -53,6 +56,7 @@ impl Attachments {
 
     async fn original(
         &self,
+        container: &str,
         network: &str,
         entry: &ExtensionEntry,
         sandbox: Option<Sandbox>,
@@ -69,8 +73,12 @@ impl Attachments {
                 if !there.contains(&entry.interface) {
                     return None;
                 }
+                // Pinned, so that its DEL finds the namespace when the task has
+                // ended: without it, bridge leaves its masquerade rules.
+                let pin = self.pin_path(container, sandbox);
+                self.parts.datapath.pin(sandbox, &pin).await.ok()?;
                 let id = by_pid.unwrap_or_else(|| sandbox.pid.to_string());
-                (Phase::Attached, sandbox, id, Some(netns))
+                (Phase::Attached, sandbox, id, Some(pin))
             }
             // Its address is still held under the pid it had.
             None => (

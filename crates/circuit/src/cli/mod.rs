@@ -110,8 +110,8 @@ pub struct Global {
     pub tls_skip_verify: bool,
 
     /// Accepted for compatibility; this build profiles nothing.
-    #[arg(long, global = true)]
-    pub profile: bool,
+    #[arg(long, global = true, value_name = "WHAT")]
+    pub profile: Option<String>,
 }
 
 /// The nouns.
@@ -218,7 +218,7 @@ mod tests {
     fn every_command_of_the_original_parses() {
         for line in [
             "circuit server",
-            "circuit --debug --profile --tls-skip-verify server --redis-url redis://a",
+            "circuit --debug --profile cpu --tls-skip-verify server --redis-url redis://a",
             "circuit --tls-server-cert a --tls-server-key b server",
             "circuit server --containerd /a --containerd-namespace b --datastore local:///c",
             "circuit server --network-label a --cni-path /b --node-name c",

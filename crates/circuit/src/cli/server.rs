@@ -172,7 +172,7 @@ impl ServerArgs {
             run_dir: self.run_dir,
             cni_timeout: self.cni_timeout,
             reconcile_interval: self.reconcile_interval,
-            profile: global.profile,
+            profile: global.profile.is_some(),
         })
     }
 }

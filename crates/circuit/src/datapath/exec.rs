@@ -209,6 +209,17 @@ impl Datapath for ExecDatapath {
         Ok(self.cni.gc(&config, valid, None).await?)
     }
 
+    async fn retire(&self, cni_id: &str) {
+        let path = self.locks.join(format!("{cni_id}.lock"));
+        // Nobody waits for it here: the container's own work is done, and a
+        // plugin that still holds it keeps it.
+        if let Ok(true) = path.try_exists()
+            && let Ok(Some(_held)) = OperationLock::try_acquire(&path)
+        {
+            let _ = std::fs::remove_file(&path);
+        }
+    }
+
     async fn owner_of(&self, config: &str, ip: &str) -> Option<String> {
         let config = ConfigList::parse(config.as_bytes()).ok()?;
         let ipam = config.plugins.iter().find_map(|plugin| plugin.ipam())?;

@@ -1,6 +1,6 @@
 //! One look at one container.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use circuit_core::{
     Error, ErrorKind, Result,
@@ -11,6 +11,9 @@ use circuit_core::{
 
 use super::{Next, Reconciler};
 use crate::attachments::{Join, Seen};
+
+/// How soon to look again at a task that has ended and is still called alive.
+const STALE: Duration = Duration::from_millis(20);
 
 /// What went wrong in a look, by network.
 #[derive(Default)]
@@ -61,7 +64,10 @@ impl Reconciler {
         let Some(seen) = self.attachments.see(container).await? else {
             return self.bury(record).await;
         };
-        self.note_seen(&seen);
+        if !self.note_seen(&seen) {
+            // Its end was told already; the runtime will know in a moment.
+            return Ok(Next::After(STALE));
+        }
         self.remember_task(&mut record, &seen).await?;
         let mut findings = Findings::default();
         let labels = Labels::read(&seen.container.labels, self.attachments.label());
@@ -101,14 +107,23 @@ impl Reconciler {
     /// The container is gone: so is everything of it.
     async fn bury(&self, mut record: ContainerRecord) -> Result<Next> {
         let container = record.container.clone();
-        for Attachment {
-            network, interface, ..
-        } in record.attachments.clone()
-        {
-            self.attachments
-                .detach(&mut record, &network, &interface)
-                .await?;
-            tracing::info!("disconnected {container} from {network}");
+        let mut findings = Findings::default();
+        for attachment in record.attachments.clone() {
+            let Attachment {
+                network, interface, ..
+            } = &attachment;
+            match self
+                .attachments
+                .detach(&mut record, network, interface)
+                .await
+            {
+                Ok(()) => tracing::info!("disconnected {container} from {network}"),
+                Err(error) => findings.add(network, &error),
+            }
+        }
+        if findings.retry || !record.attachments.is_empty() {
+            self.tell(&container, findings.problems);
+            return Ok(Next::Retry);
         }
         if !record.is_empty() {
             self.attachments
@@ -116,9 +131,8 @@ impl Reconciler {
                 .save(&ContainerRecord::new(&container))
                 .await?;
         }
-        self.attachments
-            .book()
-            .set_problems(&container, BTreeMap::new());
+        self.tell(&container, BTreeMap::new());
+        self.attachments.retire(&container).await;
         self.unwatch(&container);
         Ok(Next::Rest)
     }
@@ -225,7 +239,9 @@ impl Reconciler {
             // To ask for the same when the task is started again.
             let ips = attachment.ips.iter().map(ipnet::IpNet::addr).collect();
             let mac = attachment.mac.clone();
-            record.last.insert(network.to_owned(), LastAddresses { ips, mac });
+            record
+                .last
+                .insert(network.to_owned(), LastAddresses { ips, mac });
         }
         self.attachments.detach(record, network, interface).await?;
         tracing::info!("disconnected {} from {network}", record.container);

@@ -16,7 +16,7 @@ use std::{
 use circuit_core::{
     attachment::ContainerRecord,
     restart::LastRun,
-    runtime::{Event, Task, TaskStatus},
+    runtime::{Event, Task},
 };
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -37,6 +37,9 @@ struct Watched {
     alive: Option<(u32, Instant)>,
     /// The end of the last task: its exit status, how long it ran, and when.
     ended: Option<(u32, Duration, Instant)>,
+    /// The pid of the last task that ended: the runtime may call it alive for
+    /// a moment longer.
+    ended_pid: Option<u32>,
     /// Restarts since the last steady run.
     streak: u32,
     /// Looks that failed in a row.
@@ -97,6 +100,9 @@ impl Reconciler {
                     "made"
                 };
                 tracing::debug!("task {what}: container={container} pid={pid}");
+                if what == "made" {
+                    self.watch(container, |watched| watched.ended_pid = None);
+                }
                 self.note_alive(container, *pid);
             }
             Event::TaskExited {
@@ -112,13 +118,18 @@ impl Reconciler {
         }
     }
 
-    fn note_alive(&self, container: &str, pid: u32) {
+    /// Returns false for a task whose end is known.
+    fn note_alive(&self, container: &str, pid: u32) -> bool {
         self.watch(container, |watched| {
+            if watched.ended_pid == Some(pid) {
+                return false;
+            }
             if watched.alive.is_none_or(|(known, _)| known != pid) {
                 watched.alive = Some((pid, Instant::now()));
                 watched.ended = None;
             }
-        });
+            true
+        })
     }
 
     fn note_end(&self, container: &str, pid: u32, status: u32) {
@@ -131,6 +142,7 @@ impl Reconciler {
                 None => Duration::ZERO,
             };
             watched.alive = None;
+            watched.ended_pid = Some(pid);
             watched.ended = Some((status, ran, Instant::now()));
             if ran >= circuit_core::restart::STEADY_AFTER {
                 watched.streak = 0;
@@ -138,22 +150,19 @@ impl Reconciler {
         });
     }
 
-    /// Takes note of what a look finds: an event may have been missed.
-    fn note_seen(&self, seen: &Seen) {
+    /// Takes note of what a look finds: an event may have been missed. Returns
+    /// false when the runtime calls a task alive whose end it has told.
+    fn note_seen(&self, seen: &Seen) -> bool {
         let id = &seen.container.id;
         match &seen.task {
-            Some(task) if task.is_alive() => self.note_alive(id, task.pid),
+            Some(task) if task.is_alive() => return self.note_alive(id, task.pid),
             Some(Task {
-                pid,
-                status: TaskStatus::Stopped,
-                exit_status,
-                ..
-            }) => {
-                self.note_end(id, *pid, *exit_status);
-            }
+                pid, exit_status, ..
+            }) => self.note_end(id, *pid, *exit_status),
             // Its end was missed, and how it ended is not known.
-            _ => self.watch(id, |watched| watched.alive = None),
+            None => self.watch(id, |watched| watched.alive = None),
         }
+        true
     }
 
     fn last_run(&self, seen: &Seen, record: &ContainerRecord) -> LastRun {

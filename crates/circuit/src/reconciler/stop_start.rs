@@ -169,6 +169,7 @@ impl Reconciler {
             runtime.delete_task(id).await?;
         }
         let pid = runtime.create_task(id, restarts::log_of(seen)).await?;
+        self.watch(id, |watched| watched.ended_pid = None);
         self.note_alive(id, pid);
         record.restart.seen = true;
         record.restart.pid = Some(pid);
