@@ -49,7 +49,16 @@ impl Host {
 #[async_trait]
 impl Surroundings for Host {
     async fn probe(&self, list: &ConfigList) -> Result<()> {
-        self.cni.probe(list).await.map(drop)
+        self.cni.probe(list).await?;
+        // What is not ready now may be by the time a container comes.
+        if let Err(error) = self.cni.status(list).await {
+            tracing::warn!(
+                network = list.name,
+                %error,
+                "a plugin says that it is not ready: containers are connected when it is"
+            );
+        }
+        Ok(())
     }
 
     async fn facts(&self) -> Result<Facts> {

@@ -12,6 +12,9 @@ use circuit_core::{
 use super::{Next, Reconciler};
 use crate::attachments::Seen;
 
+/// How the line about a failed restart begins.
+const CANNOT_RESTART: &str = "cannot restart";
+
 /// The label that asks for restarts by Circuit; a container that containerd's
 /// own monitor restarts is not ours.
 pub(super) fn policy_label(seen: &Seen) -> Option<&str> {
@@ -23,12 +26,24 @@ pub(super) fn policy_label(seen: &Seen) -> Option<&str> {
 }
 
 /// Where the output of a restarted task goes.
-pub(super) fn log_of(seen: &Seen) -> Option<&str> {
-    seen.container
-        .labels
-        .get(RESTART_LOG_LABEL)
-        .map(String::as_str)
-        .filter(|log| !log.is_empty())
+///
+/// # Errors
+/// With what is wrong, when the label is no address of a file: a shim takes a
+/// bare path for a pipe that somebody reads, and waits for that reader.
+pub(super) fn log_of(seen: &Seen) -> Result<Option<&str>, String> {
+    let Some(log) = seen.container.labels.get(RESTART_LOG_LABEL).map(|log| log.trim()) else {
+        return Ok(None);
+    };
+    let path = log.strip_prefix("file://").filter(|path| path.starts_with('/'));
+    let plain = |path: &str| path.len() > 1 && !path.ends_with('/') && !path.contains("/../");
+    if path.is_some_and(plain) {
+        return Ok(Some(log));
+    }
+    Err(format!(
+        "label {RESTART_LOG_LABEL}: {log:?} is no file's address, so the output is not kept: write \
+         one like file:///var/log/{}.log",
+        seen.container.id
+    ))
 }
 
 impl Reconciler {
@@ -94,12 +109,15 @@ impl Reconciler {
         });
         match self.launch(record, seen, labels).await {
             Ok(pid) => {
-                self.watch(id, |watched| watched.said = None);
+                // What was said of a failure may be said again at the next.
+                self.watch(id, |watched| {
+                    watched.said.take_if(|said| said.starts_with(CANNOT_RESTART));
+                });
                 tracing::info!("restarted {id}: pid {pid}");
                 Ok(Next::Rest)
             }
             Err(error) => {
-                self.say_once(id, format!("cannot restart {id}: {error}"));
+                self.say_once(id, format!("{CANNOT_RESTART} {id}: {error}"));
                 // There is no task whose end could count: the delay runs from now.
                 self.watch(id, |watched| {
                     watched

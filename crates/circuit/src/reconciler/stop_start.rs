@@ -168,7 +168,11 @@ impl Reconciler {
         if seen.task.is_some() {
             runtime.delete_task(id).await?;
         }
-        let pid = runtime.create_task(id, restarts::log_of(seen)).await?;
+        let log = restarts::log_of(seen).unwrap_or_else(|line| {
+            self.say_once(id, format!("container {id}: {line}"));
+            None
+        });
+        let pid = runtime.create_task(id, log).await?;
         self.watch(id, |watched| watched.ended_pid = None);
         self.note_alive(id, pid);
         record.restart.seen = true;
