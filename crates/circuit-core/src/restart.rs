@@ -79,6 +79,10 @@ pub struct RestartState {
     /// Restarts after failures since somebody last started it by hand.
     #[serde(default)]
     pub failures: u32,
+    /// A task is being made and started by Circuit. After a crash in between,
+    /// a task that was made and does not run is ours to start.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub launching: bool,
     /// A task of it was seen, so it was once started.
     #[serde(default)]
     pub seen: bool,

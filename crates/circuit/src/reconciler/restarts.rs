@@ -31,10 +31,17 @@ pub(super) fn policy_label(seen: &Seen) -> Option<&str> {
 /// With what is wrong, when the label is no address of a file: a shim takes a
 /// bare path for a pipe that somebody reads, and waits for that reader.
 pub(super) fn log_of(seen: &Seen) -> Result<Option<&str>, String> {
-    let Some(log) = seen.container.labels.get(RESTART_LOG_LABEL).map(|log| log.trim()) else {
+    let Some(log) = seen
+        .container
+        .labels
+        .get(RESTART_LOG_LABEL)
+        .map(|log| log.trim())
+    else {
         return Ok(None);
     };
-    let path = log.strip_prefix("file://").filter(|path| path.starts_with('/'));
+    let path = log
+        .strip_prefix("file://")
+        .filter(|path| path.starts_with('/'));
     let plain = |path: &str| path.len() > 1 && !path.ends_with('/') && !path.contains("/../");
     if path.is_some_and(plain) {
         return Ok(Some(log));
@@ -111,7 +118,9 @@ impl Reconciler {
             Ok(pid) => {
                 // What was said of a failure may be said again at the next.
                 self.watch(id, |watched| {
-                    watched.said.take_if(|said| said.starts_with(CANNOT_RESTART));
+                    watched
+                        .said
+                        .take_if(|said| said.starts_with(CANNOT_RESTART));
                 });
                 tracing::info!("restarted {id}: pid {pid}");
                 Ok(Next::Rest)

@@ -163,11 +163,29 @@ impl Reconciler {
         labels: &Labels,
     ) -> Result<u32> {
         let id = &seen.container.id;
-        let runtime = self.attachments.runtime();
         self.leave_all(record).await;
         if seen.task.is_some() {
-            runtime.delete_task(id).await?;
+            self.attachments.runtime().delete_task(id).await?;
         }
+        record.restart.launching = true;
+        record.restart.seen = true;
+        self.attachments.book().save(record).await?;
+        let launched = self.make_and_start(record, seen, labels).await;
+        record.restart.launching = false;
+        let saved = self.attachments.book().save(record).await;
+        let pid = launched?;
+        saved?;
+        Ok(pid)
+    }
+
+    async fn make_and_start(
+        &self,
+        record: &mut ContainerRecord,
+        seen: &Seen,
+        labels: &Labels,
+    ) -> Result<u32> {
+        let id = &seen.container.id;
+        let runtime = self.attachments.runtime();
         let log = restarts::log_of(seen).unwrap_or_else(|line| {
             self.say_once(id, format!("container {id}: {line}"));
             None
@@ -175,15 +193,9 @@ impl Reconciler {
         let pid = runtime.create_task(id, log).await?;
         self.watch(id, |watched| watched.ended_pid = None);
         self.note_alive(id, pid);
-        record.restart.seen = true;
         record.restart.pid = Some(pid);
-        let saved = self.attachments.book().save(record).await;
         self.connect_task(record, labels, pid).await;
-        let started = match saved {
-            Ok(()) => runtime.start_task(id).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = started {
+        if let Err(error) = runtime.start_task(id).await {
             // A task that was made and not started would be in the way.
             self.leave_all(record).await;
             let _ = runtime.kill_task(id, SIGKILL).await;
@@ -192,5 +204,30 @@ impl Reconciler {
             return Err(error);
         }
         Ok(pid)
+    }
+
+    /// After a crash in the middle of a launch: a task that was made is
+    /// started, now that it is connected.
+    pub(super) async fn finish_launch(
+        &self,
+        record: &mut ContainerRecord,
+        seen: &Seen,
+    ) -> Result<()> {
+        if !record.restart.launching {
+            return Ok(());
+        }
+        if let Some(Task {
+            pid,
+            status: TaskStatus::Created,
+            ..
+        }) = &seen.task
+        {
+            let id = &seen.container.id;
+            self.attachments.runtime().start_task(id).await?;
+            record.restart.pid = Some(*pid);
+            tracing::info!("restarted {id}: pid {pid}");
+        }
+        record.restart.launching = false;
+        self.attachments.book().save(record).await
     }
 }
