@@ -43,8 +43,9 @@ impl Containerd {
     }
 }
 
-/// The configuration. CRI and NRI are of no use here, and the `opt` plugin would
-/// make folders on the machine.
+/// The configuration. CRI and NRI are of no use here, containerd's own restarts
+/// would race with those under test, and the `opt` plugin would make folders on
+/// the machine.
 fn configuration(holder: &Holder) -> String {
     let dir = holder.dir().join("containerd");
     let dir = dir.display();
@@ -54,7 +55,8 @@ root = "{dir}/root"
 state = "/run/containerd"
 disabled_plugins = [
   "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime",
-  "io.containerd.nri.v1.nri", "io.containerd.tracing.processor.v1.otlp",
+  "io.containerd.nri.v1.nri", "io.containerd.internal.v1.restart",
+  "io.containerd.monitor.container.v1.restart", "io.containerd.tracing.processor.v1.otlp",
   "io.containerd.internal.v1.tracing", "io.containerd.snapshotter.v1.aufs",
   "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper",
   "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.blockfile",
@@ -112,6 +114,11 @@ impl Running {
             children(parent).first().copied()
         });
         Self { nsenter, pid }
+    }
+
+    /// Waits for the end of one that was killed together with its node.
+    pub(crate) fn reap(mut self) {
+        let _ = self.nsenter.wait();
     }
 
     /// Ends it; its shims and containers live on.

@@ -43,10 +43,29 @@ impl TestNode {
         self.new_container(&["run", "-d", "--null-io"], name, labels, command);
     }
 
+    /// The same with further flags of `ctr run`.
+    #[track_caller]
+    pub fn run_container_with(
+        &self,
+        flags: &[&str],
+        name: &str,
+        labels: &[(&str, &str)],
+        command: &[&str],
+    ) {
+        let how = [&["run", "-d", "--null-io"], flags].concat();
+        self.new_container(&how, name, labels, command);
+    }
+
     /// Creates a container without a task.
     #[track_caller]
     pub fn create_container(&self, name: &str, labels: &[(&str, &str)], command: &[&str]) {
         self.new_container(&["container", "create"], name, labels, command);
+    }
+
+    /// The same for a container whose process wants a terminal.
+    #[track_caller]
+    pub fn create_terminal_container(&self, name: &str, labels: &[(&str, &str)], command: &[&str]) {
+        self.new_container(&["container", "create", "--tty"], name, labels, command);
     }
 
     #[track_caller]
@@ -89,6 +108,14 @@ impl TestNode {
         self.task(name)
             .filter(|(status, _)| status == "RUNNING")
             .map(|(_, pid)| pid)
+    }
+
+    /// Waits until a task runs whose pid is not `old`, and returns its pid.
+    #[track_caller]
+    pub fn wait_for_new_task(&self, name: &str, old: u32) -> u32 {
+        wait_for(&format!("{name} runs again"), PATIENCE, || {
+            self.task_pid(name).filter(|new| *new != old)
+        })
     }
 
     /// Kills a task's process; the stopped task stays, as containerd has it.
@@ -160,6 +187,13 @@ impl TestNode {
             .into_iter()
             .flat_map(|link| link.addresses)
             .collect()
+    }
+
+    /// The routes of a container's main table, as `ip -4 route` prints them.
+    #[track_caller]
+    pub fn routes(&self, name: &str) -> Vec<String> {
+        let routes = self.in_netns(name, &["ip", "-4", "route", "show"]).ok();
+        routes.lines().map(|line| line.trim().to_owned()).collect()
     }
 
     /// Waits until a container has addresses, and returns them.

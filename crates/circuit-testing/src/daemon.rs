@@ -82,6 +82,11 @@ impl Daemon {
         status.code()
     }
 
+    /// Waits for the end of one that was killed together with its node.
+    pub(crate) fn reap(mut self) {
+        let _ = self.nsenter.wait();
+    }
+
     /// True while it runs.
     pub(crate) fn runs(&mut self) -> bool {
         matches!(self.nsenter.try_wait(), Ok(None))

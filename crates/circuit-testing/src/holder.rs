@@ -44,7 +44,7 @@ while read -r _; do :; done
 pub(crate) struct Holder {
     name: String,
     dir: PathBuf,
-    outside: Option<String>,
+    uplink: bool,
     unshare: Child,
     input: Option<ChildStdin>,
     pid: u32,
@@ -71,54 +71,45 @@ impl Holder {
         }
         fs::write(dir.join("resolv.conf"), format!("nameserver {resolver}\n"))
             .expect("a file in the temporary folder");
-        host("ip", &["netns", "add", &name]).ok();
-        host("ip", &["-n", &name, "link", "set", "lo", "up"]).ok();
-        let mut unshare = Command::new("nsenter")
-            .arg(format!("--net=/run/netns/{name}"))
-            .args([
-                "unshare",
-                "--mount",
-                "--uts",
-                "--pid",
-                "--fork",
-                "--kill-child",
-            ])
-            .args([
-                "--mount-proc",
-                "--propagation",
-                "private",
-                "bash",
-                "-c",
-                SCRIPT,
-                "holder",
-            ])
-            .arg(&dir)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(File::create(dir.join("holder.log")).expect("a log"))
-            .spawn()
-            .expect("nsenter and unshare (run scripts/setup)");
-        let input = unshare.stdin.take();
-        let mut line = String::new();
-        let read = BufReader::new(unshare.stdout.take().expect("piped")).read_line(&mut line);
-        if read.is_err() || line != "ready\n" {
-            let _ = unshare.kill();
-            let _ = unshare.wait();
-            let log = fs::read_to_string(dir.join("holder.log")).unwrap_or_default();
-            panic!("cannot make a node's namespaces (it takes root): {log}");
-        }
-        let parent = unshare.id();
-        let pid = wait_for("the holder's process", PATIENCE, || {
-            children(parent).first().copied()
-        });
+        let (unshare, input, pid) = unshare(&name, &dir);
         std::mem::forget(unfinished);
         Self {
             name,
             dir,
-            outside: None,
+            uplink: false,
             unshare,
             input,
             pid,
+        }
+    }
+
+    /// Ends everything in the node, and its namespaces; its folder stays.
+    pub(crate) fn power_off(&mut self) {
+        // The end of its input ends the holder, that ends everything in the
+        // node, and only then unshare returns.
+        drop(self.input.take());
+        let start = Instant::now();
+        while !matches!(self.unshare.try_wait(), Ok(Some(_)) | Err(_)) {
+            if start.elapsed() > Duration::from_secs(10) {
+                signal(self.pid, Signal::SIGKILL);
+                let _ = self.unshare.kill();
+                let _ = self.unshare.wait();
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        sweep::remove_netns(&self.name);
+        if self.uplink {
+            sweep::remove_netns(&outside_of(&self.name));
+        }
+        cgroup::remove(&self.name);
+    }
+
+    /// Makes the namespaces again.
+    pub(crate) fn power_on(&mut self) {
+        (self.unshare, self.input, self.pid) = unshare(&self.name, &self.dir);
+        if self.uplink {
+            self.add_uplink();
         }
     }
 
@@ -161,9 +152,9 @@ impl Holder {
     /// node's default gateway. The node is 192.0.2.2.
     pub(crate) fn add_uplink(&mut self) {
         let node = self.name.clone();
-        let outside = format!("{node}-outside");
+        let outside = outside_of(&node);
         host("ip", &["netns", "add", &outside]).ok();
-        self.outside = Some(outside.clone());
+        self.uplink = true;
         let veth = ["link", "add", "up0", "netns", &node, "type", "veth"];
         let peer = ["peer", "name", "out0", "netns", &outside];
         host("ip", &[veth.as_slice(), peer.as_slice()].concat()).ok();
@@ -187,33 +178,69 @@ impl Holder {
     }
 
     /// The namespace on the other side of the uplink.
-    pub(crate) fn outside(&self) -> &str {
-        self.outside
-            .as_deref()
-            .expect("this node has no uplink: build it with uplink()")
+    pub(crate) fn outside(&self) -> String {
+        assert!(
+            self.uplink,
+            "this node has no uplink: build it with uplink()"
+        );
+        outside_of(&self.name)
     }
+}
+
+/// The namespace beyond a node's uplink.
+fn outside_of(name: &str) -> String {
+    format!("{name}-outside")
+}
+
+/// Makes the namespaces and the process that holds them: what to wait for, what
+/// keeps it, and its pid.
+fn unshare(name: &str, dir: &Path) -> (Child, Option<ChildStdin>, u32) {
+    host("ip", &["netns", "add", name]).ok();
+    host("ip", &["-n", name, "link", "set", "lo", "up"]).ok();
+    let mut unshare = Command::new("nsenter")
+        .arg(format!("--net=/run/netns/{name}"))
+        .args([
+            "unshare",
+            "--mount",
+            "--uts",
+            "--pid",
+            "--fork",
+            "--kill-child",
+        ])
+        .args([
+            "--mount-proc",
+            "--propagation",
+            "private",
+            "bash",
+            "-c",
+            SCRIPT,
+            "holder",
+        ])
+        .arg(dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(File::create(dir.join("holder.log")).expect("a log"))
+        .spawn()
+        .expect("nsenter and unshare (run scripts/setup)");
+    let input = unshare.stdin.take();
+    let mut line = String::new();
+    let read = BufReader::new(unshare.stdout.take().expect("piped")).read_line(&mut line);
+    if read.is_err() || line != "ready\n" {
+        let _ = unshare.kill();
+        let _ = unshare.wait();
+        let log = fs::read_to_string(dir.join("holder.log")).unwrap_or_default();
+        panic!("cannot make a node's namespaces (it takes root): {log}");
+    }
+    let parent = unshare.id();
+    let pid = wait_for("the holder's process", PATIENCE, || {
+        children(parent).first().copied()
+    });
+    (unshare, input, pid)
 }
 
 impl Drop for Holder {
     fn drop(&mut self) {
-        // The end of its input ends the holder, that ends everything in the
-        // node, and only then unshare returns.
-        drop(self.input.take());
-        let start = Instant::now();
-        while !matches!(self.unshare.try_wait(), Ok(Some(_)) | Err(_)) {
-            if start.elapsed() > Duration::from_secs(10) {
-                signal(self.pid, Signal::SIGKILL);
-                let _ = self.unshare.kill();
-                let _ = self.unshare.wait();
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        sweep::remove_netns(&self.name);
-        if let Some(outside) = &self.outside {
-            sweep::remove_netns(outside);
-        }
-        cgroup::remove(&self.name);
+        self.power_off();
         let _ = fs::remove_dir_all(&self.dir);
     }
 }

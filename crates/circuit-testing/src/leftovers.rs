@@ -156,6 +156,14 @@ impl TestNode {
         all
     }
 
+    /// What is remembered about a container on disk, if anything.
+    pub fn record(&self, container: &str) -> Option<Value> {
+        files(&self.path(STATE_DIR))
+            .iter()
+            .filter_map(|file| serde_json::from_slice::<Value>(&fs::read(file).ok()?).ok())
+            .find(|record| record["container"] == container)
+    }
+
     /// Everything that attachments hold now.
     pub fn leftovers(&self) -> Leftovers {
         Leftovers {

@@ -50,6 +50,25 @@ pub fn dual(name: &str, subnet4: &str, subnet6: &str) -> String {
     list(name, &[plugin])
 }
 
+/// A network whose containers sit directly on the wire of the interface
+/// `master`.
+pub fn macvlan(name: &str, master: &str, subnet: &str) -> String {
+    let plugin = json!({
+        "type": "macvlan",
+        "master": master,
+        "mode": "bridge",
+        "ipam": { "type": "host-local", "ranges": [[{ "subnet": subnet }]] },
+    });
+    list(name, &[plugin])
+}
+
+/// A bridge made by the plugin `kind`, which a test has put in the node.
+pub fn by_plugin(kind: &str, name: &str, subnet: &str) -> String {
+    let mut plugin = bridge_plugin(name, subnet);
+    plugin["type"] = json!(kind);
+    list(name, &[plugin])
+}
+
 /// A configuration list of the given plugins.
 pub fn list(name: &str, plugins: &[Value]) -> String {
     pretty(&json!({ "cniVersion": "1.0.0", "name": name, "plugins": plugins }))

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     process::Command,
@@ -23,6 +24,9 @@ use crate::{
     leftovers::{RUN_DIR, STATE_DIR},
     plugins::Plugins,
 };
+
+/// The folder of the tests' own CNI plugins, in the node's folder.
+const SCRIPT_PLUGINS: &str = "plugins";
 
 /// What a node shall be like.
 #[derive(Debug, Clone)]
@@ -206,6 +210,24 @@ impl TestNode {
         path.to_string_lossy().into_owned()
     }
 
+    /// Puts a CNI plugin of the test's own beside the stock ones. `%STOCK%` in
+    /// the script becomes the folder of those.
+    pub fn script_plugin(&self, name: &str, script: &str) {
+        let folder = self.holder.dir().join(SCRIPT_PLUGINS);
+        fs::create_dir_all(&folder).expect("a folder in the node's folder");
+        let path = folder.join(name);
+        let script = script.replace("%STOCK%", &self.plugin_folder().to_string_lossy());
+        fs::write(&path, script).expect("a file in the node's folder");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its owner");
+    }
+
+    /// The folders that the daemon searches for CNI plugins, as its flag has
+    /// them.
+    fn plugin_path(&self) -> String {
+        let scripts = self.holder.dir().join(SCRIPT_PLUGINS);
+        format!("{}:{}", self.plugin_folder().display(), scripts.display())
+    }
+
     /// Creates a network by the CLI.
     #[track_caller]
     pub fn create_network(&self, name: &str, configuration: &str) {
@@ -224,7 +246,7 @@ impl TestNode {
 
     /// The arguments the daemon is started with.
     pub fn server_arguments(&self) -> Vec<String> {
-        let plugins = self.plugin_folder();
+        let plugins = self.plugin_path();
         let store = "local:///var/lib/circuit/networks";
         let given = |flag: &str| self.builder.server.iter().any(|argument| argument == flag);
         let mut all = vec!["server".to_owned()];
@@ -233,7 +255,7 @@ impl TestNode {
             ("--datastore", store),
             ("--state-dir", STATE_DIR),
             ("--run-dir", RUN_DIR),
-            ("--cni-path", plugins.to_str().expect("a path in UTF-8")),
+            ("--cni-path", plugins.as_str()),
         ] {
             if !given(flag) {
                 all.extend([flag.to_owned(), value.to_owned()]);
@@ -245,13 +267,16 @@ impl TestNode {
 
     /// Starts the daemon and waits until it takes connections.
     pub fn start_daemon(&self) {
+        self.start_daemon_with(&[]);
+    }
+
+    /// The same with further arguments, for this start only.
+    pub fn start_daemon_with(&self, arguments: &[&str]) {
         let mut slot = lock(&self.daemon);
         assert!(slot.is_none(), "the daemon is there already");
-        *slot = Some(Daemon::start(
-            &self.holder,
-            &self.builder.program,
-            &self.server_arguments(),
-        ));
+        let mut all = self.server_arguments();
+        all.extend(arguments.iter().map(ToString::to_string));
+        *slot = Some(Daemon::start(&self.holder, &self.builder.program, &all));
     }
 
     fn end_daemon(&self, with: Signal) -> Option<i32> {
@@ -320,6 +345,24 @@ impl TestNode {
             &self.holder,
             self.builder.containerd,
         ));
+    }
+
+    /// Loses power and comes up again: processes, namespaces, mounts,
+    /// interfaces, firewall rules and `/run` are gone, `/var` and containerd's
+    /// store are there. Containerd runs again, the daemon does not.
+    pub fn reboot(&mut self) {
+        // The holder's end kills what is in the node; these only reap.
+        let daemon = lock(&self.daemon).take();
+        let containerd = lock(&self.containerd).take();
+        self.holder.power_off();
+        if let Some(daemon) = daemon {
+            daemon.reap();
+        }
+        if let Some(containerd) = containerd {
+            containerd.reap();
+        }
+        self.holder.power_on();
+        self.start_containerd();
     }
 
     /// Runs a CNI plugin by hand, as another runtime would.

@@ -1,7 +1,26 @@
 //! The black-box suite: the built binary on real nodes, each with its own
 //! network namespace, containerd and daemon. Takes root; see CONTRIBUTING.md.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
 
+mod access;
+mod api;
+mod attach;
+mod cli;
+mod crash;
+mod labels;
+mod load;
 mod main_job;
+mod networks;
+mod original;
+mod reconcile;
+mod restart;
+mod restart_policies;
+mod support;
 
 use circuit_testing::{NodeBuilder, Plugins, TestNode};
 

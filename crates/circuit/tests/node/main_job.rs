@@ -39,7 +39,10 @@ fn by_label(node: NodeBuilder) {
 fn comes_back_connected(node: NodeBuilder) {
     let node = node.start();
     node.create_network("ctr0", &network::bridge("ctr0", "10.255.0.0/16"));
-    let labels = [("io.circuit.network", "ctr0"), ("io.circuit.restart", "")];
+    let labels = [
+        ("io.circuit.network", "ctr0"),
+        ("io.circuit.restart", "true"),
+    ];
     node.run_container("web", &labels, &[]);
     let before = node.wait_for_addresses("web");
     let pid = node.task_pid("web").unwrap();

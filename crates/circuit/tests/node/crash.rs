@@ -1,0 +1,117 @@
+//! `kill -9` of the daemon at any moment: the next one finishes or undoes what
+//! was begun.
+
+use std::{thread, time::Duration};
+
+use circuit_testing::{NodeBuilder, PATIENCE, network, wait_until};
+
+use crate::support::{NETWORK, RESTART, assert_exactly, create_ctr0, ips};
+
+crate::on_both_plugins!(
+    killed_while_connecting,
+    killed_while_disconnecting,
+    killed_while_restarting,
+    killed_while_containers_come_and_go,
+);
+
+/// From before the first system call to after the last one.
+fn moments() -> impl Iterator<Item = Duration> {
+    [0, 3, 6, 10, 15, 20, 26, 33, 40, 50, 65, 90]
+        .into_iter()
+        .map(Duration::from_millis)
+}
+
+fn killed_while_connecting(node: NodeBuilder) {
+    let node = node.start();
+    node.create_network("ctr0", &network::full("ctr0", "10.255.0.0/16"));
+    node.run_container("shell", &[], &[]);
+    for moment in moments() {
+        let ran = thread::scope(|scope| {
+            let call = scope.spawn(|| node.circuit(&["network", "connect", "shell", "ctr0"]));
+            thread::sleep(moment);
+            node.kill_daemon();
+            call.join().expect("the command ends")
+        });
+        node.start_daemon();
+        // Whoever was told "connected" is; otherwise it is all or nothing.
+        wait_until("the attachment is whole or gone", PATIENCE, || {
+            let wanted = ips(&node, "shell").len();
+            (wanted == 1 || !ran.worked())
+                && crate::support::disagreement(&node, &[("shell", wanted)]).is_none()
+        });
+        let _ = node.circuit(&["network", "disconnect", "shell", "ctr0"]);
+        assert_eq!(node.interfaces("shell"), [], "after {moment:?}");
+        node.assert_nothing_left();
+    }
+    node.circuit(&["network", "connect", "shell", "ctr0"]).ok();
+    assert_exactly(&node, &[("shell", 1)]);
+    node.remove_container("shell");
+    node.assert_nothing_left();
+}
+
+fn killed_while_disconnecting(node: NodeBuilder) {
+    let node = node.start();
+    create_ctr0(&node);
+    node.run_container("shell", &[], &[]);
+    for moment in moments() {
+        node.circuit(&["network", "connect", "shell", "ctr0"]).ok();
+        let ran = thread::scope(|scope| {
+            let call = scope.spawn(|| node.circuit(&["network", "disconnect", "shell", "ctr0"]));
+            thread::sleep(moment);
+            node.kill_daemon();
+            call.join().expect("the command ends")
+        });
+        node.start_daemon();
+        wait_until("the attachment is whole or gone", PATIENCE, || {
+            let wanted = ips(&node, "shell").len();
+            (wanted == 0 || !ran.worked())
+                && crate::support::disagreement(&node, &[("shell", wanted)]).is_none()
+        });
+        let _ = node.circuit(&["network", "disconnect", "shell", "ctr0"]);
+        assert_eq!(node.interfaces("shell"), [], "after {moment:?}");
+        node.assert_nothing_left();
+    }
+}
+
+fn killed_while_restarting(node: NodeBuilder) {
+    let node = node.start();
+    create_ctr0(&node);
+    node.run_container("web", &[(NETWORK, "ctr0"), (RESTART, "always")], &[]);
+    node.wait_for_addresses("web");
+    for moment in moments() {
+        // The first delay of a restart is 100 ms.
+        let moment = moment * 4;
+        node.kill_task("web");
+        thread::sleep(moment);
+        node.kill_daemon();
+        node.start_daemon();
+        wait_until("web runs again", PATIENCE, || {
+            node.task_pid("web").is_some()
+        });
+        assert_exactly(&node, &[("web", 1)]);
+    }
+    node.remove_container("web");
+    node.assert_nothing_left();
+}
+
+fn killed_while_containers_come_and_go(node: NodeBuilder) {
+    let node = node.start();
+    create_ctr0(&node);
+    node.run_container("stays", &[(NETWORK, "ctr0")], &[]);
+    node.wait_for_addresses("stays");
+    for (round, moment) in moments().enumerate() {
+        let (old, new) = (format!("c{round}"), format!("c{}", round + 1));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                node.run_container(&new, &[(NETWORK, "ctr0")], &[]);
+                if round > 0 {
+                    node.remove_container(&old);
+                }
+            });
+            thread::sleep(moment * 5);
+            node.kill_daemon();
+        });
+        node.start_daemon();
+        assert_exactly(&node, &[("stays", 1), (&new, 1)]);
+    }
+}

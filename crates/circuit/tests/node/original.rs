@@ -1,0 +1,149 @@
+//! Attachments that the original program made: CNI id = the task's pid, no
+//! record but the extension.
+
+use std::collections::BTreeMap;
+
+use circuit_api::v1::{ContainerNetworkConfig, NetworkConfig};
+use circuit_testing::{NodeBuilder, PATIENCE, TestNode, network, wait_until};
+use prost::Message as _;
+
+use crate::support::{Api, NETWORK, RESTART, create_ctr0, ips};
+
+crate::on_both_plugins!(
+    listed_and_disconnected,
+    cleaned_when_its_task_ends,
+    cleaned_when_its_task_is_gone_already,
+);
+
+fn config() -> String {
+    network::single_bridge("ctr0", "10.255.0.0/16")
+}
+
+/// Connects a running container as the original did.
+fn connect_as_original(node: &TestNode, container: &str) -> String {
+    let pid = node.task_pid(container).unwrap().to_string();
+    let netns = format!("/proc/{pid}/ns/net");
+    let added = node.run_plugin("ADD", &config(), &pid, &netns, "eth0").ok();
+    let result: serde_json::Value = serde_json::from_str(&added).unwrap();
+    let address = result["ips"][0]["address"].as_str().unwrap();
+    let ip = address.split('/').next().unwrap().to_owned();
+    let entry = ContainerNetworkConfig {
+        interface: "eth0".to_owned(),
+        ip: ip.clone(),
+    };
+    let networks = BTreeMap::from([("ctr0".to_owned(), entry)]);
+    node.set_extension(container, NetworkConfig { networks }.encode_to_vec());
+    ip
+}
+
+fn store(node: &TestNode) {
+    std::fs::create_dir_all(node.store()).unwrap();
+    std::fs::write(node.store().join("ctr0.json"), config()).unwrap();
+}
+
+fn is_empty(node: &TestNode, container: &str) -> bool {
+    node.extension(container)
+        .is_none_or(|(_, value)| value.is_empty())
+}
+
+fn listed_and_disconnected(node: NodeBuilder) {
+    let node = node.without_daemon().start();
+    store(&node);
+    node.run_container("shell", &[], &[]);
+    let ip = connect_as_original(&node, "shell");
+    let before = node.interfaces("shell");
+    node.start_daemon();
+    let row = ["ctr0", ip.as_str(), "eth0"].map(str::to_owned);
+    wait_until("it is listed", PATIENCE, || {
+        ips(&node, "shell") == [row.clone()]
+    });
+
+    // Connected it is already.
+    let api = Api::of(&node);
+    assert_eq!(api.connect("shell", "ctr0").unwrap().ip, ip);
+    assert_eq!(node.interfaces("shell"), before);
+    assert_eq!(node.leases().len(), 1);
+    // In use it is, too.
+    node.circuit(&["network", "delete", "ctr0"]).fails(1);
+
+    node.circuit(&["network", "disconnect", "shell", "ctr0"])
+        .ok();
+    assert_eq!(node.interfaces("shell"), []);
+    node.assert_nothing_left();
+    wait_until("the extension is empty", PATIENCE, || {
+        is_empty(&node, "shell")
+    });
+}
+
+fn cleaned_when_its_task_ends(node: NodeBuilder) {
+    let node = node.start();
+    create_ctr0(&node);
+    // Made while ours is away, as on a node that changes over.
+    node.stop_daemon();
+    store(&node);
+    node.run_container("shell", &[], &[]);
+    connect_as_original(&node, "shell");
+    node.start_daemon();
+    wait_until("it is listed", PATIENCE, || ips(&node, "shell").len() == 1);
+    node.kill_task("shell");
+    node.assert_nothing_left();
+    wait_until("the extension is empty", PATIENCE, || {
+        is_empty(&node, "shell")
+    });
+}
+
+fn cleaned_when_its_task_is_gone_already(node: NodeBuilder) {
+    let node = node.without_daemon().start();
+    store(&node);
+    for (container, labels) in [("shell", &[][..]), ("web", &[(NETWORK, "ctr0")])] {
+        node.run_container(container, labels, &[]);
+        connect_as_original(&node, container);
+        node.end_task(container);
+    }
+    assert_eq!(node.leases().len(), 2);
+    node.start_daemon();
+    node.assert_nothing_left();
+    for container in ["shell", "web"] {
+        wait_until("the extension is empty", PATIENCE, || {
+            is_empty(&node, container)
+        });
+    }
+}
+
+#[test]
+fn a_labelled_container_of_the_original_keeps_its_address() {
+    let node = crate::node().without_daemon().start();
+    store(&node);
+    let labels = [(NETWORK, "ctr0"), (RESTART, "true")];
+    node.run_container("web", &labels, &[]);
+    let ip = connect_as_original(&node, "web");
+    let pid = node.task_pid("web").unwrap();
+    node.start_daemon();
+    wait_until("it is listed", PATIENCE, || ips(&node, "web").len() == 1);
+    assert_eq!(node.addresses("web"), [format!("{ip}/16")]);
+    assert_eq!(node.leases(), [format!("ctr0/{ip}")]);
+    // Its next task is ours.
+    node.kill_task("web");
+    node.wait_for_new_task("web", pid);
+    node.wait_for_addresses("web");
+    wait_until("one lease", PATIENCE, || node.leases().len() == 1);
+    node.remove_container("web");
+    node.assert_nothing_left();
+}
+
+#[test]
+fn a_daemon_that_restarts_still_knows_it() {
+    let node = crate::node().without_daemon().start();
+    store(&node);
+    node.run_container("shell", &[], &[]);
+    connect_as_original(&node, "shell");
+    for _ in 0..2 {
+        node.start_daemon();
+        wait_until("it is listed", PATIENCE, || ips(&node, "shell").len() == 1);
+        node.kill_daemon();
+    }
+    node.start_daemon();
+    node.circuit(&["network", "disconnect", "shell", "ctr0"])
+        .ok();
+    node.assert_nothing_left();
+}
