@@ -1,9 +1,10 @@
-//! The kernel and CNI: namespaces, netlink, plugin execution.
+//! The kernel and CNI: namespaces, netlink, announcements, plugin execution.
 //!
 //! The only crate with `unsafe` code, in [`cni`] (what a child does between
 //! fork and exec) and [`netns`] (one ioctl).
 #![deny(unsafe_code)]
 
+pub mod announce;
 pub mod cni;
 pub mod host;
 pub mod netlink;
