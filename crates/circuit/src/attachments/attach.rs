@@ -27,7 +27,7 @@ pub struct Join<'a> {
 
 impl Attachments {
     /// Brings a container onto a network: intent on disk, namespace pinned,
-    /// ADD, result on disk, extension. After a failure nothing is left, or a
+    /// ADD, result on disk. After a failure nothing is left, or a
     /// record that says what is.
     ///
     /// # Errors
@@ -128,12 +128,7 @@ impl Attachments {
     ) -> Result<Attachment> {
         record.last.remove(&attachment.network);
         record.put(attachment.clone());
-        let (saved, published) = tokio::join!(self.book().save(record), self.publish(record));
-        if let Err(error) = published {
-            tracing::warn!(container = record.container, %error, "will write the extension later");
-            self.wake(&record.container);
-        }
-        if let Err(error) = saved {
+        if let Err(error) = self.book().save(record).await {
             // The disk still says that the attachment is being made.
             let failure = AddFailure {
                 error,
@@ -217,13 +212,7 @@ impl Attachments {
         let _no_gc = self.collecting.read().await;
         self.parts.datapath.del(&reachable).await?;
         record.take(network, interface);
-        let (forgotten, published) =
-            tokio::join!(self.forget(record, &attachment), self.publish(record));
-        if let Err(error) = published {
-            tracing::warn!(container = record.container, %error, "will write the extension later");
-            self.wake(&record.container);
-        }
-        forgotten
+        self.forget(record, &attachment).await
     }
 
     /// The same attachment without a namespace that is gone.
@@ -236,15 +225,16 @@ impl Attachments {
         attachment
     }
 
-    /// The record of an attachment that is gone from the kernel goes, then its
-    /// pin: the other way round a crash would leave a record without a
-    /// namespace, this way it leaves a pin, which the next start sweeps.
+    /// The record of an attachment that is gone from the kernel goes, and its
+    /// pin. A crash in between leaves a pin, which the next start sweeps, or a
+    /// record whose DEL is repeated without a namespace.
     async fn forget(&self, record: &ContainerRecord, attachment: &Attachment) -> Result<()> {
-        self.book().save(record).await?;
-        if let Some(pin) = &attachment.netns {
-            self.unpin_unused(record, pin).await;
-        }
-        Ok(())
+        let unpin = async {
+            if let Some(pin) = &attachment.netns {
+                self.unpin_unused(record, pin).await;
+            }
+        };
+        tokio::join!(self.book().save(record), unpin).0
     }
 
     async fn unpin_unused(&self, record: &ContainerRecord, pin: &std::path::Path) {

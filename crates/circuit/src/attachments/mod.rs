@@ -18,6 +18,7 @@ use circuit_core::{
     service::StoredNetwork,
 };
 use tokio::sync::{RwLock, mpsc};
+use tokio_util::task::TaskTracker;
 
 pub use attach::Join;
 pub use book::Book;
@@ -65,6 +66,7 @@ pub struct Attachments {
     /// Held for reading by ADD and DEL, for writing by GC, as CNI demands.
     collecting: RwLock<()>,
     wake: mpsc::UnboundedSender<String>,
+    publishing: TaskTracker,
 }
 
 /// A container and its task, as the runtime knows them now.
@@ -92,6 +94,7 @@ impl Attachments {
             sandboxes: KeyedLocks::default(),
             collecting: RwLock::default(),
             wake,
+            publishing: TaskTracker::new(),
         }
     }
 
@@ -156,12 +159,43 @@ impl Attachments {
     }
 
     /// Writes the extension on the container's record, for programs that read
-    /// it. It is not what Circuit itself relies on, so a failure is mended by
-    /// the next look at the container.
-    async fn publish(&self, record: &ContainerRecord) -> Result<()> {
-        self.runtime()
-            .set_extension(&record.container, &extension(record))
-            .await
+    /// it, when it says something else. It is not what Circuit itself relies
+    /// on.
+    ///
+    /// # Errors
+    /// When the runtime refuses.
+    pub(crate) async fn publish(&self, record: &ContainerRecord, seen: &Seen) -> Result<()> {
+        let ours = extension(record);
+        if seen
+            .container
+            .extension
+            .as_ref()
+            .map_or(ours.is_empty(), |told| *told == ours)
+        {
+            return Ok(());
+        }
+        self.runtime().set_extension(&record.container, &ours).await
+    }
+
+    /// Writes the extension without keeping the caller waiting for containerd's
+    /// disk. The container stays locked until it is written.
+    fn publish_later(&self, guard: KeyGuard, record: &ContainerRecord) {
+        let runtime = Arc::clone(&self.parts.runtime);
+        let (ours, container) = (extension(record), record.container.clone());
+        let wake = self.wake.clone();
+        self.publishing.spawn(async move {
+            if let Err(error) = runtime.set_extension(&container, &ours).await {
+                tracing::warn!(container, %error, "will write the extension later");
+                let _ = wake.send(container);
+            }
+            drop(guard);
+        });
+    }
+
+    /// Waits until nothing is left to be written.
+    pub async fn idle(&self) {
+        self.publishing.close();
+        self.publishing.wait().await;
     }
 
     /// Removes pins that no record speaks of: a crash came between the end of

@@ -10,7 +10,7 @@ use circuit_core::{
 };
 use serde_json::Map;
 
-use super::{Attachments, Seen, extension};
+use super::{Attachments, Seen};
 
 impl Attachments {
     /// Takes what the extension tells and no record knows into the record:
@@ -18,7 +18,7 @@ impl Attachments {
     /// Returns true when the record changed.
     ///
     /// # Errors
-    /// When the extension cannot be brought in line.
+    /// When the record cannot be saved.
     pub async fn adopt(
         &self,
         record: &mut ContainerRecord,
@@ -48,8 +48,6 @@ impl Attachments {
         }
         if adopted {
             self.book().save(record).await?;
-        } else if *told != extension(record) {
-            self.publish(record).await?;
         }
         Ok(adopted)
     }

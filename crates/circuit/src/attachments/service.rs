@@ -14,7 +14,7 @@ use super::{Attachments, Join, Seen, no_container};
 #[async_trait]
 impl service::Attachments for Attachments {
     async fn connect(&self, container: &str, network: &str) -> Result<Connected> {
-        let _guard = self.lock(container).await;
+        let guard = self.lock(container).await;
         let Some(seen) = self.see(container).await? else {
             return Err(no_container(container));
         };
@@ -48,6 +48,7 @@ impl service::Attachments for Attachments {
                     "connected {container} to {network} with ip {}",
                     ip_text(&attachment)
                 );
+                self.publish_later(guard, &record);
                 Ok(connected(&attachment))
             }
             Err(error) => {
@@ -55,13 +56,14 @@ impl service::Attachments for Attachments {
                 record.requested = before.requested;
                 record.declined = before.declined;
                 self.book().save(&record).await?;
+                self.wake(container);
                 Err(error)
             }
         }
     }
 
     async fn disconnect(&self, container: &str, network: &str) -> Result<()> {
-        let _guard = self.lock(container).await;
+        let guard = self.lock(container).await;
         let seen = self.see(container).await;
         let mut record = self.book().record(container);
         // What is on record can be taken away even when containerd is silent.
@@ -93,6 +95,7 @@ impl service::Attachments for Attachments {
         self.detach(&mut record, network, &attachment.interface)
             .await?;
         tracing::info!("disconnected {container} from {network}");
+        self.publish_later(guard, &record);
         Ok(())
     }
 

@@ -143,9 +143,13 @@ impl Daemon {
             reconciler.follow(every, stop).await;
             ("events", Ok(()))
         });
-        let attachments = self.attachments;
+        let attachments = Arc::clone(&self.attachments);
         tokio::spawn(async move { tidy(&attachments).await });
-        supervise(parts, shutdown).await
+        let outcome = supervise(parts, shutdown).await;
+        // What is not written now is written by the next start.
+        let _ = tokio::time::timeout(DRAIN, self.attachments.idle()).await;
+        tracing::info!("stopped: attachments stay as they are");
+        outcome
     }
 }
 
@@ -181,7 +185,6 @@ async fn supervise(
             outcome = outcome.and(Err(error));
         }
     }
-    tracing::info!("stopped: attachments stay as they are");
     outcome
 }
 

@@ -1,7 +1,9 @@
 //! Attachments made by running the networks' CNI plugins.
 
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -14,9 +16,12 @@ use circuit_core::{
     labels::{DesiredNetwork, PortMapping},
 };
 use circuit_net::{
+    announce::announce_soon,
     cni::{AttachmentArgs, CniRuntime, OperationLock},
     netlink, netns,
 };
+
+use tokio::task::AbortHandle;
 
 use super::arguments::{arguments, granted};
 
@@ -33,12 +38,44 @@ pub struct ExecDatapath {
     /// One lock file a container; plugins inherit the lock, so that one which
     /// outlives a killed daemon is waited for by the next.
     locks: PathBuf,
+    /// Announcements under way, by CNI container id and interface.
+    announcing: Mutex<HashMap<(String, String), AbortHandle>>,
 }
 
 impl ExecDatapath {
     /// A datapath that runs plugins by `cni` and keeps lock files in `locks`.
     pub fn new(cni: CniRuntime, locks: PathBuf) -> Self {
-        Self { cni, locks }
+        Self {
+            cni,
+            locks,
+            announcing: Mutex::default(),
+        }
+    }
+
+    /// Tells the neighbours who has the addresses now: those that remember
+    /// another hardware address would not reach the container for a while.
+    fn announce(&self, attachment: &Attachment, added: &Added) {
+        let Some(netns) = attachment.netns.clone() else {
+            return;
+        };
+        let ips = added.ips.iter().map(ipnet::IpNet::addr).collect();
+        let task = tokio::spawn(announce_soon(netns, attachment.interface.clone(), ips));
+        let mut announcing = self
+            .announcing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        announcing.retain(|_, other| !other.is_finished());
+        announcing.insert(key(attachment), task.abort_handle());
+    }
+
+    fn be_silent(&self, attachment: &Attachment) {
+        let mut announcing = self
+            .announcing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(task) = announcing.remove(&key(attachment)) {
+            task.abort();
+        }
     }
 
     async fn lock(&self, attachment: &Attachment) -> Result<OperationLock> {
@@ -166,10 +203,13 @@ impl Datapath for ExecDatapath {
     }
 
     async fn add(&self, attachment: &Attachment) -> Result<Added, AddFailure> {
-        self.try_add(attachment).await
+        let added = self.try_add(attachment).await?;
+        self.announce(attachment, &added);
+        Ok(added)
     }
 
     async fn del(&self, attachment: &Attachment) -> Result<()> {
+        self.be_silent(attachment);
         let config = ConfigList::parse(attachment.config.as_bytes())?;
         let lock = self.lock(attachment).await?;
         let args = args(attachment);
@@ -232,6 +272,10 @@ impl Datapath for ExecDatapath {
         let text = std::fs::read_to_string(lease).ok()?;
         text.lines().next().map(|owner| owner.trim().to_owned())
     }
+}
+
+fn key(attachment: &Attachment) -> (String, String) {
+    (attachment.cni_id.clone(), attachment.interface.clone())
 }
 
 fn args(attachment: &Attachment) -> AttachmentArgs {

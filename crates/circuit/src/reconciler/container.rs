@@ -90,6 +90,7 @@ impl Reconciler {
         self.check_once(&record, &earlier, &mut findings).await;
         self.tell(container, std::mem::take(&mut findings.problems));
         self.finish_launch(&mut record, &seen).await?;
+        self.attachments.publish(&record, &seen).await?;
         if seen.alive().is_none() {
             let next = self.restart_if_due(&mut record, &seen, &labels).await?;
             return Ok(if findings.retry && next == Next::Rest {

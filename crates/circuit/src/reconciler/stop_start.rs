@@ -28,7 +28,9 @@ impl Containers for Reconciler {
         let _guard = self.attachments.lock(container).await;
         let seen = self.see(container).await?;
         let mut record = self.attachments.book().record(container);
-        self.halt(&mut record, &seen, timeout).await?;
+        let halted = self.halt(&mut record, &seen, timeout).await;
+        self.publish(&record, &seen).await;
+        halted?;
         tracing::info!("stopped {container}");
         Ok(())
     }
@@ -55,6 +57,15 @@ impl Containers for Reconciler {
 }
 
 impl Reconciler {
+    /// Writes the extension; when that fails, the next look does.
+    async fn publish(&self, record: &ContainerRecord, seen: &Seen) {
+        if let Err(error) = self.attachments.publish(record, seen).await {
+            let container = &record.container;
+            tracing::warn!(container, %error, "will write the extension later");
+            self.attachments.wake(container);
+        }
+    }
+
     async fn see(&self, container: &str) -> Result<Seen> {
         let seen = self
             .attachments
@@ -173,6 +184,7 @@ impl Reconciler {
         let launched = self.make_and_start(record, seen, labels).await;
         record.restart.launching = false;
         let saved = self.attachments.book().save(record).await;
+        self.publish(record, seen).await;
         let pid = launched?;
         saved?;
         Ok(pid)
