@@ -162,7 +162,7 @@ pub trait Runtime: Send + Sync {
     /// Deletes an ended task; one that is gone is no error.
     async fn delete_task(&self, id: &str) -> Result<()>;
 
-    /// Subscribes. The stream ends with an error when the runtime goes away;
-    /// what happened before the subscription must be asked for.
-    async fn events(&self) -> Result<BoxStream<'static, Result<Event>>>;
+    /// Subscribes, within moments. The stream ends with an error when the
+    /// runtime goes away; what happened before must be asked for.
+    fn events(&self) -> BoxStream<'static, Result<Event>>;
 }

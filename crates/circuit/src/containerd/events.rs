@@ -6,11 +6,11 @@ use containerd_client::{
     services::v1::{SubscribeRequest, events_client::EventsClient},
     types::Envelope,
 };
-use futures::{
-    StreamExt as _,
-    stream::{self, BoxStream},
-};
+use futures::{StreamExt as _, stream::BoxStream};
 use prost::Message;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, transport::Channel};
 
 use super::{Containerd, convert, failed};
 
@@ -22,27 +22,58 @@ struct ContainerEvent {
     id: String,
 }
 
+/// Events that wait to be taken; a slow taker holds up containerd's stream.
+const WAITING: usize = 1024;
+
 impl Containerd {
-    pub(super) async fn subscribe(&self) -> Result<BoxStream<'static, Result<Event>>> {
+    /// Subscribes without waiting for an answer: containerd's first sign of
+    /// life on this stream is the first event.
+    pub(super) fn subscribe(&self) -> BoxStream<'static, Result<Event>> {
         let namespace = &self.namespace;
         let filters = ["/tasks/", "/containers/"]
             .map(|topic| format!("namespace=={namespace},topic~=\"^{topic}\""))
             .to_vec();
-        let messages = EventsClient::new(self.channel.clone())
-            .subscribe(self.request(SubscribeRequest { filters }))
-            .await
-            .map_err(|status| failed("follow the events", &status))?
-            .into_inner();
-        let events = messages.filter_map(|message| async move {
-            match message {
-                Ok(envelope) => event(&envelope).map(Ok),
-                Err(status) => Some(Err(failed("follow the events", &status))),
+        let request = self.request(SubscribeRequest { filters });
+        let client = EventsClient::new(self.channel.clone());
+        let (events, taker) = mpsc::channel(WAITING);
+        tokio::spawn(async move {
+            tokio::select! {
+                () = events.closed() => {}
+                end = forward(client, request, &events) => {
+                    // Nobody takes it: then nobody misses it.
+                    let _ = events.send(Err(end)).await;
+                }
             }
         });
-        let end = stream::once(async {
-            Err(Error::unavailable("containerd ended the stream of events"))
-        });
-        Ok(events.chain(end).boxed())
+        ReceiverStream::new(taker).boxed()
+    }
+}
+
+/// Passes events on until the stream ends, and says why it ended.
+async fn forward(
+    mut client: EventsClient<Channel>,
+    request: Request<SubscribeRequest>,
+    events: &mpsc::Sender<Result<Event>>,
+) -> Error {
+    let mut messages = match client.subscribe(request).await {
+        Ok(response) => response.into_inner(),
+        Err(status) => return failed("follow the events", &status),
+    };
+    loop {
+        match messages.message().await {
+            Ok(Some(envelope)) => {
+                if let Some(event) = event(&envelope)
+                    && events.send(Ok(event)).await.is_err()
+                {
+                    return Error::unavailable("nobody follows the events");
+                }
+            }
+            Ok(None) => return Error::unavailable("containerd ended the stream of events"),
+            Err(status) => {
+                let why = status.message();
+                return Error::unavailable(format!("containerd ended the stream of events: {why}"));
+            }
+        }
     }
 }
 

@@ -216,7 +216,7 @@ impl Runtime for Containerd {
         self.delete(id).await
     }
 
-    async fn events(&self) -> Result<BoxStream<'static, Result<Event>>> {
-        self.subscribe().await
+    fn events(&self) -> BoxStream<'static, Result<Event>> {
+        self.subscribe()
     }
 }

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use circuit_core::{Result, labels::RESTART_LABEL, runtime::Event};
 use futures::StreamExt as _;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
 use super::Reconciler;
@@ -15,6 +15,8 @@ use crate::logging::DependencyLog;
 /// The first delay before the runtime is asked again; it doubles.
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
+/// From the first full pass to the second.
+const SECOND_PASS: Duration = Duration::from_secs(1);
 
 impl Reconciler {
     /// Follows until `shutdown`. `every` is the time between two full passes.
@@ -43,14 +45,14 @@ impl Reconciler {
         outage: &DependencyLog,
         delay: &mut Duration,
     ) -> Result<()> {
-        // Subscribed before listing, so that nothing falls in between.
-        let mut events = self.attachments.runtime().events().await?;
+        // Nobody tells when the subscription holds: a second pass soon after
+        // the first finds what fell in between.
+        let mut events = self.attachments.runtime().events();
         self.full_pass().await?;
         outage.recovered();
         *delay = FIRST_DELAY;
-        let mut passes = interval(every);
+        let mut passes = interval_at(Instant::now() + SECOND_PASS.min(every), every);
         passes.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        passes.tick().await;
         loop {
             tokio::select! {
                 event = events.next() => match event {
