@@ -88,6 +88,10 @@ pub trait Datapath: Send + Sync {
     /// The names of the interfaces in a namespace.
     async fn interfaces(&self, netns: &Path) -> Result<Vec<String>>;
 
+    /// Makes the default route of the first of these interfaces that has one
+    /// the one that counts, and those of the others fall-backs in this order.
+    async fn order_routes(&self, netns: &Path, interfaces: &[String]) -> Result<()>;
+
     /// Attaches.
     async fn add(&self, attachment: &Attachment) -> Result<Added, AddFailure>;
 

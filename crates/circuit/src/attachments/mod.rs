@@ -14,6 +14,7 @@ use circuit_core::{
     Error, Result,
     attachment::{ContainerRecord, Phase, Sandbox},
     datapath::Datapath,
+    labels::Labels,
     runtime::{Container, ExtensionEntry, Runtime, Task},
     service::StoredNetwork,
 };
@@ -196,6 +197,39 @@ impl Attachments {
     pub async fn idle(&self) {
         self.publishing.close();
         self.publishing.wait().await;
+    }
+
+    /// Gives the container one default route: that of the first network its
+    /// labels name, else of the first it was connected to. The others' stay as
+    /// fall-backs. Plugins by themselves let the last one win.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(crate) async fn order_routes(
+        &self,
+        record: &ContainerRecord,
+        labels: &Labels,
+    ) -> Result<()> {
+        let mut attached: Vec<_> = record
+            .attachments
+            .iter()
+            .filter(|a| a.phase == Phase::Attached)
+            .collect();
+        let (true, Some(netns)) = (
+            attached.len() > 1,
+            attached.iter().find_map(|a| a.netns.clone()),
+        ) else {
+            return Ok(());
+        };
+        attached.sort_by_key(|a| {
+            labels
+                .networks
+                .iter()
+                .position(|n| n.network == a.network)
+                .unwrap_or(usize::MAX)
+        });
+        let interfaces: Vec<String> = attached.iter().map(|a| a.interface.clone()).collect();
+        self.parts.datapath.order_routes(&netns, &interfaces).await
     }
 
     /// Removes pins that no record speaks of: a crash came between the end of

@@ -48,6 +48,10 @@ impl service::Attachments for Attachments {
                     "connected {container} to {network} with ip {}",
                     ip_text(&attachment)
                 );
+                let labels = Labels::read(&seen.container.labels, self.label());
+                if let Err(error) = self.order_routes(&record, &labels).await {
+                    tracing::warn!(container, %error, "cannot order the default routes");
+                }
                 self.publish_later(guard, &record);
                 Ok(connected(&attachment))
             }

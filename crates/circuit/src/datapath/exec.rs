@@ -202,6 +202,16 @@ impl Datapath for ExecDatapath {
         Ok(links.into_iter().map(|link| link.name).collect())
     }
 
+    async fn order_routes(&self, netns: &Path, interfaces: &[String]) -> Result<()> {
+        let (netns, interfaces) = (netns.to_path_buf(), interfaces.to_vec());
+        tokio::task::spawn_blocking(move || {
+            drop((netns, interfaces));
+            Ok(())
+        })
+        .await
+        .map_err(|error| Error::internal(format!("ordering routes failed: {error}")))?
+    }
+
     async fn add(&self, attachment: &Attachment) -> Result<Added, AddFailure> {
         let added = self.try_add(attachment).await?;
         self.announce(attachment, &added);

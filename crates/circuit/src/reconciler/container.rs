@@ -34,6 +34,14 @@ impl Findings {
     }
 }
 
+fn no_publisher() -> String {
+    format!(
+        "label {} cannot be followed: none of the container's networks has a plugin with the \
+         portMappings capability, such as portmap",
+        circuit_core::labels::PORTS_LABEL
+    )
+}
+
 impl Reconciler {
     pub(super) async fn look(&self, container: &str) -> Next {
         let guard = self.attachments.lock(container).await;
@@ -213,6 +221,13 @@ impl Reconciler {
             }
         }
         let Some(sandbox) = sandbox else { return };
+        let publisher = self.publisher(labels).await;
+        if !labels.ports.is_empty() && publisher.is_none() {
+            findings
+                .problems
+                .entry(String::new())
+                .or_insert_with(no_publisher);
+        }
         let joining: Vec<(&DesiredNetwork, Origin)> = steps
             .iter()
             .filter_map(|step| match step {
@@ -220,8 +235,11 @@ impl Reconciler {
                 Step::Detach { .. } => None,
             })
             .collect();
-        self.join_all(record, &joining, labels, sandbox, findings)
+        self.join_all(record, &joining, labels, publisher, sandbox, findings)
             .await;
+        if let Err(error) = self.attachments.order_routes(record, labels).await {
+            findings.add("", &error);
+        }
     }
 
     pub(super) async fn take_away(
@@ -255,6 +273,7 @@ impl Reconciler {
         record: &mut ContainerRecord,
         joining: &[(&DesiredNetwork, Origin)],
         labels: &Labels,
+        publisher: Option<&str>,
         sandbox: Sandbox,
         findings: &mut Findings,
     ) {
@@ -265,17 +284,19 @@ impl Reconciler {
             Ok(names) => names,
             Err(error) => return findings.add("", &error),
         };
-        let mut port_finding = None;
         for ((wanted, origin), interface) in joining.iter().zip(names) {
             let network = &wanted.network;
-            let ports = self
-                .ports_for(record, labels, network, &mut port_finding)
-                .await;
+            let published = record
+                .attachments
+                .iter()
+                .any(|a| a.capability_args.contains_key("portMappings"));
+            let here = publisher == Some(network.as_str()) && !published;
+            let ports: &[PortMapping] = if here { &labels.ports } else { &[] };
             let join = Join {
                 network: wanted,
                 origin: *origin,
                 sandbox,
-                ports: &ports,
+                ports,
                 interface: Some(interface),
             };
             match self.attachments.attach(record, join).await {
@@ -286,9 +307,6 @@ impl Reconciler {
                 }
                 Err(error) => findings.add(network, &error),
             }
-        }
-        if let Some(message) = port_finding {
-            findings.problems.entry(String::new()).or_insert(message);
         }
     }
 
@@ -315,44 +333,22 @@ impl Reconciler {
             .collect())
     }
 
-    /// The ports lead to the first of the container's networks that can
-    /// publish any, and to no other.
-    async fn ports_for(
-        &self,
-        record: &ContainerRecord,
-        labels: &Labels,
-        network: &str,
-        finding: &mut Option<String>,
-    ) -> Vec<PortMapping> {
-        if labels.ports.is_empty() {
-            return Vec::new();
-        }
+    /// The first of the container's networks that can publish ports: they lead
+    /// to it and to no other.
+    async fn publisher<'a>(&self, labels: &'a Labels) -> Option<&'a str> {
         let parts = &self.attachments.parts;
+        if labels.ports.is_empty() {
+            return None;
+        }
         for labelled in &labels.networks {
-            let Ok(stored) = parts.networks.network(&labelled.network).await else {
-                continue;
-            };
-            let Ok(config) = String::from_utf8(stored.data) else {
-                continue;
-            };
-            if parts.datapath.publishes_ports(&config) {
-                let published = record.attachments.iter().any(|a| {
-                    a.network != network && a.capability_args.contains_key("portMappings")
-                });
-                let here = labelled.network == network && !published;
-                return if here {
-                    labels.ports.clone()
-                } else {
-                    Vec::new()
-                };
+            if let Ok(stored) = parts.networks.network(&labelled.network).await
+                && let Ok(config) = String::from_utf8(stored.data)
+                && parts.datapath.publishes_ports(&config)
+            {
+                return Some(&labelled.network);
             }
         }
-        *finding = Some(format!(
-            "label {} cannot be followed: none of the container's networks has a plugin with the \
-             portMappings capability, such as portmap",
-            circuit_core::labels::PORTS_LABEL
-        ));
-        Vec::new()
+        None
     }
 
     /// Asks the plugins once a daemon's life whether attachments of an earlier
