@@ -1,8 +1,9 @@
 //! The API from another language: a Python client, generated from the `.proto`
 //! files, calls every RPC of the daemon of a test node.
 #![allow(
+    clippy::expect_used,
     clippy::print_stdout,
-    reason = "what the client says belongs to the test's output"
+    reason = "a test that cannot go on fails; what the client says belongs to its output"
 )]
 
 use std::{path::Path, process::Command};
