@@ -117,8 +117,9 @@ impl RestartState {
 pub enum LastRun {
     /// No task was ever seen; the container is this old.
     NeverSeen(Duration),
-    /// It ran, and how it ended is not known (the machine went down).
-    Unknown,
+    /// It ran, and how it ended is not known (the machine went down); this long
+    /// ago it was first missed.
+    Unknown(Duration),
     /// It ended.
     Ended {
         /// Its exit status.
@@ -158,7 +159,7 @@ pub fn decide(policy: Policy, state: &RestartState, last: LastRun, streak: u32) 
     match (policy, last) {
         (Policy::No, _) => Decision::Stay,
         (Policy::Always | Policy::UnlessStopped, LastRun::Ended { ago, .. }) => wait(ago),
-        (Policy::Always | Policy::UnlessStopped, LastRun::Unknown) => wait(Duration::ZERO),
+        (Policy::Always | Policy::UnlessStopped, LastRun::Unknown(ago)) => wait(ago),
         (Policy::Always | Policy::UnlessStopped, LastRun::NeverSeen(age)) => {
             let grace = NEVER_SEEN_GRACE.saturating_sub(age);
             Decision::StartIn(if streak == 0 { grace } else { delay(streak) })
@@ -171,6 +172,6 @@ pub fn decide(policy: Policy, state: &RestartState, last: LastRun, streak: u32) 
                 wait(ago)
             }
         }
-        (Policy::OnFailure(_), LastRun::Unknown | LastRun::NeverSeen(_)) => Decision::Stay,
+        (Policy::OnFailure(_), LastRun::Unknown(_) | LastRun::NeverSeen(_)) => Decision::Stay,
     }
 }

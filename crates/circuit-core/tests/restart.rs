@@ -72,10 +72,22 @@ fn policies() {
     );
     // How it ended is not known after the machine went down.
     assert_eq!(
-        decide(Policy::OnFailure(None), &fresh(), LastRun::Unknown, 0),
+        decide(Policy::OnFailure(None), &fresh(), LastRun::Unknown(NOW), 0),
         Decision::Stay
     );
-    assert_eq!(decide(Policy::Always, &fresh(), LastRun::Unknown, 0), first);
+    assert_eq!(
+        decide(Policy::Always, &fresh(), LastRun::Unknown(NOW), 0),
+        first
+    );
+}
+
+#[test]
+fn a_task_that_is_missed_is_started_when_the_delay_is_over() {
+    let missed = LastRun::Unknown(FIRST_DELAY);
+    assert_eq!(
+        decide(Policy::Always, &fresh(), missed, 0),
+        Decision::StartIn(NOW)
+    );
 }
 
 #[test]
@@ -145,7 +157,10 @@ fn a_stop_by_hand_holds_until_a_start_by_hand() {
         Policy::OnFailure(None),
     ] {
         assert_eq!(decide(policy, &state, ended(1), 0), Decision::Stay);
-        assert_eq!(decide(policy, &state, LastRun::Unknown, 0), Decision::Stay);
+        assert_eq!(
+            decide(policy, &state, LastRun::Unknown(NOW), 0),
+            Decision::Stay
+        );
     }
     state.saw_task(7);
     assert!(state.stopped, "the task that was stopped is still ending");

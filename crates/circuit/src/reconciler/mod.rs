@@ -37,6 +37,8 @@ struct Watched {
     alive: Option<(u32, Instant)>,
     /// The end of the last task: its exit status, how long it ran, and when.
     ended: Option<(u32, Duration, Instant)>,
+    /// Since when there is no task although its end was not told.
+    missed: Option<Instant>,
     /// The pid of the last task that ended: the runtime may call it alive for
     /// a moment longer.
     ended_pid: Option<u32>,
@@ -127,6 +129,7 @@ impl Reconciler {
             if watched.alive.is_none_or(|(known, _)| known != pid) {
                 watched.alive = Some((pid, Instant::now()));
                 watched.ended = None;
+                watched.missed = None;
             }
             true
         })
@@ -160,7 +163,10 @@ impl Reconciler {
                 pid, exit_status, ..
             }) => self.note_end(id, *pid, *exit_status),
             // Its end was missed, and how it ended is not known.
-            None => self.watch(id, |watched| watched.alive = None),
+            None => self.watch(id, |watched| {
+                watched.alive = None;
+                watched.missed.get_or_insert_with(Instant::now);
+            }),
         }
         true
     }
@@ -175,7 +181,11 @@ impl Reconciler {
             };
         }
         if record.restart.seen || !record.attachments.is_empty() {
-            return LastRun::Unknown;
+            return LastRun::Unknown(
+                watched
+                    .missed
+                    .map_or(Duration::ZERO, |since| since.elapsed()),
+            );
         }
         let age = seen.container.created_at.and_then(|at| at.elapsed().ok());
         LastRun::NeverSeen(age.unwrap_or(Duration::MAX))
