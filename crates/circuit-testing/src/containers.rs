@@ -40,7 +40,7 @@ impl TestNode {
     /// it is killed.
     #[track_caller]
     pub fn run_container(&self, name: &str, labels: &[(&str, &str)], command: &[&str]) {
-        self.new_container(&["run", "-d", "--null-io"], name, labels, command);
+        self.run_container_with(&[], name, labels, command);
     }
 
     /// The same with further flags of `ctr run`.
@@ -52,28 +52,46 @@ impl TestNode {
         labels: &[(&str, &str)],
         command: &[&str],
     ) {
-        let how = [&["run", "-d", "--null-io"], flags].concat();
+        let cgroup = cgroup::path(self.name(), name);
+        let how = [&["run", "-d", "--null-io", "--cgroup", &cgroup], flags].concat();
         self.new_container(&how, name, labels, command);
     }
 
     /// Creates a container without a task.
     #[track_caller]
     pub fn create_container(&self, name: &str, labels: &[(&str, &str)], command: &[&str]) {
-        self.new_container(&["container", "create"], name, labels, command);
+        self.create_container_with(&[], name, labels, command);
     }
 
-    /// The same for a container whose process wants a terminal.
+    /// The same with further flags of `ctr container create`.
     #[track_caller]
-    pub fn create_terminal_container(&self, name: &str, labels: &[(&str, &str)], command: &[&str]) {
-        self.new_container(&["container", "create", "--tty"], name, labels, command);
+    pub fn create_container_with(
+        &self,
+        flags: &[&str],
+        name: &str,
+        labels: &[(&str, &str)],
+        command: &[&str],
+    ) {
+        let how = [&["container", "create"], flags].concat();
+        self.new_container(&how, name, labels, &["true"]);
+        // Of containerd 1.6 only `ctr run` takes a cgroup, and `create` takes
+        // the command's flags for its own.
+        let command = if command.is_empty() {
+            &FOREVER
+        } else {
+            command
+        };
+        let cgroup = cgroup::path(self.name(), name);
+        self.change_spec(name, |spec| {
+            spec["linux"]["cgroupsPath"] = cgroup.into();
+            spec["process"]["args"] = command.into();
+        });
     }
 
     #[track_caller]
     fn new_container(&self, how: &[&str], name: &str, labels: &[(&str, &str)], command: &[&str]) {
-        let cgroup = cgroup::path(self.name(), name);
         let labels: Vec<String> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
         let mut arguments = how.to_vec();
-        arguments.extend(["--cgroup", &cgroup]);
         for label in &labels {
             arguments.extend(["--label", label]);
         }
@@ -187,13 +205,6 @@ impl TestNode {
             .into_iter()
             .flat_map(|link| link.addresses)
             .collect()
-    }
-
-    /// The routes of a container's main table, as `ip -4 route` prints them.
-    #[track_caller]
-    pub fn routes(&self, name: &str) -> Vec<String> {
-        let routes = self.in_netns(name, &["ip", "-4", "route", "show"]).ok();
-        routes.lines().map(|line| line.trim().to_owned()).collect()
     }
 
     /// Waits until a container has addresses, and returns them.

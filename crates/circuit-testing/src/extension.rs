@@ -1,4 +1,4 @@
-//! The extension on containerd's container record, which only its API can set.
+//! What of containerd's container record only its API can set.
 
 use std::{collections::HashMap, future::Future, path::Path};
 
@@ -8,6 +8,7 @@ use containerd_client::{
     with_namespace,
 };
 use prost_types::{Any, FieldMask};
+use serde_json::Value;
 use tonic::Request;
 
 use crate::{containerd, node::TestNode};
@@ -59,26 +60,42 @@ impl TestNode {
 
     /// Writes the extension, as the original program did.
     pub fn set_extension(&self, container: &str, value: Vec<u8>) {
-        let socket = self.path(containerd::SOCKET);
         let any = Any {
             type_url: EXTENSION_TYPE.to_owned(),
             value,
         };
+        self.update(container, "extensions", |record| {
+            record.extensions = HashMap::from([(EXTENSION_KEY.to_owned(), any)]);
+        });
+    }
+
+    /// Changes what a container's next task will be like.
+    pub(crate) fn change_spec(&self, container: &str, change: impl FnOnce(&mut Value)) {
+        self.update(container, "spec", |record| {
+            let spec = record.spec.as_mut().expect("a specification");
+            let mut json: Value = serde_json::from_slice(&spec.value).expect("JSON");
+            change(&mut json);
+            spec.value = json.to_string().into_bytes();
+        });
+    }
+
+    fn update(&self, container: &str, field: &str, change: impl FnOnce(&mut Container)) {
+        let socket = self.path(containerd::SOCKET);
         block_on(async {
             let client = client(&socket).await;
             let mut record = get(&client, container).await;
-            record.extensions = HashMap::from([(EXTENSION_KEY.to_owned(), any)]);
+            change(&mut record);
             let request = UpdateContainerRequest {
                 container: Some(record),
                 update_mask: Some(FieldMask {
-                    paths: vec!["extensions".to_owned()],
+                    paths: vec![field.to_owned()],
                 }),
             };
             let answer = client
                 .containers()
                 .update(with_namespace!(request, "default"))
                 .await;
-            answer.expect("containerd takes the extension");
+            answer.expect("containerd takes the change");
         });
     }
 }

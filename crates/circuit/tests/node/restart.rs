@@ -185,9 +185,9 @@ fn a_container_with_a_terminal_comes_back() {
         "test -t 0 && echo on a terminal; exec sleep 1000",
     ];
     let labels = [(NETWORK, "ctr0"), (RESTART, "always")];
-    node.create_terminal_container("quiet", &labels, &command);
+    node.create_container_with(&["--tty"], "quiet", &labels, &command);
     let logged = [labels[0], labels[1], ("io.circuit.restart.log", &log)];
-    node.create_terminal_container("logged", &logged, &command);
+    node.create_container_with(&["--tty"], "logged", &logged, &command);
     for name in ["quiet", "logged"] {
         node.circuit(&["container", "start", name]).ok();
         node.wait_for_addresses(name);
