@@ -175,9 +175,9 @@ impl Reconciler {
     ) -> Result<u32> {
         let id = &seen.container.id;
         self.leave_all(record).await;
-        if seen.task.is_some() {
-            self.attachments.runtime().delete_task(id).await?;
-        }
+        // Also when none is seen: a start that was cut off half way leaves one
+        // that containerd does not list and that is in the way.
+        self.attachments.runtime().delete_task(id).await?;
         record.restart.launching = true;
         record.restart.seen = true;
         self.attachments.book().save(record).await?;
