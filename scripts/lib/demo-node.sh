@@ -56,6 +56,8 @@ runs_anew() {
 }
 has_address() { circuit network ips "$1" | grep -qF " $2 "; }
 
+serves_or_ended() { circuit network ls || ! kill -0 "$daemon"; }
+
 private_mounts() {
     local resolv
     hostname demo
@@ -117,7 +119,8 @@ the_daemon() {
     printf '$ circuit server &\n'
     circuit server >"$dir/circuit.log" 2>&1 &
     daemon=$!
-    wait_until "the daemon serves" circuit network ls
+    wait_until "the daemon serves or has ended" serves_or_ended
+    kill -0 "$daemon" 2>/dev/null || fail "the daemon has ended"
     output=$(cat "$dir/circuit.log")
     printf '%s\n' "$output"
     expect 'serves node demo'
