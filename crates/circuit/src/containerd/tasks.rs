@@ -1,7 +1,7 @@
 //! Tasks: looked up, started the way containerd's own client starts them,
 //! ended.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use circuit_core::{Error, Result, runtime::Task};
 use containerd_client::services::v1::{
@@ -74,21 +74,20 @@ impl Containerd {
             .as_ref()
             .and_then(|spec| serde_json::from_slice::<Spec>(&spec.value).ok())
             .is_some_and(|spec| spec.process.terminal);
-        // A terminal needs somewhere to go; without a log it goes nowhere.
-        let stdout = match (log, terminal) {
-            (Some(log), _) => log,
-            (None, true) => "file:///dev/null",
-            (None, false) => "",
+        let stdout = match (terminal, log) {
+            (false, log) => log.unwrap_or_default().to_owned(),
+            (true, None) => "/dev/null".to_owned(),
+            (true, Some(log)) => terminal_log(log).await?,
         };
         let mut request = self.request(CreateTaskRequest {
             container_id: id.to_owned(),
             rootfs,
-            stdout: stdout.to_owned(),
             stderr: if terminal {
                 String::new()
             } else {
-                stdout.to_owned()
+                stdout.clone()
             },
+            stdout,
             terminal,
             ..CreateTaskRequest::default()
         });
@@ -169,4 +168,35 @@ impl Containerd {
             Err(status) => Err(failed("delete the task", &status)),
         }
     }
+}
+
+/// A place for a terminal's output. Shims know only plain paths for it, of
+/// files that exist, and write them from the start: what an earlier task wrote
+/// is moved aside.
+async fn terminal_log(log: &str) -> Result<String> {
+    let path = log.strip_prefix("file://").unwrap_or(log).to_owned();
+    let failed = |error| {
+        Error::precondition(format!(
+            "cannot write the log {log}: {error}: give another file"
+        ))
+    };
+    if let Some(dir) = Path::new(&path).parent() {
+        tokio::fs::create_dir_all(dir).await.map_err(failed)?;
+    }
+    let written = tokio::fs::metadata(&path)
+        .await
+        .is_ok_and(|m| m.is_file() && m.len() > 0);
+    if written {
+        tokio::fs::rename(&path, format!("{path}.1"))
+            .await
+            .map_err(failed)?;
+    }
+    let mut options = tokio::fs::OpenOptions::new();
+    options
+        .create(true)
+        .append(true)
+        .open(&path)
+        .await
+        .map_err(failed)?;
+    Ok(path)
 }
