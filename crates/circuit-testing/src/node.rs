@@ -417,6 +417,9 @@ impl Drop for TestNode {
             if let Ok(left) = catch_unwind(AssertUnwindSafe(|| self.leftovers())) {
                 eprintln!("--- attachments hold\n{left}---");
             }
+            if let Ok(tasks) = catch_unwind(AssertUnwindSafe(|| self.ctr(&["task", "ls"]))) {
+                eprintln!("{tasks}");
+            }
         }
     }
 }

@@ -74,7 +74,7 @@ fn killed_while_disconnecting(node: NodeBuilder) {
 }
 
 fn killed_while_restarting(node: NodeBuilder) {
-    let node = node.server(&["--debug"]).start();
+    let node = node.start();
     create_ctr0(&node);
     node.run_container("web", &[(NETWORK, "ctr0"), (RESTART, "always")], &[]);
     node.wait_for_addresses("web");
@@ -85,7 +85,9 @@ fn killed_while_restarting(node: NodeBuilder) {
         thread::sleep(moment);
         node.kill_daemon();
         node.start_daemon();
-        let t0=std::time::Instant::now(); while node.task_pid("web").is_none() { if t0.elapsed().as_secs()>8 { eprintln!("{:?} {:?}", node.ctr(&["task","ls"]), node.run("sh",&["-c","cat /var/lib/circuit/state/containers/default/*; ps axf"])); panic!("x") } thread::sleep(Duration::from_millis(50)); }
+        wait_until("web runs again", PATIENCE, || {
+            node.task_pid("web").is_some()
+        });
         assert_exactly(&node, &[("web", 1)]);
     }
     node.remove_container("web");

@@ -1,6 +1,6 @@
 //! The main job, from a CNI file to a container that comes back connected.
 
-use circuit_testing::{NodeBuilder, PATIENCE, network, wait_until};
+use circuit_testing::{Containerd, NodeBuilder, PATIENCE, network, wait_until};
 
 crate::on_both_plugins!(by_hand, by_label, comes_back_connected);
 
@@ -55,4 +55,12 @@ fn comes_back_connected(node: NodeBuilder) {
 
     node.remove_container("web");
     node.assert_nothing_left();
+}
+
+#[test]
+fn on_a_newer_containerd() {
+    let newer = || crate::node().containerd(Containerd::Newer);
+    by_hand(newer());
+    by_label(newer());
+    comes_back_connected(newer());
 }
