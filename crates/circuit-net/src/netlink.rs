@@ -1,6 +1,9 @@
-//! Reading interfaces, addresses and routes from the kernel.
+//! Reading interfaces, addresses and routes from the kernel, and the few
+//! changes that plugins leave to be made.
 
 mod attributes;
+mod defaults;
+mod order;
 mod socket;
 
 use std::net::IpAddr;
@@ -15,6 +18,8 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use attributes::Reply;
 use socket::Netlink;
+
+pub use defaults::order_default_routes;
 
 /// The main routing table.
 pub const MAIN_TABLE: u32 = 254;
@@ -117,14 +122,7 @@ pub fn routes(netns: Option<&Path>) -> Result<Vec<Route>> {
     let links = links_on(&mut socket)?;
     let mut routes = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let mut request = RouteMessage::default();
-        request.header.address_family = family;
-        let replies = match socket.dump(&RouteNetlinkMessage::GetRoute(request)) {
-            Ok(replies) => replies,
-            // A kernel without IPv6 has no such routes.
-            Err(socket::DumpError::Kernel(libc::EOPNOTSUPP | libc::EAFNOSUPPORT)) => continue,
-            Err(e) => return Err(e.into()),
-        };
+        let replies = routes_on(&mut socket, family)?;
         let found = replies.iter().flat_map(|reply| reply.routes(&links));
         routes.extend(found.filter(|route| route.table == MAIN_TABLE));
     }
@@ -144,6 +142,16 @@ pub fn first_free_interface(links: &[Link], prefix: &str) -> String {
 fn links_on(socket: &mut Netlink) -> Result<Vec<Link>> {
     let replies = socket.dump(&RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
     Ok(replies.iter().filter_map(Reply::link).collect())
+}
+
+fn routes_on(socket: &mut Netlink, family: AddressFamily) -> Result<Vec<Reply>> {
+    let mut request = RouteMessage::default();
+    request.header.address_family = family;
+    match socket.dump(&RouteNetlinkMessage::GetRoute(request)) {
+        // A kernel without IPv6 has no such routes.
+        Err(socket::DumpError::Kernel(libc::EOPNOTSUPP | libc::EAFNOSUPPORT)) => Ok(Vec::new()),
+        other => Ok(other?),
+    }
 }
 
 impl From<socket::DumpError> for Error {

@@ -10,7 +10,7 @@ use super::{Address, Link, Route};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_NEWADDR: u16 = 20;
-const RTM_NEWROUTE: u16 = 24;
+pub(super) const RTM_NEWROUTE: u16 = 24;
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
@@ -23,21 +23,21 @@ const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 
 const RTA_DST: u16 = 1;
-const RTA_OIF: u16 = 4;
-const RTA_GATEWAY: u16 = 5;
-const RTA_PRIORITY: u16 = 6;
-const RTA_MULTIPATH: u16 = 9;
-const RTA_TABLE: u16 = 15;
-const RTA_VIA: u16 = 18;
+pub(super) const RTA_OIF: u16 = 4;
+pub(super) const RTA_GATEWAY: u16 = 5;
+pub(super) const RTA_PRIORITY: u16 = 6;
+pub(super) const RTA_MULTIPATH: u16 = 9;
+pub(super) const RTA_TABLE: u16 = 15;
+pub(super) const RTA_VIA: u16 = 18;
 
-const RTN_UNICAST: u8 = 1;
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
+pub(super) const RTN_UNICAST: u8 = 1;
+pub(super) const AF_INET: u8 = 2;
+pub(super) const AF_INET6: u8 = 10;
 
 /// The lengths of the fixed parts.
 const LINK_HEADER: usize = 16;
 const ADDRESS_HEADER: usize = 8;
-const ROUTE_HEADER: usize = 12;
+pub(super) const ROUTE_HEADER: usize = 12;
 const HOP_HEADER: usize = 8;
 
 /// One message of an answer, without its header.
@@ -144,24 +144,38 @@ impl Reply {
     }
 }
 
-fn read_hops(mut bytes: &[u8], links: &[Link]) -> Vec<(Option<String>, Option<IpAddr>)> {
-    let mut hops = Vec::new();
-    while let Some(header) = bytes.first_chunk::<HOP_HEADER>() {
-        let [l0, l1, _, _, i0, i1, i2, i3] = *header;
+fn read_hops(bytes: &[u8], links: &[Link]) -> Vec<(Option<String>, Option<IpAddr>)> {
+    hops(bytes)
+        .map(|hop| (name_of(links, hop.oif), gateway(hop.values)))
+        .collect()
+}
+
+/// One hop of a route that has several.
+pub(super) struct Hop<'a> {
+    pub(super) oif: u32,
+    pub(super) flags: u8,
+    /// Its attributes.
+    pub(super) values: &'a [u8],
+}
+
+/// The hops in the value of [`RTA_MULTIPATH`].
+pub(super) fn hops(mut bytes: &[u8]) -> impl Iterator<Item = Hop<'_>> {
+    std::iter::from_fn(move || {
+        let [l0, l1, flags, _, i0, i1, i2, i3] = *bytes.first_chunk::<HOP_HEADER>()?;
         let length = usize::from(u16::from_ne_bytes([l0, l1]));
-        let Some(values) = bytes.get(HOP_HEADER..length) else {
-            break;
-        };
-        let oif = name_of(links, u32::from_ne_bytes([i0, i1, i2, i3]));
-        hops.push((oif, gateway(values)));
+        let values = bytes.get(HOP_HEADER..length)?;
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    hops
+        Some(Hop {
+            oif: u32::from_ne_bytes([i0, i1, i2, i3]),
+            flags,
+            values,
+        })
+    })
 }
 
 /// The gateway among a route's or a hop's attributes; it may be of the other
 /// family than the route.
-fn gateway(values: &[u8]) -> Option<IpAddr> {
+pub(super) fn gateway(values: &[u8]) -> Option<IpAddr> {
     attributes(values).find_map(|(kind, value)| match kind {
         RTA_GATEWAY => ip(value),
         RTA_VIA => ip(value.get(2..)?),
@@ -177,7 +191,7 @@ fn name_of(links: &[Link], index: u32) -> Option<String> {
 }
 
 /// The attributes of a message: kind and value.
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let [l0, l1, k0, k1] = *bytes.first_chunk::<4>()?;
         let length = usize::from(u16::from_ne_bytes([l0, l1]));
@@ -188,7 +202,17 @@ fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-fn u32_of(value: &[u8]) -> Option<u32> {
+/// Adds an attribute to a message.
+pub(super) fn put(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    // What was read from an attribute is short enough for one.
+    let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
+    message.extend(length.to_ne_bytes());
+    message.extend(kind.to_ne_bytes());
+    message.extend(value);
+    message.resize(message.len().next_multiple_of(4), 0);
+}
+
+pub(super) fn u32_of(value: &[u8]) -> Option<u32> {
     value.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
 }
 
@@ -229,13 +253,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-        let mut bytes = u16::try_from(4 + value.len())
-            .unwrap()
-            .to_ne_bytes()
-            .to_vec();
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend(value);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        let mut bytes = Vec::new();
+        put(&mut bytes, kind, value);
         bytes
     }
 

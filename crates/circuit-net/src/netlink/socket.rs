@@ -1,10 +1,10 @@
-//! A netlink socket that asks for lists.
+//! A netlink socket that asks for lists and for changes.
 
 use std::io;
 use std::path::Path;
 
 use circuit_core::{Error, Result};
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -28,7 +28,7 @@ const PATIENCE: i64 = 10;
 /// How often a list that changed while it was read is read again.
 const TRIES: usize = 10;
 
-/// Why a list could not be had.
+/// Why a list could not be had, or a change was not made.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DumpError {
     /// The kernel refuses.
@@ -40,6 +40,8 @@ pub(super) enum DumpError {
     Malformed,
     #[error("the list changes faster than it can be read, try again")]
     Unsteady,
+    #[error("the answer is lost, try again")]
+    Lost,
 }
 
 /// How far an answer has come.
@@ -101,7 +103,7 @@ impl Netlink {
         request: &RouteNetlinkMessage,
     ) -> std::result::Result<Option<Vec<Reply>>, DumpError> {
         self.sequence = self.sequence.wrapping_add(1);
-        self.send(request)?;
+        self.ask(request)?;
         let mut replies = Vec::new();
         let mut progress = Progress::default();
         while !progress.done {
@@ -113,7 +115,39 @@ impl Netlink {
         Ok((!progress.interrupted).then_some(replies))
     }
 
-    fn send(&self, request: &RouteNetlinkMessage) -> io::Result<()> {
+    /// Sends what asks for a change, and waits until it is made. The answer is
+    /// what was changed, when the flags ask for it.
+    pub(super) fn change(
+        &mut self,
+        message: &Reply,
+        flags: u16,
+    ) -> std::result::Result<Vec<Reply>, DumpError> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let length = u32::try_from(HEADER + message.payload.len());
+        let length = length.map_err(|_| DumpError::Malformed)?;
+        let mut bytes = length.to_ne_bytes().to_vec();
+        bytes.extend(message.kind.to_ne_bytes());
+        bytes.extend((flags | NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes());
+        bytes.extend(self.sequence.to_ne_bytes());
+        // The kernel knows the sender.
+        bytes.extend(0u32.to_ne_bytes());
+        bytes.extend(&message.payload);
+        self.send(&bytes)?;
+        self.acknowledged()
+    }
+
+    fn acknowledged(&mut self) -> std::result::Result<Vec<Reply>, DumpError> {
+        let (mut replies, mut progress) = (Vec::new(), Progress::default());
+        while !progress.done {
+            if !self.receive()? {
+                return Err(DumpError::Lost);
+            }
+            read_messages(&self.buffer, self.sequence, &mut replies, &mut progress)?;
+        }
+        Ok(replies)
+    }
+
+    fn ask(&self, request: &RouteNetlinkMessage) -> io::Result<()> {
         let payload = NetlinkPayload::from(request.clone());
         let mut message = NetlinkMessage::new(Default::default(), payload);
         message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
@@ -121,7 +155,11 @@ impl Netlink {
         message.finalize();
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
-        retry(|| self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)).map(drop)
+        self.send(&bytes)
+    }
+
+    fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        retry(|| self.socket.send_to(bytes, &SocketAddr::new(0, 0), 0)).map(drop)
     }
 
     /// Reads the next piece into the buffer; `false` when some were lost.
