@@ -2,6 +2,7 @@
 //! changes that plugins leave to be made.
 
 mod attributes;
+mod create;
 mod defaults;
 mod order;
 mod socket;
@@ -19,6 +20,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use attributes::Reply;
 use socket::Netlink;
 
+pub(crate) use create::add_bridge;
 pub use defaults::order_default_routes;
 
 /// The main routing table.

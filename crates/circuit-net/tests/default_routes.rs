@@ -417,6 +417,8 @@ fn what_is_gone_is_passed_over() {
     container.defaults(0, AS_PLUGINS).defaults(2, AS_PLUGINS);
     container.order(&["none", "eth0", "eth0", "eth1", "eth2"]);
     assert_eq!(container.way(), ["eth0", "eth0"]);
+    let six = [("eth0", 1024), ("eth2", 1124)];
+    container.assert_routes(&[("eth0", 0), ("eth2", 100)], &six);
     let gone = order_default_routes("/run/netns/none-of-that-name".as_ref(), &[]).unwrap_err();
     assert_eq!(gone.kind(), ErrorKind::NotFound);
     assert!(gone.message().contains("none-of-that-name"), "{gone}");

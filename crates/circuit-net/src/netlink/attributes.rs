@@ -1,6 +1,6 @@
-//! The few attributes that are read out of the kernel's messages. The rest is
-//! passed over, so that a kernel that says more than is known here does no
-//! harm.
+//! The few attributes that are read out of the kernel's messages, and written
+//! into those for it. The rest is passed over, so that a kernel that says more
+//! than is known here does no harm.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,19 +8,19 @@ use ipnet::IpNet;
 
 use super::{Address, Link, Route};
 
-const RTM_NEWLINK: u16 = 16;
-const RTM_NEWADDR: u16 = 20;
+pub(super) const RTM_NEWLINK: u16 = 16;
+pub(super) const RTM_NEWADDR: u16 = 20;
 pub(super) const RTM_NEWROUTE: u16 = 24;
 
 const IFLA_ADDRESS: u16 = 1;
-const IFLA_IFNAME: u16 = 3;
+pub(super) const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
-const IFLA_LINKINFO: u16 = 18;
-const IFLA_INFO_KIND: u16 = 1;
+pub(super) const IFLA_LINKINFO: u16 = 18;
+pub(super) const IFLA_INFO_KIND: u16 = 1;
 
-const IFA_ADDRESS: u16 = 1;
-const IFA_LOCAL: u16 = 2;
+pub(super) const IFA_ADDRESS: u16 = 1;
+pub(super) const IFA_LOCAL: u16 = 2;
 
 const RTA_DST: u16 = 1;
 pub(super) const RTA_OIF: u16 = 4;
@@ -35,7 +35,7 @@ pub(super) const AF_INET: u8 = 2;
 pub(super) const AF_INET6: u8 = 10;
 
 /// The lengths of the fixed parts.
-const LINK_HEADER: usize = 16;
+pub(super) const LINK_HEADER: usize = 16;
 const ADDRESS_HEADER: usize = 8;
 pub(super) const ROUTE_HEADER: usize = 12;
 const HOP_HEADER: usize = 8;

@@ -38,11 +38,12 @@ pub(super) struct Move {
 /// which it is to be done; nothing when they are in it. `routes` is sorted as
 /// the kernel sorts it, by metric.
 pub(super) fn moves<R: Ranked>(routes: &[R], interfaces: &[u32], metrics: Metrics) -> Vec<Move> {
-    let ranked: Vec<u32> = interfaces
-        .iter()
-        .copied()
-        .filter(|oif| routes.iter().any(|route| route.oif() == *oif))
-        .collect();
+    let mut ranked: Vec<u32> = Vec::new();
+    for oif in interfaces {
+        if !ranked.contains(oif) && routes.iter().any(|route| route.oif() == *oif) {
+            ranked.push(*oif);
+        }
+    }
     if in_order(routes, &ranked, metrics) {
         return Vec::new();
     }
@@ -211,6 +212,7 @@ mod tests {
             &[],
         ] {
             assert_eq!(moves(&table(routes), &[1, 2], V4), []);
+            assert_eq!(moves(&table(routes), &[1, 1, 2, 1], V4), []);
         }
     }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use circuit_core::{Error, Result};
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 use tokio::sync::oneshot;
 
 const THREAD_NAME: &str = "netns";
@@ -26,10 +26,32 @@ where
     F: FnOnce() -> Result<T> + Send,
 {
     let path = path.as_ref();
+    on_own_thread(path, || guarded(path, || enter(path), f))
+}
+
+/// Runs `f` inside a new namespace, which ends with it unless `f` keeps it,
+/// and waits for it; `path` is where it is to be, for error texts.
+pub(super) fn in_new_netns<T, F>(path: &Path, f: F) -> Result<T>
+where
+    T: Send,
+    F: FnOnce() -> Result<T> + Send,
+{
+    let make = || {
+        unshare(CloneFlags::CLONE_NEWNET).map_err(|e| {
+            Error::unavailable(format!(
+                "cannot make network namespace {}: {e}, try again",
+                path.display()
+            ))
+        })
+    };
+    on_own_thread(path, || guarded(path, make, f))
+}
+
+fn on_own_thread<T: Send>(path: &Path, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     thread::scope(|scope| {
         let worker = thread::Builder::new()
             .name(THREAD_NAME.to_owned())
-            .spawn_scoped(scope, || guarded(path, f))
+            .spawn_scoped(scope, work)
             .map_err(|e| no_thread(path, &e))?;
         worker
             .join()
@@ -54,7 +76,7 @@ where
         .name(THREAD_NAME.to_owned())
         .spawn(move || {
             // Nobody may be waiting any more.
-            let _ = answer.send(guarded(&entered, f));
+            let _ = answer.send(guarded(&entered, || enter(&entered), f));
         })
         .map_err(|e| no_thread(&path, &e))?;
     answered.await.unwrap_or_else(|_| {
@@ -65,20 +87,29 @@ where
     })
 }
 
-fn guarded<T>(path: &Path, f: impl FnOnce() -> Result<T>) -> Result<T> {
+/// Moves the calling thread for good, and runs `f`.
+fn guarded<T>(
+    path: &Path,
+    moved: impl FnOnce() -> Result<()>,
+    f: impl FnOnce() -> Result<T>,
+) -> Result<T> {
     // The closure is consumed and its thread ends: nobody sees what a panic
     // may have left half done in it.
     catch_unwind(AssertUnwindSafe(|| {
-        let namespace = super::open(path)?;
-        setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(|e| {
-            Error::precondition(format!(
-                "cannot enter network namespace {}: {e}",
-                path.display()
-            ))
-        })?;
+        moved()?;
         f()
     }))
     .unwrap_or_else(|payload| Err(panicked(path, payload.as_ref())))
+}
+
+fn enter(path: &Path) -> Result<()> {
+    let namespace = super::open(path)?;
+    setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(|e| {
+        Error::precondition(format!(
+            "cannot enter network namespace {}: {e}",
+            path.display()
+        ))
+    })
 }
 
 fn no_thread(path: &Path, error: &std::io::Error) -> Error {

@@ -2,6 +2,7 @@
 
 mod enter;
 mod pin;
+mod stand_in;
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd};
@@ -13,6 +14,7 @@ use nix::sys::statfs::{NSFS_MAGIC, fstatfs, statfs};
 
 pub use enter::{in_netns, in_netns_async};
 pub use pin::{Pin, list_pins, pin, pin_fd, unpin};
+pub use stand_in::stand_in;
 
 /// What tells one network namespace from another, as long as it lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
