@@ -87,6 +87,7 @@ impl Daemon {
             datapath: Arc::new(ExecDatapath::new(
                 cni.clone(),
                 options.run_dir.join("locks"),
+                pins.clone(),
             )),
             networks: Arc::clone(&store) as _,
             book,

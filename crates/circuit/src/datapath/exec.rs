@@ -21,6 +21,7 @@ use circuit_net::{
     netlink, netns,
 };
 
+use ipnet::IpNet;
 use tokio::task::AbortHandle;
 
 use super::arguments::{arguments, granted};
@@ -38,16 +39,20 @@ pub struct ExecDatapath {
     /// One lock file a container; plugins inherit the lock, so that one which
     /// outlives a killed daemon is waited for by the next.
     locks: PathBuf,
+    /// The folder of pinned namespaces.
+    pins: PathBuf,
     /// Announcements under way, by CNI container id and interface.
     announcing: Mutex<HashMap<(String, String), AbortHandle>>,
 }
 
 impl ExecDatapath {
-    /// A datapath that runs plugins by `cni` and keeps lock files in `locks`.
-    pub fn new(cni: CniRuntime, locks: PathBuf) -> Self {
+    /// A datapath that runs plugins by `cni` and keeps lock files in `locks`;
+    /// `pins` is the folder of pinned namespaces.
+    pub fn new(cni: CniRuntime, locks: PathBuf, pins: PathBuf) -> Self {
         Self {
             cni,
             locks,
+            pins,
             announcing: Mutex::default(),
         }
     }
@@ -120,6 +125,73 @@ impl ExecDatapath {
         })?;
         Ok(added)
     }
+}
+
+impl ExecDatapath {
+    async fn del_patiently(
+        &self,
+        config: &ConfigList,
+        attachment: &Attachment,
+        lock: &OperationLock,
+    ) -> Result<()> {
+        let args = args(attachment);
+        let mut attempt = 1;
+        loop {
+            let result = attachment.result.as_ref();
+            let Err(error) = self.cni.del(config, &args, result, Some(lock)).await else {
+                return Ok(());
+            };
+            let error = Error::from(error);
+            let hopeless = error.kind() == ErrorKind::DeadlineExceeded;
+            if attempt >= DEL_ATTEMPTS || hopeless {
+                return Err(error);
+            }
+            tracing::debug!(attempt, %error, "trying DEL again");
+            tokio::time::sleep(DEL_PAUSE * attempt).await;
+            attempt += 1;
+        }
+    }
+
+    /// DEL for a namespace that is gone. Plugins that masquerade look the
+    /// address up inside it and otherwise leave its firewall rules for ever,
+    /// so they are shown a namespace with that address.
+    async fn del_with_stand_in(
+        &self,
+        config: &ConfigList,
+        attachment: &Attachment,
+        ip: IpNet,
+        lock: &OperationLock,
+    ) -> Result<()> {
+        // Among the pins, where the next start sweeps it after a crash.
+        let pin = self.pins.join(format!("{}.stand-in", attachment.cni_id));
+        let (path, interface) = (pin.clone(), attachment.interface.clone());
+        let made = tokio::task::spawn_blocking(move || {
+            netns::unpin(&path)?;
+            netns::stand_in(&path, &interface, ip)
+        });
+        made.await
+            .map_err(|error| Error::internal(format!("making a namespace failed: {error}")))??;
+        let shown = Attachment {
+            netns: Some(pin.clone()),
+            ..attachment.clone()
+        };
+        let deleted = self.del_patiently(config, &shown, lock).await;
+        self.unpin(&pin).await?;
+        deleted
+    }
+}
+
+/// True when a plugin masquerades by the addresses that it finds on the
+/// container's interface.
+fn masquerades(config: &ConfigList) -> bool {
+    config.plugins.iter().any(|plugin| {
+        matches!(plugin.kind.as_str(), "bridge" | "ptp")
+            && plugin
+                .raw
+                .get("ipMasq")
+                .and_then(serde_json::Value::as_bool)
+                == Some(true)
+    })
 }
 
 #[async_trait]
@@ -204,12 +276,9 @@ impl Datapath for ExecDatapath {
 
     async fn order_routes(&self, netns: &Path, interfaces: &[String]) -> Result<()> {
         let (netns, interfaces) = (netns.to_path_buf(), interfaces.to_vec());
-        tokio::task::spawn_blocking(move || {
-            drop((netns, interfaces));
-            Ok(())
-        })
-        .await
-        .map_err(|error| Error::internal(format!("ordering routes failed: {error}")))?
+        tokio::task::spawn_blocking(move || netlink::order_default_routes(&netns, &interfaces))
+            .await
+            .map_err(|error| Error::internal(format!("ordering routes failed: {error}")))?
     }
 
     async fn add(&self, attachment: &Attachment) -> Result<Added, AddFailure> {
@@ -222,24 +291,14 @@ impl Datapath for ExecDatapath {
         self.be_silent(attachment);
         let config = ConfigList::parse(attachment.config.as_bytes())?;
         let lock = self.lock(attachment).await?;
-        let args = args(attachment);
-        let mut attempt = 1;
-        loop {
-            let deleted = self
-                .cni
-                .del(&config, &args, attachment.result.as_ref(), Some(&lock))
-                .await;
-            let Err(error) = deleted else { break };
-            let error = Error::from(error);
-            let hopeless = error.kind() == ErrorKind::DeadlineExceeded;
-            if attempt >= DEL_ATTEMPTS || hopeless {
-                return Err(error);
-            }
-            tracing::debug!(attempt, %error, "trying DEL again");
-            tokio::time::sleep(DEL_PAUSE * attempt).await;
-            attempt += 1;
+        if attachment.netns.is_some() || !masquerades(&config) {
+            return self.del_patiently(&config, attachment, &lock).await;
         }
-        Ok(())
+        for ip in &attachment.ips {
+            self.del_with_stand_in(&config, attachment, *ip, &lock)
+                .await?;
+        }
+        self.del_patiently(&config, attachment, &lock).await
     }
 
     async fn check(&self, attachment: &Attachment) -> Result<()> {
