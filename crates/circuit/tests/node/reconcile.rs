@@ -199,10 +199,12 @@ fn containerd_goes_away_under_load() {
     assert_exactly(&node, &wanted);
 }
 
-/// A bridge that takes its time.
+/// A bridge that takes its time, and tells when it has begun.
 const SLOW: &str = "#!/bin/sh\n\
-     case $CNI_COMMAND in ADD) sleep 3 ;; esac\n\
+     case $CNI_COMMAND in ADD) touch /run/began; sleep 3 ;; esac\n\
      exec %STOCK%/bridge\n";
+
+type End = fn(&TestNode) -> Option<i32>;
 
 #[test]
 fn signals_drain_and_leave_the_attachments_up() {
@@ -216,7 +218,7 @@ fn signals_drain_and_leave_the_attachments_up() {
     );
     node.run_container("label", &[(NETWORK, "ctr0")], &[]);
     node.wait_for_addresses("label");
-    let ends: [(fn(&TestNode) -> Option<i32>, &str, &str); 2] = [
+    let ends: [(End, &str, &str); 2] = [
         (TestNode::stop_daemon, "one", "10.4.0.2"),
         (TestNode::interrupt_daemon, "two", "10.4.0.3"),
     ];
@@ -224,7 +226,9 @@ fn signals_drain_and_leave_the_attachments_up() {
         node.run_container(name, &[], &[]);
         let (code, ran) = thread::scope(|scope| {
             let call = scope.spawn(|| node.circuit(&["network", "connect", name, "slow"]));
-            thread::sleep(Duration::from_millis(1000));
+            wait_until("the plugin runs", PATIENCE, || {
+                std::fs::remove_file(node.path("/run/began")).is_ok()
+            });
             let code = end(&node);
             (code, call.join().expect("the command ends"))
         });
