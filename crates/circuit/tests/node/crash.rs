@@ -3,7 +3,7 @@
 
 use std::{thread, time::Duration};
 
-use circuit_testing::{NodeBuilder, PATIENCE, network, wait_until};
+use circuit_testing::{NodeBuilder, PATIENCE, TestNode, network, wait_until};
 
 use crate::support::{NETWORK, RESTART, assert_exactly, create_ctr0, ips};
 
@@ -12,6 +12,7 @@ crate::on_both_plugins!(
     killed_while_disconnecting,
     killed_while_restarting,
     killed_while_containers_come_and_go,
+    killed_while_a_plugin_runs,
 );
 
 /// From before the first system call to after the last one.
@@ -114,4 +115,54 @@ fn killed_while_containers_come_and_go(node: NodeBuilder) {
         node.start_daemon();
         assert_exactly(&node, &[("stays", 1), (&new, 1)]);
     }
+}
+
+/// A bridge whose commands begin, sleep, and only then do their work; all of
+/// that goes on when the daemon is killed.
+const SLOW: &str = "#!/bin/sh\n\
+     case $CNI_COMMAND in ADD|DEL)\n\
+     input=$(cat); touch /run/began; sleep 1\n\
+     printf %s \"$input\" | %STOCK%/bridge; exit ;; esac\n\
+     exec %STOCK%/bridge\n";
+
+/// Kills the daemon while a plugin runs, and starts the next one at once.
+fn kill_in_a_plugin(node: &TestNode) {
+    wait_until("a plugin runs", PATIENCE, || {
+        std::fs::remove_file(node.path("/run/began")).is_ok()
+    });
+    node.kill_daemon();
+    node.start_daemon();
+}
+
+fn killed_while_a_plugin_runs(node: NodeBuilder) {
+    let node = node.start();
+    node.script_plugin("slow", SLOW);
+    node.create_network("slow", &network::by_plugin("slow", "slow", "10.4.0.0/16"));
+    // An ADD and the DEL that follows a disconnect, by hand.
+    node.run_container("byhand", &[], &[]);
+    thread::scope(|scope| {
+        scope.spawn(|| node.circuit(&["network", "connect", "byhand", "slow"]));
+        kill_in_a_plugin(&node);
+    });
+    wait_until("the attachment is whole or gone", PATIENCE, || {
+        let wanted = ips(&node, "byhand").len();
+        crate::support::disagreement(&node, &[("byhand", wanted)]).is_none()
+    });
+    node.circuit(&["network", "connect", "byhand", "slow"]).ok();
+    assert_exactly(&node, &[("byhand", 1)]);
+    let _ = std::fs::remove_file(node.path("/run/began"));
+    thread::scope(|scope| {
+        scope.spawn(|| node.circuit(&["network", "disconnect", "byhand", "slow"]));
+        kill_in_a_plugin(&node);
+    });
+    node.assert_nothing_left();
+
+    // An ADD by label, and the DEL of an exit: both must come to their end.
+    node.run_container("bylabel", &[(NETWORK, "slow")], &[]);
+    kill_in_a_plugin(&node);
+    assert_exactly(&node, &[("bylabel", 1)]);
+    let _ = std::fs::remove_file(node.path("/run/began"));
+    node.kill_task("bylabel");
+    kill_in_a_plugin(&node);
+    node.assert_nothing_left();
 }
