@@ -71,6 +71,27 @@ fn the_extension_can_be_written_and_read() {
 }
 
 #[test]
+fn a_reboot_keeps_disks_and_nothing_else() {
+    let mut node = bare().uplink().start();
+    node.run_container("web", &[], &[]);
+    node.create_container("idle", &[("who", "me")], &["sleep", "1000"]);
+    let netns = format!("/proc/{}/ns/net", node.task_pid("web").unwrap());
+    let config = network::single_bridge("ctr0", "10.255.0.0/16");
+    node.run_plugin("ADD", &config, "web", &netns, "eth0").ok();
+    fs::write(node.path("/run/flag"), "").unwrap();
+
+    node.reboot();
+    assert!(!node.path("/run/flag").exists());
+    assert_eq!(node.leases(), ["ctr0/10.255.0.2"]);
+    assert_eq!((node.veths(), node.chains()), (vec![], vec![]));
+    assert_eq!((node.task("web"), node.task("idle")), (None, None));
+    assert_eq!(node.container_info("idle")["Labels"]["who"], "me");
+    node.start_task("idle");
+    assert_eq!(node.exec("idle", &["echo", "hello"]).ok(), "hello\n");
+    node.run("busybox", &["ping", "-c", "1", "192.0.2.1"]).ok();
+}
+
+#[test]
 fn nothing_stays_on_the_machine() {
     let node = bare().uplink().start();
     node.run_container("web", &[], &[]);
