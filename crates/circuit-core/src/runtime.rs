@@ -153,6 +153,10 @@ pub trait Runtime: Send + Sync {
     /// Starts the process of a task that was made.
     async fn start_task(&self, id: &str) -> Result<()>;
 
+    /// Ends and deletes a task that was made and cannot be started, also when
+    /// its container was deleted meanwhile.
+    async fn discard_task(&self, id: &str) -> Result<()>;
+
     /// Returns when the task's first process has ended, or there is none.
     async fn wait_task(&self, id: &str) -> Result<()>;
 

@@ -7,7 +7,11 @@ mod locks;
 mod original;
 mod service;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use async_trait::async_trait;
 use circuit_core::{
@@ -68,6 +72,9 @@ pub struct Attachments {
     collecting: RwLock<()>,
     wake: mpsc::UnboundedSender<String>,
     publishing: TaskTracker,
+    /// Containers whose record is the truth: what their extension told of the
+    /// former program's attachments was taken over.
+    settled: Mutex<HashSet<String>>,
 }
 
 /// A container and its task, as the runtime knows them now.
@@ -96,6 +103,7 @@ impl Attachments {
             collecting: RwLock::default(),
             wake,
             publishing: TaskTracker::new(),
+            settled: Mutex::default(),
         }
     }
 
@@ -144,6 +152,11 @@ impl Attachments {
     /// Lets go of what is kept for a container that is gone.
     pub(crate) async fn retire(&self, container: &str) {
         self.parts.datapath.retire(&self.cni_id(container)).await;
+        self.settled().remove(container);
+    }
+
+    fn settled(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The CNI container id of this node's attachments.

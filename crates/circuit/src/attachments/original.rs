@@ -29,7 +29,9 @@ impl Attachments {
         let told = seen.container.extension.as_ref().unwrap_or(&nothing);
         let mut adopted = false;
         for (network, entry) in told {
-            if record.attachment(network).is_some() {
+            // An interface that a record knows is ours, whatever is still told.
+            let ours = |a: &Attachment| a.network == *network || a.interface == entry.interface;
+            if record.attachments.iter().any(ours) {
                 continue;
             }
             if let Some(attachment) = self
@@ -49,6 +51,7 @@ impl Attachments {
         if adopted {
             self.book().save(record).await?;
         }
+        self.settled().insert(record.container.clone());
         Ok(adopted)
     }
 

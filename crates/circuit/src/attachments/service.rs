@@ -209,8 +209,13 @@ impl Attachments {
         }
     }
 
-    /// The addresses in the extension of a container that no record knows.
+    /// The addresses in the extension of a container that nobody has looked at
+    /// yet. For others the record is the truth, and an extension that says
+    /// something else is about to be written.
     async fn told(&self, container: &str) -> Result<Vec<ContainerIp>> {
+        if self.settled().contains(container) {
+            return Ok(Vec::new());
+        }
         let Some(found) = self.runtime().container(container).await? else {
             return Err(no_container(container));
         };

@@ -204,6 +204,10 @@ impl Runtime for Containerd {
         self.start(id).await
     }
 
+    async fn discard_task(&self, id: &str) -> Result<()> {
+        self.discard(id).await
+    }
+
     async fn wait_task(&self, id: &str) -> Result<()> {
         self.wait(id).await
     }

@@ -3,10 +3,12 @@
 
 use std::{path::Path, time::Duration};
 
-use circuit_core::{Error, Result, runtime::Task};
+use circuit_core::{Error, ErrorKind, Result, runtime::Task};
 use containerd_client::services::v1::{
-    CreateTaskRequest, DeleteTaskRequest, GetRequest, KillRequest, ListTasksRequest, StartRequest,
-    WaitRequest,
+    Container as ContainerRecord, CreateContainerRequest, CreateTaskRequest,
+    DeleteContainerRequest, DeleteTaskRequest, GetRequest, KillRequest, ListTasksRequest,
+    StartRequest, WaitRequest, container,
+    containers_client::ContainersClient,
     snapshots::{MountsRequest, snapshots_client::SnapshotsClient},
     tasks_client::TasksClient,
 };
@@ -17,6 +19,11 @@ use super::{Containerd, convert, failed};
 
 /// Making a task mounts file systems and runs the OCI runtime.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// A killed process is gone within this, or the kernel holds it.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a record must have to be one.
+const RUNTIME: &str = "io.containerd.runc.v2";
+const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 
 /// The one thing of an OCI runtime specification that a start must know.
 #[derive(Deserialize, Default)]
@@ -166,6 +173,69 @@ impl Containerd {
             Ok(_) => Ok(()),
             Err(status) if status.code() == Code::NotFound => Ok(()),
             Err(status) => Err(failed("delete the task", &status)),
+        }
+    }
+}
+
+impl Containerd {
+    /// containerd ends and deletes tasks only for containers that it knows. A
+    /// container that was deleted between the making of its task and now gets
+    /// its record back for as long as that takes; otherwise the task's process
+    /// and namespace would stay until containerd is restarted.
+    pub(super) async fn discard(&self, id: &str) -> Result<()> {
+        let gone = self.record(id).await?.is_none();
+        if gone {
+            self.put_back(id).await?;
+        }
+        let discarded = async {
+            match self.kill(id, 9).await {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            // A process that does not end is told by the deletion's failure.
+            let _ = tokio::time::timeout(END_TIMEOUT, self.wait(id)).await;
+            self.delete(id).await
+        };
+        let discarded = discarded.await;
+        if gone {
+            let request = self.timed(DeleteContainerRequest { id: id.to_owned() });
+            let deleted = ContainersClient::new(self.channel.clone())
+                .delete(request)
+                .await;
+            if let Err(status) = deleted
+                && status.code() != Code::NotFound
+            {
+                return Err(failed("delete the container's record", &status));
+            }
+        }
+        discarded
+    }
+
+    async fn put_back(&self, id: &str) -> Result<()> {
+        let spec = prost_types::Any {
+            type_url: SPEC_TYPE.to_owned(),
+            value: b"{}".to_vec(),
+        };
+        let container = ContainerRecord {
+            id: id.to_owned(),
+            runtime: Some(container::Runtime {
+                name: RUNTIME.to_owned(),
+                options: None,
+            }),
+            spec: Some(spec),
+            ..ContainerRecord::default()
+        };
+        let request = self.timed(CreateContainerRequest {
+            container: Some(container),
+        });
+        match ContainersClient::new(self.channel.clone())
+            .create(request)
+            .await
+        {
+            Ok(_) => Ok(()),
+            // Somebody made it anew; the task is still the old one's.
+            Err(status) if status.code() == Code::AlreadyExists => Ok(()),
+            Err(status) => Err(failed("put the container's record back", &status)),
         }
     }
 }

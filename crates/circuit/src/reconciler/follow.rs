@@ -83,6 +83,8 @@ impl Reconciler {
             .iter()
             .map(|r| r.container.clone())
             .collect();
+        // Those that went unseen are looked at once more, and forgotten.
+        ours.extend(self.watched_but_not_in(&containers));
         for container in containers {
             let labels = &container.labels;
             let wanted = labels.contains_key(self.attachments.label())

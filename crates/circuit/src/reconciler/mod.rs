@@ -8,7 +8,7 @@ mod restarts;
 mod stop_start;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -16,7 +16,7 @@ use std::{
 use circuit_core::{
     attachment::ContainerRecord,
     restart::LastRun,
-    runtime::{Event, Task},
+    runtime::{Container, Event, Task},
 };
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -90,6 +90,16 @@ impl Reconciler {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(container);
+    }
+
+    fn watched_but_not_in(&self, containers: &[Container]) -> Vec<String> {
+        let there: HashSet<&str> = containers.iter().map(|c| c.id.as_str()).collect();
+        let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        watched
+            .keys()
+            .filter(|id| !there.contains(id.as_str()))
+            .cloned()
+            .collect()
     }
 
     /// Takes note of an event.

@@ -210,9 +210,9 @@ impl Reconciler {
         if let Err(error) = runtime.start_task(id).await {
             // A task that was made and not started would be in the way.
             self.leave_all(record).await;
-            let _ = runtime.kill_task(id, SIGKILL).await;
-            let _ = self.ended_within(id, KILL_TIMEOUT).await;
-            let _ = runtime.delete_task(id).await;
+            if let Err(error) = runtime.discard_task(id).await {
+                tracing::warn!(container = id, %error, "a task that was not started stays");
+            }
             return Err(error);
         }
         Ok(pid)
