@@ -17,6 +17,7 @@ mod load;
 mod main_job;
 mod networks;
 mod original;
+mod plugins;
 mod reconcile;
 mod restart;
 mod restart_policies;

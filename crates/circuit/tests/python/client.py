@@ -193,6 +193,11 @@ class Session:
         for container, network in [("none", "ctr0"), ("shell", "none")]:
             request = pb.DisconnectRequest(container=container, network=network)
             refused(networks.Disconnect, request, Code.NOT_FOUND, "none")
+        for _ in range(20):
+            again = pb.DisconnectRequest(container="shell", network="ctr0")
+            networks.Disconnect(again, timeout=PATIENCE)
+            equal(self.addresses("shell"), [], "addresses straight after a disconnect")
+            networks.Connect(pb.ConnectRequest(container="shell", network="ctr0"), timeout=PATIENCE)
         networks.DeleteNetwork(delete(name="ctr0", force=True), timeout=PATIENCE)
         equal(self.addresses("shell"), [], "addresses after the network went")
         networks.DeleteNetwork(delete(name="forced"), timeout=PATIENCE)

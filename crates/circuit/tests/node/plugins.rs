@@ -1,0 +1,144 @@
+//! What plugins are asked beside ADD and DEL, other ways to addresses, and
+//! containers that share a namespace.
+
+use circuit_testing::{PATIENCE, Plugins, TestNode, network, wait_until};
+use serde_json::json;
+
+use crate::support::{NETWORK, create_ctr0};
+
+/// Writes down what it is asked, and leaves the answer to a stock plugin.
+const WITNESS: &str = "#!/bin/sh\n\
+     echo \"$CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME\" >> /run/witness\n\
+     tee -a /run/witness | %STOCK%/tuning\n";
+
+fn witnessed(node: &TestNode, what: &str) {
+    wait_until(&format!("the plugin is asked {what}"), PATIENCE, || {
+        std::fs::read_to_string(node.path("/run/witness")).is_ok_and(|said| said.contains(what))
+    });
+}
+
+#[test]
+fn every_operation_of_cni_1_1_is_asked() {
+    let node = crate::node().plugins(Plugins::Newer).start();
+    node.script_plugin("witness", WITNESS);
+    let bridge = json!({
+        "type": "bridge", "bridge": "br0", "isGateway": true,
+        "ipam": {"type": "host-local", "subnet": "10.9.0.0/24"},
+    });
+    let list = network::list("ctr0", &[bridge, json!({"type": "witness"})]);
+    node.create_network("ctr0", &list.replace("1.0.0", "1.1.0"));
+    witnessed(&node, "VERSION ");
+    witnessed(&node, "STATUS ");
+
+    node.run_container("web", &[(NETWORK, "ctr0")], &[]);
+    assert_eq!(node.wait_for_addresses("web"), ["10.9.0.2/24"]);
+    witnessed(&node, "ADD default-web eth0");
+
+    assert_eq!(node.stop_daemon(), Some(0));
+    std::fs::remove_file(node.path("/run/witness")).unwrap();
+    node.start_daemon();
+    witnessed(&node, "CHECK default-web eth0");
+    witnessed(&node, "GC ");
+    witnessed(
+        &node,
+        r#""cni.dev/valid-attachments":[{"containerID":"default-web","ifname":"eth0"}]"#,
+    );
+    assert_eq!(node.addresses("web"), ["10.9.0.2/24"]);
+
+    node.remove_container("web");
+    witnessed(&node, "DEL default-web eth0");
+    node.assert_nothing_left();
+}
+
+#[test]
+fn a_broken_attachment_is_told_after_a_restart_and_not_cut() {
+    let node = crate::node().plugins(Plugins::Newer).start();
+    create_ctr0(&node);
+    node.run_container("web", &[(NETWORK, "ctr0")], &[]);
+    let before = node.wait_for_addresses("web");
+    assert_eq!(node.stop_daemon(), Some(0));
+    // The default route is part of what ADD made.
+    node.in_netns("web", &["ip", "route", "del", "default"])
+        .ok();
+    node.start_daemon();
+    wait_until("the broken attachment is told", PATIENCE, || {
+        node.circuit(&["network", "ips", "web"])
+            .stderr
+            .contains("not as it was made")
+    });
+    assert_eq!(node.addresses("web"), before);
+    node.circuit(&["network", "disconnect", "web", "ctr0"]).ok();
+    node.circuit(&["network", "connect", "web", "ctr0"]).ok();
+    wait_until("the problem is gone", PATIENCE, || {
+        node.circuit(&["network", "ips", "web"]).stderr.is_empty()
+    });
+}
+
+#[test]
+fn an_address_from_static_ipam() {
+    let node = crate::node().start();
+    let bridge = json!({"type": "bridge", "bridge": "br0", "ipam": {"type": "static"}});
+    node.create_network("fixed", &network::list("fixed", &[bridge]));
+    let labels = [
+        (NETWORK, "fixed"),
+        ("io.circuit.network.fixed.ip", "10.9.0.7/24,fd00::7/64"),
+    ];
+    node.run_container("web", &labels, &[]);
+    let mut addresses = node.wait_for_addresses("web");
+    addresses.sort();
+    assert_eq!(addresses, ["10.9.0.7/24", "fd00::7/64"]);
+
+    node.run_container(
+        "bare",
+        &[
+            (NETWORK, "fixed"),
+            ("io.circuit.network.fixed.ip", "10.9.0.8"),
+        ],
+        &[],
+    );
+    wait_until("the missing prefix length is told", PATIENCE, || {
+        let told = node.circuit(&["network", "ips", "bare"]).stderr;
+        told.contains("needs address 10.9.0.8 with a prefix length, like 10.9.0.8/24")
+    });
+}
+
+#[test]
+fn two_containers_in_one_namespace_get_an_interface_each() {
+    let node = crate::node().start();
+    create_ctr0(&node);
+    node.run_container("first", &[], &[]);
+    let shared = format!("network:/proc/{}/ns/net", node.task_pid("first").unwrap());
+    node.run_container_with(&["--with-ns", &shared], "second", &[], &[]);
+    node.circuit(&["network", "connect", "first", "ctr0"]).ok();
+    node.circuit(&["network", "connect", "second", "ctr0"]).ok();
+    let printed = node.circuit(&["network", "ips", "second"]).ok();
+    assert!(printed.contains("10.255.0.3   eth1"), "{printed}");
+
+    node.circuit(&["network", "disconnect", "first", "ctr0"])
+        .ok();
+    assert_eq!(node.addresses("second"), ["10.255.0.3/16"]);
+    node.remove_container("second");
+    node.remove_container("first");
+    node.assert_nothing_left();
+}
+
+#[test]
+fn udp_ports_are_published() {
+    let node = crate::node().start();
+    node.create_network("ctr0", &network::full("ctr0", "10.255.0.0/16"));
+    let labels = [
+        (NETWORK, "ctr0"),
+        ("io.circuit.ports", "5353:53/udp,8080-8081:80-81"),
+    ];
+    node.run_container("web", &labels, &[]);
+    node.wait_for_addresses("web");
+    for rule in [
+        "-p udp -m udp --dport 5353 -j DNAT --to-destination 10.255.0.2:53",
+        "-p tcp -m tcp --dport 8080 -j DNAT --to-destination 10.255.0.2:80",
+        "-p tcp -m tcp --dport 8081 -j DNAT --to-destination 10.255.0.2:81",
+    ] {
+        wait_until(rule, PATIENCE, || node.firewall().contains(rule));
+    }
+    node.remove_container("web");
+    node.assert_nothing_left();
+}
