@@ -21,6 +21,7 @@ mod plugins;
 mod reconcile;
 mod restart;
 mod restart_policies;
+mod runtime;
 mod support;
 
 use circuit_testing::{NodeBuilder, Plugins, TestNode};
