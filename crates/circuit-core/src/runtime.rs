@@ -69,8 +69,13 @@ impl Task {
 /// What the runtime tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A container was made, changed or deleted.
+    /// A container was made or deleted.
     Container {
+        /// Its id.
+        container: String,
+    },
+    /// A container's record was changed, by whomever.
+    ContainerUpdated {
         /// Its id.
         container: String,
     },
@@ -112,6 +117,7 @@ impl Event {
     pub fn container(&self) -> &str {
         match self {
             Self::Container { container }
+            | Self::ContainerUpdated { container }
             | Self::TaskCreated { container, .. }
             | Self::TaskStarted { container, .. }
             | Self::TaskExited { container, .. }

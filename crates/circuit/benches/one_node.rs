@@ -25,6 +25,9 @@ use tonic::transport::Channel;
 
 /// Rounds of connect and disconnect on each side.
 const ROUNDS: usize = 40;
+/// Between two operations, so that none pays for what the one before leaves to
+/// be done in the background: containerd's record, announcements.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Look-ups.
 const LOOKUPS: usize = 5_000;
 /// Labelled containers started one after the other.
@@ -95,22 +98,26 @@ fn inside(plugins: &str, config: &str) {
     let mut times: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
     let mut note = |what, since: Instant| times.entry(what).or_default().push(since.elapsed());
     for round in 0..ROUNDS + 2 {
+        std::thread::sleep(PAUSE);
         let at = Instant::now();
         runtime.block_on(client.connect(join())).unwrap();
         // The first rounds make the bridge and warm caches.
         if round >= 2 {
             note("connect", at);
         }
+        std::thread::sleep(PAUSE);
         let at = Instant::now();
         runtime.block_on(client.disconnect(leave())).unwrap();
         if round >= 2 {
             note("disconnect", at);
         }
+        std::thread::sleep(PAUSE);
         let at = Instant::now();
         let result = plugin(plugins, config, "ADD", &netns, None);
         if round >= 2 {
             note("plugin ADD", at);
         }
+        std::thread::sleep(PAUSE);
         let at = Instant::now();
         plugin(plugins, config, "DEL", &netns, Some(&result));
         if round >= 2 {

@@ -8,7 +8,7 @@ mod original;
 mod service;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -75,7 +75,12 @@ pub struct Attachments {
     /// Containers whose record is the truth: what their extension told of the
     /// former program's attachments was taken over.
     settled: Mutex<HashSet<String>>,
+    own_updates: Arc<OwnUpdates>,
 }
+
+/// How many changes of a container's record that the runtime will tell of are
+/// our own, by container. They are no reason to look at it.
+type OwnUpdates = Mutex<HashMap<String, u32>>;
 
 /// A container and its task, as the runtime knows them now.
 #[derive(Debug, Clone)]
@@ -104,6 +109,7 @@ impl Attachments {
             wake,
             publishing: TaskTracker::new(),
             settled: Mutex::default(),
+            own_updates: Arc::default(),
         }
     }
 
@@ -188,7 +194,7 @@ impl Attachments {
         {
             return Ok(());
         }
-        self.runtime().set_extension(&record.container, &ours).await
+        write_extension(self.runtime(), &self.own_updates, &record.container, &ours).await
     }
 
     /// Writes the extension without keeping the caller waiting for containerd's
@@ -196,14 +202,41 @@ impl Attachments {
     fn publish_later(&self, guard: KeyGuard, record: &ContainerRecord) {
         let runtime = Arc::clone(&self.parts.runtime);
         let (ours, container) = (extension(record), record.container.clone());
-        let wake = self.wake.clone();
+        let (wake, own) = (self.wake.clone(), Arc::clone(&self.own_updates));
         self.publishing.spawn(async move {
-            if let Err(error) = runtime.set_extension(&container, &ours).await {
+            let written = write_extension(runtime.as_ref(), &own, &container, &ours).await;
+            if let Err(error) = written {
                 tracing::warn!(container, %error, "will write the extension later");
                 let _ = wake.send(container);
             }
             drop(guard);
         });
+    }
+
+    /// True, once, for each change of our own. Whoever changes the record at
+    /// the same time is told of by an event of their own, so that one more
+    /// event comes than is passed over.
+    pub(crate) fn is_own_update(&self, container: &str) -> bool {
+        let mut own = self
+            .own_updates
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(count) = own.get_mut(container) else {
+            return false;
+        };
+        *count -= 1;
+        if *count == 0 {
+            own.remove(container);
+        }
+        true
+    }
+
+    /// A full pass looks at everything, and events may have been missed.
+    pub(crate) fn forget_own_updates(&self) {
+        self.own_updates
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
     }
 
     /// Waits until nothing is left to be written.
@@ -308,6 +341,20 @@ impl Attachments {
             }
         }
     }
+}
+
+async fn write_extension(
+    runtime: &dyn Runtime,
+    own: &OwnUpdates,
+    container: &str,
+    networks: &BTreeMap<String, ExtensionEntry>,
+) -> Result<()> {
+    // Before the call: the event may come before the answer.
+    *own.lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .entry(container.to_owned())
+        .or_default() += 1;
+    runtime.set_extension(container, networks).await
 }
 
 /// What the extension says of a record: one address a network.

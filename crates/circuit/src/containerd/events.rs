@@ -112,9 +112,13 @@ fn event(envelope: &Envelope) -> Option<Event> {
                 container: e.container_id,
             })
         }
-        "/containers/create" | "/containers/update" | "/containers/delete" => {
+        "/containers/create" | "/containers/delete" => {
             let e = ContainerEvent::decode(bytes).ok()?;
             Some(Event::Container { container: e.id })
+        }
+        "/containers/update" => {
+            let e = ContainerEvent::decode(bytes).ok()?;
+            Some(Event::ContainerUpdated { container: e.id })
         }
         _ => None,
     }

@@ -67,7 +67,11 @@ impl Reconciler {
 
     fn take(&self, event: &Event) {
         self.note(event);
-        self.attachments.wake(event.container());
+        let own = matches!(event, Event::ContainerUpdated { container }
+            if self.attachments.is_own_update(container));
+        if !own {
+            self.attachments.wake(event.container());
+        }
     }
 
     /// Asks for a look at every container that is, or should be, ours.
@@ -75,6 +79,7 @@ impl Reconciler {
     /// # Errors
     /// When the runtime does not answer.
     pub async fn full_pass(&self) -> Result<()> {
+        self.attachments.forget_own_updates();
         let containers = self.attachments.runtime().containers().await?;
         let mut ours: BTreeSet<String> = self
             .attachments

@@ -126,7 +126,9 @@ impl Reconciler {
                 tracing::debug!("task exit: container={container} pid={pid} status={status}");
                 self.note_end(container, *pid, *status);
             }
-            Event::Container { .. } | Event::TaskDeleted { .. } => {}
+            Event::Container { .. }
+            | Event::ContainerUpdated { .. }
+            | Event::TaskDeleted { .. } => {}
         }
     }
 
