@@ -15,6 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
+use super::authority;
 use super::listen::{Listeners, UnixSocket};
 use crate::logging::DependencyLog;
 
@@ -49,6 +50,7 @@ pub(super) fn accept(listeners: Listeners, shutdown: &CancellationToken) -> Acce
 async fn accept_unix(socket: UnixSocket, sender: Sender) {
     let mut queue = Queue::new();
     while let Some((permit, (stream, _))) = queue.next(|| socket.listener.accept()).await {
+        let stream = authority::Readable::new(stream);
         if sender
             .send(Ok(Connection::new(stream, permit)))
             .await

@@ -283,14 +283,8 @@ def fields(descriptor):
 
 
 def channel(target):
-    options = [
-        # The proxy of the machine is of no use for a local address.
-        ("grpc.enable_http_proxy", 0),
-        # This library would name the socket's path, and Rust's HTTP/2 refuses
-        # that as no host.
-        ("grpc.default_authority", "localhost"),
-    ]
-    return grpc.insecure_channel(target, options)
+    # The proxy of the machine is of no use for a local address.
+    return grpc.insecure_channel(target, [("grpc.enable_http_proxy", 0)])
 
 
 def everything(pool):
