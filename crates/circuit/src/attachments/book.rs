@@ -151,6 +151,16 @@ impl Book {
         news
     }
 
+    /// Forgets a container's problem with a network: it was just connected to
+    /// it, or taken off it, by hand.
+    pub fn solved(&self, container: &str, network: &str) {
+        let key = (container.to_owned(), network.to_owned());
+        self.problems
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&key);
+    }
+
     /// The problems of a container.
     pub fn problems_of(&self, container: &str) -> Vec<Problem> {
         self.problems_where(|(of, _)| of == container)

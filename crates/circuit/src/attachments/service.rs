@@ -52,6 +52,7 @@ impl service::Attachments for Attachments {
                 if let Err(error) = self.order_routes(&record, &labels).await {
                     tracing::warn!(container, %error, "cannot order the default routes");
                 }
+                self.book().solved(container, network);
                 self.publish_later(guard, &record);
                 Ok(connected(&attachment))
             }
@@ -98,6 +99,7 @@ impl service::Attachments for Attachments {
         record.decline(network, task.map(|task| task.pid));
         self.detach(&mut record, network, &attachment.interface)
             .await?;
+        self.book().solved(container, network);
         tracing::info!("disconnected {container} from {network}");
         self.publish_later(guard, &record);
         Ok(())

@@ -372,26 +372,20 @@ impl Reconciler {
                     "the attachment is not as it was made: {error}: disconnect and connect it again"
                 );
                 self.watch(&record.container, |w| {
-                    w.broken.push((
-                        attachment.network.clone(),
-                        attachment.interface.clone(),
-                        message,
-                    ));
+                    w.broken.push((attachment.clone(), message))
                 });
             }
         }
         let broken = self.watch(&record.container, |w| {
-            w.broken.retain(|(network, interface, _)| {
-                record
-                    .attachments
-                    .iter()
-                    .filter(kept)
-                    .any(|a| a.network == *network && a.interface == *interface)
-            });
+            w.broken
+                .retain(|(attachment, _)| record.attachments.contains(attachment));
             w.broken.clone()
         });
-        for (network, _, message) in broken {
-            findings.problems.entry(network).or_insert(message);
+        for (attachment, message) in broken {
+            findings
+                .problems
+                .entry(attachment.network)
+                .or_insert(message);
         }
     }
 

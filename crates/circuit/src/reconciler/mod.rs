@@ -14,7 +14,7 @@ use std::{
 };
 
 use circuit_core::{
-    attachment::ContainerRecord,
+    attachment::{Attachment, ContainerRecord},
     restart::LastRun,
     runtime::{Container, Event, Task},
 };
@@ -48,8 +48,8 @@ struct Watched {
     failures: u32,
     /// Attachments were checked once.
     checked: bool,
-    /// Attachments that the plugins say are broken: network, interface, why.
-    broken: Vec<(String, String, String)>,
+    /// Attachments that the plugins say are broken, and why.
+    broken: Vec<(Attachment, String)>,
     /// The last thing said about its restarts, to say it once.
     said: Option<String>,
 }
