@@ -6,6 +6,7 @@
 
 pub mod announce;
 pub mod cni;
+pub mod driver;
 pub mod host;
 pub mod netlink;
 pub mod netns;

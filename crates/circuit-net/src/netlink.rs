@@ -4,6 +4,7 @@
 mod attributes;
 mod create;
 mod defaults;
+mod message;
 mod order;
 mod socket;
 
@@ -17,8 +18,9 @@ use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use attributes::Reply;
-use socket::Netlink;
+pub use attributes::{Reply, attributes};
+pub use message::Message;
+pub use socket::{Netlink, NetlinkError};
 
 pub(crate) use create::add_bridge;
 pub use defaults::order_default_routes;
@@ -151,13 +153,13 @@ fn routes_on(socket: &mut Netlink, family: AddressFamily) -> Result<Vec<Reply>> 
     request.header.address_family = family;
     match socket.dump(&RouteNetlinkMessage::GetRoute(request)) {
         // A kernel without IPv6 has no such routes.
-        Err(socket::DumpError::Kernel(libc::EOPNOTSUPP | libc::EAFNOSUPPORT)) => Ok(Vec::new()),
+        Err(socket::NetlinkError::Kernel(libc::EOPNOTSUPP | libc::EAFNOSUPPORT)) => Ok(Vec::new()),
         other => Ok(other?),
     }
 }
 
-impl From<socket::DumpError> for Error {
-    fn from(error: socket::DumpError) -> Self {
+impl From<socket::NetlinkError> for Error {
+    fn from(error: socket::NetlinkError) -> Self {
         Self::internal(format!("netlink: {error}"))
     }
 }

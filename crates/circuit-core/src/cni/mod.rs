@@ -13,7 +13,7 @@ pub use config::{ConfigList, MAX_CONFIG_BYTES, PluginConfig, is_network_name};
 pub use ipam::IpamConfig;
 pub use report::{ErrorReport, code, supported_versions};
 pub use result::{CniResult, Dns, Interface, IpConfig, Route};
-pub use stdin::{Invocation, ValidAttachment, plugin_stdin};
+pub use stdin::{Invocation, ValidAttachment, plugin_config, plugin_stdin};
 pub use version::CniVersion;
 
 /// A JSON object with its keys in the order in which they were written.

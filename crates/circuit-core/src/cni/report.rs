@@ -23,6 +23,8 @@ pub mod code {
     pub const INVALID_CONFIG: u64 = 7;
     /// A passing condition: try again later.
     pub const TRY_AGAIN_LATER: u64 = 11;
+    /// What no other code says; from 100 on, codes are the plugin's own.
+    pub const OTHER: u64 = 999;
     /// STATUS: the plugin cannot serve ADD.
     pub const NOT_AVAILABLE: u64 = 50;
     /// STATUS: as 50, and containers already attached may be cut off.
@@ -41,6 +43,36 @@ pub struct ErrorReport {
 }
 
 impl ErrorReport {
+    /// A report without details.
+    pub fn new(code: u64, msg: impl Into<String>) -> Self {
+        Self {
+            code,
+            msg: msg.into(),
+            details: String::new(),
+        }
+    }
+
+    /// The same report with words in front that say what was being done.
+    #[must_use]
+    pub fn context(self, what: impl std::fmt::Display) -> Self {
+        Self {
+            msg: format!("{what}: {}", self.msg),
+            ..self
+        }
+    }
+
+    /// The error object, as a plugin writes it.
+    pub fn to_json(&self, version: CniVersion) -> Value {
+        let mut object = serde_json::Map::new();
+        object.insert("cniVersion".to_owned(), version.as_str().into());
+        object.insert("code".to_owned(), self.code.into());
+        object.insert("msg".to_owned(), self.msg.as_str().into());
+        if !self.details.is_empty() {
+            object.insert("details".to_owned(), self.details.as_str().into());
+        }
+        object.into()
+    }
+
     /// Reads an error object out of what a plugin wrote; `None` when this is
     /// something else.
     pub fn parse(stdout: &[u8]) -> Option<Self> {
@@ -84,6 +116,17 @@ impl ErrorReport {
         };
         text.push_str(&format!(" (code {})", self.code));
         text
+    }
+}
+
+impl From<Error> for ErrorReport {
+    fn from(error: Error) -> Self {
+        let code = match error.kind() {
+            ErrorKind::InvalidArgument | ErrorKind::FailedPrecondition => code::INVALID_CONFIG,
+            ErrorKind::Unavailable | ErrorKind::DeadlineExceeded => code::TRY_AGAIN_LATER,
+            ErrorKind::NotFound | ErrorKind::AlreadyExists | ErrorKind::Internal => code::OTHER,
+        };
+        Self::new(code, error.message())
     }
 }
 

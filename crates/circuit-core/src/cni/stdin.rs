@@ -27,9 +27,16 @@ pub struct Invocation<'a> {
     pub valid_attachments: Option<&'a [ValidAttachment]>,
 }
 
+/// Builds one plugin's network configuration as it is written to the plugin, or
+/// `None` when the list has no plugin of that index.
+pub fn plugin_stdin(list: &ConfigList, index: usize, call: &Invocation<'_>) -> Option<Vec<u8>> {
+    let config = plugin_config(list, index, call)?;
+    Some(Value::Object(config).to_string().into_bytes())
+}
+
 /// Builds one plugin's network configuration, or `None` when the list has no
 /// plugin of that index. Keys that Circuit does not know pass untouched.
-pub fn plugin_stdin(list: &ConfigList, index: usize, call: &Invocation<'_>) -> Option<Vec<u8>> {
+pub fn plugin_config(list: &ConfigList, index: usize, call: &Invocation<'_>) -> Option<JsonObject> {
     let plugin = list.plugins.get(index)?;
     let mut config = plugin.raw.clone();
     // Capabilities are the runtime's to read, and a list's keys are no plugin's.
@@ -50,7 +57,7 @@ pub fn plugin_stdin(list: &ConfigList, index: usize, call: &Invocation<'_>) -> O
             .collect();
         config.insert("cni.dev/valid-attachments".to_owned(), valid.into());
     }
-    Some(Value::Object(config).to_string().into_bytes())
+    Some(config)
 }
 
 fn insert_runtime_config(

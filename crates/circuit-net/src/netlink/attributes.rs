@@ -42,9 +42,11 @@ const HOP_HEADER: usize = 8;
 
 /// One message of an answer, without its header.
 #[derive(Debug, Clone)]
-pub(super) struct Reply {
-    pub(super) kind: u16,
-    pub(super) payload: Vec<u8>,
+pub struct Reply {
+    /// Its kind, such as `RTM_NEWLINK`.
+    pub kind: u16,
+    /// The fixed part and the attributes.
+    pub payload: Vec<u8>,
 }
 
 impl Reply {
@@ -191,7 +193,7 @@ fn name_of(links: &[Link], index: u32) -> Option<String> {
 }
 
 /// The attributes of a message: kind and value.
-pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let [l0, l1, k0, k1] = *bytes.first_chunk::<4>()?;
         let length = usize::from(u16::from_ne_bytes([l0, l1]));

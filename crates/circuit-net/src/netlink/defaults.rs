@@ -9,7 +9,7 @@ use netlink_packet_route::AddressFamily;
 
 use super::attributes::{self as wire, Reply};
 use super::order::{Metrics, Move, Ranked, moves};
-use super::socket::{DumpError, Netlink};
+use super::socket::{Netlink, NetlinkError};
 use super::{MAIN_TABLE, links_on, routes_on};
 
 const RTM_DELROUTE: u16 = 25;
@@ -120,7 +120,7 @@ fn carry_out<'a>(
     socket: &mut Netlink,
     routes: &'a [DefaultRoute],
     step: &Move,
-) -> std::result::Result<(), (&'a DefaultRoute, DumpError)> {
+) -> std::result::Result<(), (&'a DefaultRoute, NetlinkError)> {
     let mut result = Ok(());
     let mut copied: Vec<&DefaultRoute> = Vec::new();
     let mut originals: Vec<&DefaultRoute> = step
@@ -138,7 +138,7 @@ fn carry_out<'a>(
     for route in originals {
         let copy = route.message(wire::RTM_NEWROUTE, step.to);
         match socket.change(&copy, flags) {
-            Ok(_) | Err(DumpError::Kernel(libc::EEXIST)) => copied.push(route),
+            Ok(_) | Err(NetlinkError::Kernel(libc::EEXIST)) => copied.push(route),
             Err(_) if is_gone(socket, route) => {}
             Err(error) => result = result.and(Err((route, error))),
         }
@@ -149,7 +149,7 @@ fn carry_out<'a>(
         let original = route.message(RTM_DELROUTE, route.metric);
         let removed = socket.change(&original, NLM_F_ECHO);
         match removed.and_then(|it| correct(socket, route, &it, step.to)) {
-            Ok(()) | Err(DumpError::Kernel(libc::ESRCH)) => {}
+            Ok(()) | Err(NetlinkError::Kernel(libc::ESRCH)) => {}
             Err(_) if is_gone(socket, route) => {}
             Err(error) => result = result.and(Err((route, error))),
         }
@@ -165,7 +165,7 @@ fn correct(
     route: &DefaultRoute,
     removed: &[Reply],
     to: u32,
-) -> std::result::Result<(), DumpError> {
+) -> std::result::Result<(), NetlinkError> {
     let mut removed = removed.iter().flat_map(DefaultRoute::read);
     let same = |own: &DefaultRoute| own.header == route.header && own.kept == route.kept;
     let Some(own) = removed.find(|own| route.hop && own.is(route) && !same(own)) else {
@@ -320,7 +320,7 @@ impl DefaultRoute {
         Reply { kind, payload }
     }
 
-    fn refused(&self, ifname: &str, netns: &Path, to: u32, error: &DumpError) -> Error {
+    fn refused(&self, ifname: &str, netns: &Path, to: u32, error: &NetlinkError) -> Error {
         let dst = match self.family() {
             wire::AF_INET => "0.0.0.0/0",
             _ => "::/0",

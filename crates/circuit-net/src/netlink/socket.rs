@@ -4,20 +4,21 @@ use std::io;
 use std::path::Path;
 
 use circuit_core::{Error, Result};
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::attributes::Reply;
+use super::message::Message;
 use crate::netns::in_netns;
 
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLMSG_OVERRUN: u16 = 4;
 const NLM_F_DUMP_INTR: u16 = 0x10;
-const HEADER: usize = 16;
+pub(super) const HEADER: usize = 16;
 
 /// The kernel never writes larger pieces.
 const BUFFER: usize = 64 * 1024;
@@ -25,23 +26,41 @@ const BUFFER: usize = 64 * 1024;
 /// How many seconds the kernel, which answers at once, may take to answer.
 const PATIENCE: i64 = 10;
 
+/// How many requests are sent together: their answers must fit into the
+/// socket's buffer.
+const AT_ONCE: usize = 64;
+
 /// How often a list that changed while it was read is read again.
 const TRIES: usize = 10;
 
 /// Why a list could not be had, or a change was not made.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum DumpError {
-    /// The kernel refuses.
+pub enum NetlinkError {
+    /// The kernel refuses, with this errno.
     #[error("{}", io::Error::from_raw_os_error(*.0))]
     Kernel(i32),
+    /// The socket fails.
     #[error("{0}")]
     Io(#[from] io::Error),
+    /// The kernel's answer cannot be read.
     #[error("answer is cut short")]
     Malformed,
+    /// A list changed each time it was read.
     #[error("the list changes faster than it can be read, try again")]
     Unsteady,
+    /// The socket's buffer was too small for the answer.
     #[error("the answer is lost, try again")]
     Lost,
+}
+
+impl NetlinkError {
+    /// The errno with which the kernel refused.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Kernel(errno) => Some(*errno),
+            _ => None,
+        }
+    }
 }
 
 /// How far an answer has come.
@@ -53,14 +72,19 @@ struct Progress {
 }
 
 /// A socket of one namespace, for good: a socket stays where it was made.
-pub(super) struct Netlink {
+pub struct Netlink {
     socket: Socket,
     sequence: u32,
     buffer: Vec<u8>,
 }
 
 impl Netlink {
-    pub(super) fn open(netns: Option<&Path>) -> Result<Self> {
+    /// Opens a socket in a namespace, in the calling thread's when there is no
+    /// path.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered or the kernel refuses.
+    pub fn open(netns: Option<&Path>) -> Result<Self> {
         let make = || {
             let make = || {
                 let mut socket = Socket::new(NETLINK_ROUTE)?;
@@ -89,19 +113,19 @@ impl Netlink {
     pub(super) fn dump(
         &mut self,
         request: &RouteNetlinkMessage,
-    ) -> std::result::Result<Vec<Reply>, DumpError> {
+    ) -> std::result::Result<Vec<Reply>, NetlinkError> {
         for _ in 0..TRIES {
             if let Some(replies) = self.dump_once(request)? {
                 return Ok(replies);
             }
         }
-        Err(DumpError::Unsteady)
+        Err(NetlinkError::Unsteady)
     }
 
     fn dump_once(
         &mut self,
         request: &RouteNetlinkMessage,
-    ) -> std::result::Result<Option<Vec<Reply>>, DumpError> {
+    ) -> std::result::Result<Option<Vec<Reply>>, NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
         self.ask(request)?;
         let mut replies = Vec::new();
@@ -121,28 +145,64 @@ impl Netlink {
         &mut self,
         message: &Reply,
         flags: u16,
-    ) -> std::result::Result<Vec<Reply>, DumpError> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let length = u32::try_from(HEADER + message.payload.len());
-        let length = length.map_err(|_| DumpError::Malformed)?;
-        let mut bytes = length.to_ne_bytes().to_vec();
-        bytes.extend(message.kind.to_ne_bytes());
-        bytes.extend((flags | NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes());
-        bytes.extend(self.sequence.to_ne_bytes());
-        // The kernel knows the sender.
-        bytes.extend(0u32.to_ne_bytes());
-        bytes.extend(&message.payload);
-        self.send(&bytes)?;
-        self.acknowledged()
+    ) -> std::result::Result<Vec<Reply>, NetlinkError> {
+        self.request(&Message {
+            kind: message.kind,
+            flags,
+            body: message.payload.clone(),
+        })
     }
 
-    fn acknowledged(&mut self) -> std::result::Result<Vec<Reply>, DumpError> {
+    /// Sends a request and waits for its answer: what the kernel tells, if it
+    /// tells anything, once it has acknowledged.
+    ///
+    /// # Errors
+    /// The kernel's refusal, or that of the socket.
+    pub fn request(&mut self, message: &Message) -> std::result::Result<Vec<Reply>, NetlinkError> {
+        let mut results = self.pipeline(std::slice::from_ref(message))?;
+        results.pop().unwrap_or(Err(NetlinkError::Lost))
+    }
+
+    /// Sends several requests at once, which the kernel carries out one after
+    /// the other, also those behind one that fails; the answers are in the
+    /// order of the requests.
+    ///
+    /// # Errors
+    /// When the socket fails: what was carried out is then not known.
+    pub fn pipeline(
+        &mut self,
+        messages: &[Message],
+    ) -> std::result::Result<Vec<std::result::Result<Vec<Reply>, NetlinkError>>, NetlinkError> {
+        let mut results = Vec::with_capacity(messages.len());
+        for messages in messages.chunks(AT_ONCE) {
+            let mut bytes = Vec::with_capacity(64 * messages.len());
+            let mut sequence = self.sequence;
+            for message in messages {
+                self.sequence = self.sequence.wrapping_add(1);
+                message.write(self.sequence, &mut bytes)?;
+            }
+            self.send(&bytes)?;
+            for _ in messages {
+                sequence = sequence.wrapping_add(1);
+                results.push(match self.acknowledged(sequence) {
+                    Ok(replies) => Ok(replies),
+                    Err(NetlinkError::Kernel(errno)) => Err(NetlinkError::Kernel(errno)),
+                    Err(error) => return Err(error),
+                });
+            }
+        }
+        Ok(results)
+    }
+
+    /// Waits for the answer to one request; the kernel answers each in pieces
+    /// of its own, in order.
+    fn acknowledged(&mut self, sequence: u32) -> std::result::Result<Vec<Reply>, NetlinkError> {
         let (mut replies, mut progress) = (Vec::new(), Progress::default());
         while !progress.done {
             if !self.receive()? {
-                return Err(DumpError::Lost);
+                return Err(NetlinkError::Lost);
             }
-            read_messages(&self.buffer, self.sequence, &mut replies, &mut progress)?;
+            read_messages(&self.buffer, sequence, &mut replies, &mut progress)?;
         }
         Ok(replies)
     }
@@ -163,12 +223,14 @@ impl Netlink {
     }
 
     /// Reads the next piece into the buffer; `false` when some were lost.
-    fn receive(&mut self) -> std::result::Result<bool, DumpError> {
+    fn receive(&mut self) -> std::result::Result<bool, NetlinkError> {
         loop {
             self.buffer.clear();
             let received = retry(|| self.socket.recv_from(&mut self.buffer, libc::MSG_TRUNC));
             match received {
-                Ok((length, _)) if length > self.buffer.len() => return Err(DumpError::Malformed),
+                Ok((length, _)) if length > self.buffer.len() => {
+                    return Err(NetlinkError::Malformed);
+                }
                 // Only the kernel is believed.
                 Ok((_, sender)) if sender.port_number() != 0 => {}
                 Ok(_) => return Ok(true),
@@ -186,13 +248,13 @@ fn read_messages(
     sequence: u32,
     replies: &mut Vec<Reply>,
     progress: &mut Progress,
-) -> std::result::Result<(), DumpError> {
+) -> std::result::Result<(), NetlinkError> {
     while let Some(header) = bytes.first_chunk::<HEADER>() {
         let [l0, l1, l2, l3, k0, k1, f0, f1, s0, s1, s2, s3, ..] = *header;
         let length = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
         let kind = u16::from_ne_bytes([k0, k1]);
         let flags = u16::from_ne_bytes([f0, f1]);
-        let payload = bytes.get(HEADER..length).ok_or(DumpError::Malformed)?;
+        let payload = bytes.get(HEADER..length).ok_or(NetlinkError::Malformed)?;
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
         if u32::from_ne_bytes([s0, s1, s2, s3]) != sequence {
             continue;
@@ -207,7 +269,7 @@ fn read_messages(
                 match code.wrapping_neg() {
                     0 => {}
                     libc::EINTR => progress.interrupted = true,
-                    errno => return Err(DumpError::Kernel(errno)),
+                    errno => return Err(NetlinkError::Kernel(errno)),
                 }
             }
             NLMSG_OVERRUN => progress.interrupted = true,
@@ -245,7 +307,7 @@ mod tests {
         bytes
     }
 
-    fn read(bytes: &[u8]) -> (std::result::Result<(), DumpError>, usize, Progress) {
+    fn read(bytes: &[u8]) -> (std::result::Result<(), NetlinkError>, usize, Progress) {
         let (mut replies, mut progress) = (Vec::new(), Progress::default());
         let result = read_messages(bytes, 7, &mut replies, &mut progress);
         (result, replies.len(), progress)
@@ -268,7 +330,7 @@ mod tests {
         let error = message(NLMSG_ERROR, 0, 7, &(-libc::EPERM).to_ne_bytes());
         assert!(matches!(
             read(&error).0,
-            Err(DumpError::Kernel(libc::EPERM))
+            Err(NetlinkError::Kernel(libc::EPERM))
         ));
         let done = message(NLMSG_DONE, NLM_F_DUMP_INTR, 7, &0i32.to_ne_bytes());
         let (_, _, progress) = read(&done);
@@ -281,9 +343,9 @@ mod tests {
     fn nonsense_is_an_error_and_not_a_panic() {
         let mut bytes = message(16, 0, 7, b"abcd");
         bytes[0] = 200;
-        assert!(matches!(read(&bytes).0, Err(DumpError::Malformed)));
+        assert!(matches!(read(&bytes).0, Err(NetlinkError::Malformed)));
         bytes[0] = 3;
-        assert!(matches!(read(&bytes).0, Err(DumpError::Malformed)));
+        assert!(matches!(read(&bytes).0, Err(NetlinkError::Malformed)));
         assert!(read(&[1, 2, 3]).0.is_ok());
     }
 }
