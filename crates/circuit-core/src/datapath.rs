@@ -70,6 +70,10 @@ pub trait Datapath: Send + Sync {
     /// namespace.
     async fn sandbox(&self, pid: u32) -> Result<Sandbox>;
 
+    /// When the process with this pid was started, in any unit; `None` when it
+    /// has ended. A process that gets the same pid later has another start.
+    fn started(&self, pid: u32) -> Option<u64>;
+
     /// Pins a task's namespace at `pin`; doing it twice is no error.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 //! firewall chains, records.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     fs::{self, DirEntry},
     path::{Path, PathBuf},
@@ -141,14 +142,31 @@ impl TestNode {
         save("iptables-save") + &save("ip6tables-save")
     }
 
+    /// What the daemon's journal says last of each container.
+    fn journal(&self) -> BTreeMap<String, Value> {
+        let mut records = BTreeMap::new();
+        let journals = files(&self.path(STATE_DIR));
+        let is_journal = |file: &&PathBuf| file.extension().is_some_and(|e| e == "journal");
+        for file in journals.iter().filter(is_journal) {
+            let bytes = fs::read(file).unwrap_or_default();
+            let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+            // A checksum and a space come before the JSON.
+            let lines = text.split(|byte| *byte == b'\n').skip(1);
+            for line in lines.filter_map(|line| line.get(9..)) {
+                if let Ok(record) = serde_json::from_slice::<Value>(line) {
+                    let container = record["container"].as_str().unwrap_or_default();
+                    records.insert(container.to_owned(), record);
+                }
+            }
+        }
+        records.retain(|_, record| !is_forgotten(record));
+        records
+    }
+
     /// Containers whose record on disk names an attachment, with the networks.
     pub fn records(&self) -> Vec<String> {
         let mut all = Vec::new();
-        for file in files(&self.path(STATE_DIR)) {
-            let record: Value = fs::read(&file)
-                .ok()
-                .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-                .unwrap_or_default();
+        for record in self.journal().values() {
             for attachment in record["attachments"].as_array().into_iter().flatten() {
                 all.push(format!("{}/{}", record["container"], attachment["network"]));
             }
@@ -158,10 +176,7 @@ impl TestNode {
 
     /// What is remembered about a container on disk, if anything.
     pub fn record(&self, container: &str) -> Option<Value> {
-        files(&self.path(STATE_DIR))
-            .iter()
-            .filter_map(|file| serde_json::from_slice::<Value>(&fs::read(file).ok()?).ok())
-            .find(|record| record["container"] == container)
+        self.journal().remove(container)
     }
 
     /// Everything that attachments hold now.
@@ -187,6 +202,16 @@ impl TestNode {
             last.is_empty().then_some(())
         });
     }
+}
+
+/// A record with nothing in it is the last word about a container.
+fn is_forgotten(record: &Value) -> bool {
+    let empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
+    record.as_object().is_some_and(|record| {
+        record
+            .iter()
+            .all(|(key, value)| key == "container" || empty(value))
+    })
 }
 
 /// The CNI plugins name a chain of one attachment `CNI-` and a hash, a chain of

@@ -106,7 +106,7 @@ impl Attachments {
             result: None,
         };
         record.put(attachment.clone());
-        if let Err(error) = self.book().save(record).await {
+        if let Err(error) = self.book().note(record) {
             record.take(&attachment.network, &attachment.interface);
             self.unpin_unused(record, &pin).await;
             return Err(error);
@@ -202,7 +202,7 @@ impl Attachments {
                 phase: Phase::Detaching,
                 ..attachment.clone()
             });
-            self.book().save(record).await?;
+            self.book().note(record)?;
         }
         let reachable = self.reachable(attachment.clone()).await;
         let _sandbox = self

@@ -6,6 +6,7 @@ mod book;
 mod locks;
 mod original;
 mod service;
+mod sightings;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -28,6 +29,7 @@ use tokio_util::task::TaskTracker;
 pub use attach::Join;
 pub use book::Book;
 pub use locks::{KeyGuard, KeyedLocks};
+use sightings::Sightings;
 
 /// Where the configuration of a network comes from.
 #[async_trait]
@@ -76,6 +78,7 @@ pub struct Attachments {
     /// former program's attachments was taken over.
     settled: Mutex<HashSet<String>>,
     own_updates: Arc<OwnUpdates>,
+    sightings: Sightings,
 }
 
 /// How many changes of a container's record that the runtime will tell of are
@@ -110,6 +113,7 @@ impl Attachments {
             publishing: TaskTracker::new(),
             settled: Mutex::default(),
             own_updates: Arc::default(),
+            sightings: Sightings::default(),
         }
     }
 
@@ -145,14 +149,49 @@ impl Attachments {
     /// When the runtime does not answer.
     pub async fn see(&self, container: &str) -> Result<Option<Seen>> {
         let runtime = self.runtime();
+        let as_of = self.sightings.now();
         let (record, task) = tokio::join!(runtime.container(container), runtime.task(container));
         let Some(container) = record? else {
             return Ok(None);
         };
-        Ok(Some(Seen {
+        let seen = Seen {
             container,
             task: task?,
-        }))
+        };
+        if let Some(task) = seen.alive()
+            && let Some(started) = self.parts.datapath.started(task.pid)
+        {
+            self.sightings.keep(as_of, &seen, started);
+        }
+        Ok(Some(seen))
+    }
+
+    /// As [`see`](Self::see), without waiting for the runtime when what it said
+    /// last still holds: nothing was told of the container since, and the
+    /// task's process is alive.
+    ///
+    /// # Errors
+    /// When the runtime must be asked and does not answer.
+    pub(crate) async fn see_known(&self, container: &str) -> Result<Option<Seen>> {
+        let started = |pid| self.parts.datapath.started(pid);
+        let Some(mut seen) = self.sightings.get(container, started) else {
+            return self.see(container).await;
+        };
+        if self.settled().contains(container) {
+            // Our own changes to it are no news, so this may be an old one.
+            seen.container.extension = None;
+        }
+        Ok(Some(seen))
+    }
+
+    /// The runtime tells of a change to a container.
+    pub(crate) fn changed(&self, container: &str) {
+        self.sightings.forget(container);
+    }
+
+    /// The runtime may not have told of everything.
+    pub(crate) fn all_may_have_changed(&self) {
+        self.sightings.forget_all();
     }
 
     /// Lets go of what is kept for a container that is gone.

@@ -19,7 +19,7 @@ use crate::{
     networks::NetworkService,
     node::Alone,
     reconciler::Reconciler,
-    state::{StateDir, make_private},
+    state::{State, make_private},
     store::LocalStore,
 };
 
@@ -71,15 +71,13 @@ impl Daemon {
             .map_err(|error| Error::invalid(error.to_string()))?;
         let cni = CniRuntime::new(PluginPath::new(&options.cni_path), options.cni_timeout);
         let store = Arc::new(LocalStore::open(&options.datastore)?);
-        let state = StateDir::open(&options.state_dir, runtime.namespace())?;
-        let (book, unreadable) = Book::open(state)?;
-        for (path, reason) in unreadable {
+        let (state, loaded) = State::open(&options.state_dir, runtime.namespace())?;
+        for damage in loaded.damage {
             tracing::error!(
-                "cannot read the record {}: {reason}: what it says of its container is lost; \
-                 move it away when that container's networks are in order",
-                path.display()
+                "cannot read a record, {damage}: what it says of its container is lost"
             );
         }
+        let book = Book::new(state, loaded.records);
         let pins = options.run_dir.join("netns");
         make_private(&pins).map_err(|error| cannot_make(&pins, &error))?;
         let parts = Parts {
@@ -149,6 +147,7 @@ impl Daemon {
         let outcome = supervise(parts, shutdown).await;
         // What is not written now is written by the next start.
         let _ = tokio::time::timeout(DRAIN, self.attachments.idle()).await;
+        self.attachments.book().close();
         tracing::info!("stopped: attachments stay as they are");
         outcome
     }

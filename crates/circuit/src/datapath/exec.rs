@@ -18,7 +18,7 @@ use circuit_core::{
 use circuit_net::{
     announce::announce_soon,
     cni::{AttachmentArgs, CniRuntime, OperationLock},
-    netlink, netns,
+    netlink, netns, process,
 };
 
 use ipnet::IpNet;
@@ -227,6 +227,10 @@ impl Datapath for ExecDatapath {
             pid,
             netns: netns.inode,
         })
+    }
+
+    fn started(&self, pid: u32) -> Option<u64> {
+        process::started(pid)
     }
 
     async fn pin(&self, sandbox: Sandbox, pin: &Path) -> Result<()> {
