@@ -236,10 +236,12 @@ impl Attachments {
         write_extension(self.runtime(), &self.own_updates, &record.container, &ours).await
     }
 
-    /// Writes the extension without keeping the caller waiting for containerd's
-    /// disk. The container stays locked until it is written.
-    fn publish_later(&self, guard: KeyGuard, record: &ContainerRecord) {
+    /// Writes the extension, and takes a pin away that nothing uses, without
+    /// keeping the caller waiting for containerd's disk and the kernel. The
+    /// container stays locked until that is done.
+    fn publish_later(&self, guard: KeyGuard, record: &ContainerRecord, unused: Option<PathBuf>) {
         let runtime = Arc::clone(&self.parts.runtime);
+        let datapath = Arc::clone(&self.parts.datapath);
         let (ours, container) = (extension(record), record.container.clone());
         let (wake, own) = (self.wake.clone(), Arc::clone(&self.own_updates));
         self.publishing.spawn(async move {
@@ -247,6 +249,9 @@ impl Attachments {
             if let Err(error) = written {
                 tracing::warn!(container, %error, "will write the extension later");
                 let _ = wake.send(container);
+            }
+            if let Some(pin) = unused {
+                attach::unpin(datapath.as_ref(), &pin).await;
             }
             drop(guard);
         });

@@ -53,7 +53,7 @@ impl service::Attachments for Attachments {
                     tracing::warn!(container, %error, "cannot order the default routes");
                 }
                 self.book().solved(container, network);
-                self.publish_later(guard, &record);
+                self.publish_later(guard, &record, None);
                 Ok(connected(&attachment))
             }
             Err(error) => {
@@ -97,11 +97,12 @@ impl service::Attachments for Attachments {
             )));
         };
         record.decline(network, task.map(|task| task.pid));
-        self.detach(&mut record, network, &attachment.interface)
+        let unused = self
+            .detach_but_pin(&mut record, network, &attachment.interface)
             .await?;
         self.book().solved(container, network);
         tracing::info!("disconnected {container} from {network}");
-        self.publish_later(guard, &record);
+        self.publish_later(guard, &record, unused);
         Ok(())
     }
 
