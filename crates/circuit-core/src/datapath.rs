@@ -1,6 +1,9 @@
 //! What Circuit needs of whatever brings an attachment into the kernel.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use async_trait::async_trait;
 use ipnet::IpNet;
@@ -22,6 +25,9 @@ pub struct Arguments {
     /// True when an address is asked for that the container merely had before:
     /// when it is taken, another will do.
     pub preferred_only: bool,
+    /// The plugins of the network, by their place in its configuration, that
+    /// are run in this process.
+    pub natives: BTreeSet<usize>,
 }
 
 /// What an ADD gave.

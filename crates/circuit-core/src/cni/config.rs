@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::{CniVersion, IpamConfig, JsonObject, json_kind};
+use super::{CniVersion, DataPath, IpamConfig, JsonObject, json_kind};
 use crate::{Error, Result};
 
 /// The largest configuration that is read; a real one has a few kilobytes.
@@ -24,6 +24,8 @@ pub struct ConfigList {
     pub disable_check: bool,
     /// GC is not to be run: another runtime uses the network too.
     pub disable_gc: bool,
+    /// Which way its plugins are run, when it says so itself.
+    pub data_path: Option<DataPath>,
     /// The plugins, in the order of ADD; never empty.
     pub plugins: Vec<PluginConfig>,
 }
@@ -58,6 +60,7 @@ impl ConfigList {
             versions,
             disable_check: parse_switch(&top, "disableCheck")?,
             disable_gc: parse_switch(&top, "disableGC")?,
+            data_path: parse_data_path(&top)?,
             plugins,
         })
     }
@@ -302,6 +305,18 @@ fn parse_versions(top: &JsonObject) -> Result<Vec<CniVersion>> {
     Ok(usable)
 }
 
+fn parse_data_path(top: &JsonObject) -> Result<Option<DataPath>> {
+    let key = DataPath::KEY;
+    match top.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => text.parse().map(Some).map_err(|e: Error| e.context(key)),
+        Some(other) => Err(Error::invalid(format!(
+            "{key} is {}, not a string",
+            json_kind(other)
+        ))),
+    }
+}
+
 /// Both a boolean and its text are in use.
 fn parse_switch(top: &JsonObject, key: &str) -> Result<bool> {
     match top.get(key) {
@@ -350,7 +365,7 @@ mod tests {
 
     const LIST: &[u8] = br#"{
       "cniVersion": "0.4.0", "cniVersions": ["1.0.0", "2.0.0"], "name": "ctr0",
-      "disableCheck": "TRUE", "disableGC": true,
+      "disableCheck": "TRUE", "disableGC": true, "io.circuit.data-path": "exec",
       "plugins": [
         {"type": "bridge", "bridge": "ctr0", "ipam": {"type": "host-local", "ranges": [
             [{"subnet": "10.77.0.1/24", "gateway": "10.77.0.1"}], [{"subnet": "fd00:77::/64"}]]}},
@@ -380,6 +395,7 @@ mod tests {
         assert_eq!(list.cni_version, CniVersion::V1_0_0);
         assert_eq!(list.versions, [CniVersion::V1_0_0, CniVersion::V0_4_0]);
         assert!(list.disable_check && list.disable_gc);
+        assert_eq!(list.data_path, Some(DataPath::Exec));
         assert_eq!(list.first_kind(), "bridge");
         assert!(list.uses("portmap") && !list.uses("firewall"));
         assert!(list.declares("portMappings") && !list.declares("mac"));
@@ -397,6 +413,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!((list.plugins.len(), list.first_kind()), (1, "ptp"));
+        assert_eq!(list.data_path, None);
         assert_eq!(list.subnets(), ["10.1.0.0/16".parse().unwrap()]);
         list.validate().unwrap();
     }
@@ -433,6 +450,10 @@ mod tests {
         assert!(
             with(r#""cniVersion":"1.0.0","name":"a","disableGC":"maybe""#)
                 .contains("disableGC is \"maybe\"")
+        );
+        assert!(
+            with(r#""cniVersion":"1.0.0","name":"a","io.circuit.data-path":"fast""#)
+                .contains("io.circuit.data-path: \"fast\" is not auto, native or exec")
         );
         assert!(
             with(r#""cniVersion":"1.0.0","name":"a","capabilities":{"ips":1}"#)

@@ -3,6 +3,7 @@
 //! business of `circuit-net`.
 
 mod config;
+mod data_path;
 mod ipam;
 mod report;
 mod result;
@@ -10,6 +11,7 @@ mod stdin;
 mod version;
 
 pub use config::{ConfigList, MAX_CONFIG_BYTES, PluginConfig, is_network_name};
+pub use data_path::DataPath;
 pub use ipam::IpamConfig;
 pub use report::{ErrorReport, code, supported_versions};
 pub use result::{CniResult, Dns, Interface, IpConfig, Route};

@@ -8,14 +8,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use circuit_core::cni::{
-    CniResult, CniVersion, ConfigList, Invocation, JsonObject, ValidAttachment, code, plugin_stdin,
-    supported_versions,
+    CniResult, CniVersion, ConfigList, DataPath, Invocation, JsonObject, PluginConfig,
+    ValidAttachment, code, plugin_config, supported_versions,
 };
 use circuit_core::{Error, Result};
 use serde_json::Value;
 
 use super::exec::{Command, PluginCall, run};
+use super::native::{self, NativeCall, Natives, Others, Way};
 use super::{AddError, CniError, OperationLock, PluginPath};
+use crate::driver::Sockets;
 
 /// What an attachment's plugins are told besides the network's configuration.
 /// The same must be given to ADD, CHECK and DEL.
@@ -33,6 +35,9 @@ pub struct AttachmentArgs {
     pub capability_args: JsonObject,
     /// Entries of `args.cni` in the configuration, such as `ips`.
     pub config_args: JsonObject,
+    /// The plugins of the list that are run in this process, as
+    /// [`CniRuntime::natives`] said before ADD.
+    pub natives: Natives,
 }
 
 /// Runs configuration lists.
@@ -40,6 +45,7 @@ pub struct AttachmentArgs {
 pub struct CniRuntime {
     path: PluginPath,
     timeout: Duration,
+    data_path: DataPath,
     /// What plugins answered to VERSION, by what tells one executable from
     /// another.
     spoken: Arc<Mutex<HashMap<Executable, Vec<CniVersion>>>>,
@@ -54,13 +60,41 @@ struct Executable {
 
 impl CniRuntime {
     /// A runtime that finds plugins in `path` and gives each run of one
-    /// `timeout` to end.
+    /// `timeout` to end. All of them are executables.
     pub fn new(path: PluginPath, timeout: Duration) -> Self {
         Self {
             path,
             timeout,
+            data_path: DataPath::Exec,
             spoken: Arc::default(),
         }
+    }
+
+    /// The same runtime on another data path, for the networks that do not say
+    /// themselves.
+    #[must_use]
+    pub fn on(self, data_path: DataPath) -> Self {
+        Self { data_path, ..self }
+    }
+
+    /// Which plugins of a list are to be run in this process.
+    ///
+    /// # Errors
+    /// [`FailedPrecondition`](circuit_core::ErrorKind::FailedPrecondition) when
+    /// all must be and one cannot.
+    pub fn natives(&self, list: &ConfigList) -> Result<Natives> {
+        native::natives(self.data_path_of(list), list)
+    }
+
+    /// How each plugin of a list is run, with its type.
+    pub fn ways(&self, list: &ConfigList) -> Vec<(String, Way)> {
+        let data_path = self.data_path_of(list);
+        let way = |plugin: &PluginConfig| (plugin.kind.clone(), native::way(data_path, plugin));
+        list.plugins.iter().map(way).collect()
+    }
+
+    fn data_path_of(&self, list: &ConfigList) -> DataPath {
+        list.data_path.unwrap_or(self.data_path)
     }
 
     /// Where plugins are looked for.
@@ -90,6 +124,7 @@ impl CniRuntime {
         };
         let list = self.prepare_add(list, args).await.map_err(untouched)?;
         let mut prev: Option<Value> = None;
+        let mut sockets = Sockets::default();
         for (index, plugin) in list.plugins.iter().enumerate() {
             let call = Call {
                 command: Command::Add,
@@ -97,8 +132,9 @@ impl CniRuntime {
                 prev: prev.as_ref(),
                 valid: None,
             };
-            let added = match self.call(&list, index, &call, lock).await {
-                Ok(stdout) => read_result(&plugin.kind, &list, &stdout),
+            let added = match self.call(&list, index, &call, &mut sockets, lock).await {
+                Ok(Output::Written(stdout)) => read_result(&plugin.kind, &list, &stdout),
+                Ok(Output::Returned(result)) => Ok(result.unwrap_or_default()),
                 Err(error) => Err(error),
             };
             prev = Some(added.map_err(|error| add_error(index, error))?);
@@ -135,8 +171,9 @@ impl CniRuntime {
             valid: None,
         };
         let mut first = None;
+        let mut sockets = Sockets::default();
         for index in (0..list.plugins.len()).rev() {
-            match self.call(&list, index, &call, lock).await {
+            match self.call(&list, index, &call, &mut sockets, lock).await {
                 Ok(_) => {}
                 Err(e) if e.code() == Some(code::UNKNOWN_CONTAINER) => {}
                 Err(e) => keep_first(&mut first, e),
@@ -168,8 +205,9 @@ impl CniRuntime {
             prev: Some(prev),
             valid: None,
         };
+        let mut sockets = Sockets::default();
         for index in 0..list.plugins.len() {
-            self.call(&list, index, &call, lock).await?;
+            self.call(&list, index, &call, &mut sockets, lock).await?;
         }
         Ok(())
     }
@@ -184,15 +222,16 @@ impl CniRuntime {
         if !list.cni_version.has_status_and_gc() {
             return Ok(());
         }
-        let args = AttachmentArgs::default();
+        let args = self.without_container(&list)?;
         let call = Call {
             command: Command::Status,
             args: &args,
             prev: None,
             valid: None,
         };
+        let mut sockets = Sockets::default();
         for index in 0..list.plugins.len() {
-            self.call(&list, index, &call, None).await?;
+            self.call(&list, index, &call, &mut sockets, None).await?;
         }
         Ok(())
     }
@@ -220,7 +259,7 @@ impl CniRuntime {
                 ifname: ifname.clone(),
             })
             .collect();
-        let args = AttachmentArgs::default();
+        let args = self.without_container(&list)?;
         let call = Call {
             command: Command::Gc,
             args: &args,
@@ -228,8 +267,9 @@ impl CniRuntime {
             valid: Some(&valid),
         };
         let mut first = None;
+        let mut sockets = Sockets::default();
         for index in 0..list.plugins.len() {
-            if let Err(e) = self.call(&list, index, &call, lock).await {
+            if let Err(e) = self.call(&list, index, &call, &mut sockets, lock).await {
                 keep_first(&mut first, e);
             }
         }
@@ -271,15 +311,15 @@ impl CniRuntime {
     /// [`FailedPrecondition`](circuit_core::ErrorKind::FailedPrecondition) that
     /// says what to do.
     pub async fn probe(&self, list: &ConfigList) -> Result<CniVersion> {
-        for plugin in &list.plugins {
-            self.path.find(&plugin.kind)?;
-            if let Some(ipam) = plugin.ipam().and_then(|ipam| ipam.kind()) {
-                self.path.find(ipam)?;
-            }
-        }
+        let natives = self.natives(list)?;
+        self.find_all(list, &natives, true)?;
         let mut common = list.versions.clone();
-        for plugin in &list.plugins {
-            let spoken = self.versions(&plugin.kind).await?;
+        for (index, plugin) in list.plugins.iter().enumerate() {
+            let spoken = if natives.contains(&index) {
+                CniVersion::SUPPORTED.to_vec()
+            } else {
+                self.versions(&plugin.kind).await?
+            };
             if CniVersion::highest_common(&common, &spoken).is_none() {
                 let text = |versions: &[CniVersion]| {
                     versions
@@ -305,6 +345,38 @@ impl CniRuntime {
             .first()
             .copied()
             .ok_or_else(|| Error::precondition("no usable cniVersion"))
+    }
+
+    /// Makes sure that every executable is there that a list needs, with those
+    /// of address management on request.
+    fn find_all(
+        &self,
+        list: &ConfigList,
+        natives: &Natives,
+        with_ipam: bool,
+    ) -> Result<(), CniError> {
+        for (index, plugin) in list.plugins.iter().enumerate() {
+            let native = natives.contains(&index);
+            if !native {
+                self.path.find(&plugin.kind)?;
+            }
+            // A driver gives out addresses itself, where it can.
+            if let Some(ipam) = plugin.ipam().and_then(|ipam| ipam.kind())
+                && with_ipam
+                && !(native && native::serves(ipam, plugin))
+            {
+                self.path.find(ipam)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What plugins are told when no container is concerned.
+    fn without_container(&self, list: &ConfigList) -> Result<AttachmentArgs, CniError> {
+        Ok(AttachmentArgs {
+            natives: self.natives(list).map_err(CniError::NotRun)?,
+            ..AttachmentArgs::default()
+        })
     }
 
     /// The list in the highest version that it and all its plugins know. Only
@@ -344,9 +416,7 @@ impl CniRuntime {
                 "adding needs a network namespace",
             )));
         }
-        for plugin in &list.plugins {
-            self.path.find(&plugin.kind)?;
-        }
+        self.find_all(list, &args.natives, false)?;
         self.negotiated(list).await
     }
 
@@ -355,22 +425,28 @@ impl CniRuntime {
         list: &ConfigList,
         index: usize,
         call: &Call<'_>,
+        sockets: &mut Sockets,
         lock: Option<&OperationLock>,
-    ) -> Result<Vec<u8>, CniError> {
+    ) -> Result<Output, CniError> {
         let invocation = Invocation {
             capability_args: Some(&call.args.capability_args),
             config_args: Some(&call.args.config_args),
             prev_result: call.prev,
             valid_attachments: call.valid,
         };
-        let (Some(plugin), Some(stdin)) = (
+        let (Some(plugin), Some(config)) = (
             list.plugins.get(index),
-            plugin_stdin(list, index, &invocation),
+            plugin_config(list, index, &invocation),
         ) else {
             return Err(CniError::NotRun(Error::internal(format!(
                 "list has no plugin {index}"
             ))));
         };
+        if call.args.natives.contains(&index) {
+            let native = self.native_call(list, plugin, call, config, lock)?;
+            return native.run(sockets).await.map(Output::Returned);
+        }
+        let stdin = Value::Object(config).to_string();
         let call = PluginCall {
             kind: &plugin.kind,
             command: call.command,
@@ -378,9 +454,39 @@ impl CniRuntime {
             netns: call.args.netns.as_deref(),
             ifname: &call.args.ifname,
             args: &call.args.cni_args,
-            stdin: &stdin,
+            stdin: stdin.as_bytes(),
         };
-        run(&self.path, &call, self.timeout, lock).await
+        let stdout = run(&self.path, &call, self.timeout, lock).await?;
+        Ok(Output::Written(stdout))
+    }
+
+    fn native_call(
+        &self,
+        list: &ConfigList,
+        plugin: &PluginConfig,
+        call: &Call<'_>,
+        config: JsonObject,
+        lock: Option<&OperationLock>,
+    ) -> Result<NativeCall, CniError> {
+        Ok(NativeCall {
+            kind: plugin.kind.clone(),
+            command: call.command,
+            container_id: call.args.container_id.clone(),
+            netns: call.args.netns.clone(),
+            ifname: call.args.ifname.clone(),
+            args: call.args.cni_args.clone(),
+            config,
+            version: list.cni_version,
+            lock: lock
+                .map(OperationLock::share)
+                .transpose()
+                .map_err(CniError::NotRun)?,
+            others: Others {
+                path: self.path.clone(),
+                timeout: self.timeout,
+                data_path: self.data_path_of(list),
+            },
+        })
     }
 
     fn executable(&self, plugin: &str) -> Result<Executable, CniError> {
@@ -401,6 +507,14 @@ impl CniRuntime {
     fn spoken(&self) -> std::sync::MutexGuard<'_, HashMap<Executable, Vec<CniVersion>>> {
         self.spoken.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a plugin answers.
+enum Output {
+    /// What an executable wrote on standard output.
+    Written(Vec<u8>),
+    /// What a driver returned.
+    Returned(Option<Value>),
 }
 
 /// What all plugins of a list are asked.

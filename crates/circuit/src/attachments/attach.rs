@@ -103,6 +103,7 @@ impl Attachments {
             config: config.to_owned(),
             capability_args: arguments.capability_args,
             config_args: arguments.config_args,
+            natives: arguments.natives,
             ips: Vec::new(),
             mac: None,
             result: None,

@@ -53,6 +53,12 @@ pub struct ServerArgs {
     #[arg(long, value_name = "PATH", default_value = CNI_PATH)]
     cni_path: Vec<String>,
 
+    /// How plugins are run of which circuit has native drivers: by the driver
+    /// where it can do the configuration (auto), always (native), never (exec).
+    /// The key "io.circuit.data-path" of a network counts more.
+    #[arg(long, value_name = "WAY", default_value = "auto", value_parser = ["auto", "native", "exec"])]
+    data_path: String,
+
     /// The name of this node; the host's name when absent.
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
@@ -106,6 +112,8 @@ pub struct ServerOptions {
     pub network_label: String,
     /// Folders with CNI plugins, in the order they are searched.
     pub cni_path: Vec<PathBuf>,
+    /// How plugins are run: `auto`, `native` or `exec`.
+    pub data_path: String,
     /// The name of this node.
     pub node_name: String,
     /// Where attachments are remembered.
@@ -164,6 +172,7 @@ impl ServerArgs {
             containerd_namespace: self.containerd_namespace,
             network_label: self.network_label,
             cni_path,
+            data_path: self.data_path,
             node_name: node_name(self.node_name)?,
             state_dir: self
                 .state_dir
@@ -272,6 +281,7 @@ mod tests {
         assert_eq!(options.containerd_namespace, "default");
         assert_eq!(options.network_label, "io.circuit.network");
         assert_eq!(options.cni_timeout, Duration::from_secs(60));
+        assert_eq!(options.data_path, "auto");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::{
     attachments::{Attachments, Book, Parts},
     cli::server::ServerOptions,
     containerd::Containerd,
-    datapath::ExecDatapath,
+    datapath::CniDatapath,
     grpc::{self, Listeners, Security, Services, tls::TlsFiles},
     networks::NetworkService,
     node::Alone,
@@ -69,7 +69,8 @@ impl Daemon {
         let lock = lock_state(options)?;
         let runtime = Containerd::new(&options.containerd, &options.containerd_namespace)
             .map_err(|error| Error::invalid(error.to_string()))?;
-        let cni = CniRuntime::new(PluginPath::new(&options.cni_path), options.cni_timeout);
+        let cni = CniRuntime::new(PluginPath::new(&options.cni_path), options.cni_timeout)
+            .on(options.data_path.parse()?);
         let store = Arc::new(LocalStore::open(&options.datastore)?);
         let (state, loaded) = State::open(&options.state_dir, runtime.namespace())?;
         for damage in loaded.damage {
@@ -82,7 +83,7 @@ impl Daemon {
         make_private(&pins).map_err(|error| cannot_make(&pins, &error))?;
         let parts = Parts {
             runtime: Arc::new(runtime),
-            datapath: Arc::new(ExecDatapath::new(
+            datapath: Arc::new(CniDatapath::new(
                 cni.clone(),
                 options.run_dir.join("locks"),
                 pins.clone(),
