@@ -344,18 +344,21 @@ fn keys_are_known_or_named() {
     let key = |ipam: Value| {
         let config = json!({"name": "n", "type": "bridge", "bridge": "x", "ipam": ipam});
         let config = config.as_object().unwrap();
-        HostLocal.supports(config).err().map(|e| e.key)
+        let unsupported = HostLocal.supports(config).err();
+        unsupported.map(|e| (e.key, e.documented))
     };
     let all = json!({"type": "host-local", "subnet": "a", "rangeStart": "a", "rangeEnd": "a",
         "gateway": "a", "routes": [], "dataDir": "a", "resolvConf": "a",
         "ranges": [[{"subnet": "a", "rangeStart": "a", "rangeEnd": "a", "gateway": "a"}]]});
     assert_eq!(key(all), None);
-    assert_eq!(
-        key(json!({"datadir": "a"})).as_deref(),
-        Some("ipam.datadir")
-    );
-    let inner = key(json!({"ranges": [[{"subnet": "a", "exclude": "b"}]]}));
-    assert_eq!(inner.as_deref(), Some("ipam.ranges.exclude"));
+    let named = |ipam, name: &str, documented| {
+        assert_eq!(key(ipam), Some((name.to_owned(), documented)));
+    };
+    named(json!({"x": "a"}), "ipam.x", false);
+    // To the stock plugin, this is dataDir.
+    named(json!({"datadir": "a"}), "ipam.datadir", true);
+    let inner = json!({"ranges": [[{"subnet": "a", "exclude": "b"}]]});
+    named(inner, "ipam.ranges.exclude", false);
 }
 
 #[test]

@@ -1,7 +1,9 @@
-//! `host-local` beside the stock plugin: the same answers, and one pool that
-//! both give addresses out of.
+//! `host-local` and `static` beside the stock plugins: the same answers, and
+//! one pool that all give addresses out of.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -11,9 +13,10 @@ use std::sync::Mutex;
 
 use circuit_core::cni::{CniResult, CniVersion, ErrorReport, JsonObject};
 use circuit_net::driver::{Answer, Call, Command, Delegate, Sockets, driver, executable};
+use common::STOCK_PLUGINS;
 use serde_json::{Value, json};
 
-/// Ways of running `host-local`.
+/// Ways of running an address management plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     /// The distribution's plugin.
@@ -60,17 +63,15 @@ impl Delegate for Nobody {
 }
 
 impl Way {
-    fn executable(self) -> PathBuf {
+    fn executable(self, kind: &str) -> PathBuf {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let (path, remedy) = match self {
-            Self::Stock11 => (
-                PathBuf::from("/usr/lib/cni/host-local"),
-                "scripts/setup test",
-            ),
+            Self::Stock11 => (Path::new(STOCK_PLUGINS).join(kind), "scripts/setup test"),
             Self::Stock19 => (
                 std::env::var_os("CIRCUIT_CACHE")
                     .map_or_else(|| root.join(".cache"), PathBuf::from)
-                    .join("cni-1.9/bin/host-local"),
+                    .join("cni-1.9/bin")
+                    .join(kind),
                 "scripts/fetch-test-deps",
             ),
             Self::Ours | Self::InProcess => {
@@ -99,9 +100,10 @@ impl Way {
         config: &Value,
         who: &Who,
     ) -> Result<Value, ErrorReport> {
-        let mut process = Process::new(self.executable());
+        let kind = config["ipam"]["type"].as_str().unwrap();
+        let mut process = Process::new(self.executable(kind));
         if self == Self::Ours {
-            process.arg("host-local");
+            process.arg(kind);
         }
         let mut child = process
             .env("CNI_COMMAND", command.as_str())
@@ -135,6 +137,8 @@ fn in_process(command: Command, config: &Value, who: &Who) -> Result<Value, Erro
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .collect();
     let version: CniVersion = config["cniVersion"].as_str().unwrap().parse().unwrap();
+    let prev = config.get("prevResult");
+    let prev = prev.map(|prev| CniResult::parse(prev).unwrap());
     let call = Call {
         command,
         container_id: &who.id,
@@ -143,11 +147,14 @@ fn in_process(command: Command, config: &Value, who: &Who) -> Result<Value, Erro
         args: &args,
         config: config.as_object().unwrap(),
         version,
-        prev: None,
+        prev: prev.as_ref(),
         delegate: &Nobody,
         sockets: &Sockets::default(),
     };
-    let result = executable::dispatch(driver("host-local").unwrap(), &call)?;
+    let result = executable::dispatch(
+        driver(config["ipam"]["type"].as_str().unwrap()).unwrap(),
+        &call,
+    )?;
     Ok(result.map_or(Value::Null, |result| result.to_version(version)))
 }
 
@@ -351,7 +358,7 @@ fn a_killed_executable_leaves_no_address_without_an_owner() {
         &json!({"ranges": [[{"subnet": "10.0.0.0/24"}]]}),
     );
     for n in 0..60u32 {
-        let mut child = Process::new(Way::Ours.executable())
+        let mut child = Process::new(Way::Ours.executable("host-local"))
             .arg("host-local")
             .env("CNI_COMMAND", "ADD")
             .env("CNI_CONTAINERID", format!("c{n}"))
@@ -376,5 +383,81 @@ fn a_killed_executable_leaves_no_address_without_an_owner() {
             .run(Command::Del, &config, &who(&format!("c{n}")))
             .unwrap();
         assert_eq!(leases(dir.path()), Vec::<String>::new());
+    }
+}
+
+/// Answers of `static` to one ADD, by all; the stock plugins first.
+fn static_answers(config: &Value, args: &str) -> Vec<Result<Value, ErrorReport>> {
+    let who = Who {
+        args: args.to_owned(),
+        ..who("a")
+    };
+    let run = |way: &Way| way.run(Command::Add, config, &who).map(without_dns);
+    ALL.iter().map(run).collect()
+}
+
+#[test]
+fn named_addresses_are_those_of_the_stock_plugins() {
+    let own = json!({"type": "static", "routes": [{"dst": "0.0.0.0/0", "gw": "10.0.0.1"}],
+        "addresses": [{"address": "10.0.0.7/24", "gateway": "10.0.0.1"},
+                      {"address": "fd00::7/64"}],
+        "dns": {"nameservers": ["10.0.0.1"], "domain": "a.test", "search": ["b.test"],
+                "options": ["rotate"]}});
+    let named = json!({"ips": ["10.3.0.5/16", "fd00:3::5/64"]});
+    let configs = [
+        json!({"ipam": own}),
+        json!({"ipam": own, "args": {"cni": named}}),
+        json!({"ipam": own, "runtimeConfig": named, "args": {"cni": {"ips": ["10.9.0.9/9"]}}}),
+        json!({"ipam": {"type": "static"}}),
+        json!({"ipam": {"type": "static", "addresses": [{"address": "10.0.0.7"}]}}),
+        json!({"ipam": {"type": "static", "addresses": [{"gateway": "10.0.0.7"}]}}),
+        json!({"ipam": own, "runtimeConfig": {"ips": ["10.3.0.5"]}}),
+    ];
+    let args = [
+        "",
+        "IP=10.4.0.4/24",
+        "IP=10.4.0.4/24, 10.0.0.9/24;GATEWAY=10.4.0.1,10.0.0.254",
+        "GATEWAY=10.0.0.254",
+        "IP=10.4.0.4",
+        "IP=10.4.0.4/24;GATEWAY=x",
+        "IgnoreUnknown=true;K8S=1;IP=10.4.0.4/24",
+        "K8S=1",
+        "IgnoreUnknown=maybe",
+        "IP=;GATEWAY=",
+    ];
+    for config in configs {
+        for version in ["0.3.1", "0.4.0", "1.0.0"] {
+            let mut config = config.clone();
+            config["cniVersion"] = version.into();
+            config["name"] = "net".into();
+            config["type"] = "bridge".into();
+            for args in args {
+                let answers = static_answers(&config, args);
+                let place = format!("{args:?} {config}: {answers:?}");
+                for pair in answers.windows(2) {
+                    assert_eq!(pair[0].as_ref().ok(), pair[1].as_ref().ok(), "{place}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_static_gateway_is_checked_as_by_the_stock_plugins() {
+    let mut config = json!({"cniVersion": "1.0.0", "name": "net", "type": "bridge",
+        "ipam": {"type": "static", "addresses": [{"address": "10.0.0.7/24", "gateway": "10.0.0.1"}]}});
+    let check = |config: &Value| {
+        let run = |way: &Way| way.run(Command::Check, config, &who("a")).is_ok();
+        ALL.iter().map(run).collect::<Vec<bool>>()
+    };
+    assert_eq!(check(&config), [false; 4], "without a prevResult");
+    for (ip, gateway, good) in [
+        ("10.0.0.7/24", "10.0.0.1", true),
+        ("10.0.0.7/24", "10.0.0.2", false),
+        ("10.0.0.8/24", "10.0.0.2", true),
+    ] {
+        config["prevResult"] =
+            json!({"cniVersion": "1.0.0", "ips": [{"address": ip, "gateway": gateway}]});
+        assert_eq!(check(&config), [good; 4], "{ip} {gateway}");
     }
 }
