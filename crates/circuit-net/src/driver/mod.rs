@@ -11,6 +11,7 @@ mod call;
 mod configure;
 mod delegate;
 pub mod executable;
+mod ipam;
 mod ipmasq;
 mod loopback;
 mod managed;
@@ -77,8 +78,10 @@ pub trait Driver: Sync {
 /// Every driver by the `type` that names it in a configuration.
 pub const DRIVERS: &[(&str, &dyn Driver)] = &[
     ("bridge", &bridge::Bridge),
+    ("host-local", &ipam::HostLocal),
     ("loopback", &loopback::Loopback),
     ("ptp", &ptp::Ptp),
+    ("static", &ipam::Static),
 ];
 
 /// The driver of a plugin type.
