@@ -10,4 +10,5 @@ pub mod driver;
 pub mod host;
 pub mod netlink;
 pub mod netns;
+pub mod nft;
 pub mod process;

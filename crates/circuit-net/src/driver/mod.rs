@@ -6,10 +6,20 @@
 //! and single-threaded: it runs on threads that may block, never on those of
 //! an async runtime.
 
+mod bridge;
 mod call;
+mod configure;
 mod delegate;
 pub mod executable;
+mod ipam;
+mod ipmasq;
+mod loopback;
+mod managed;
 mod options;
+mod ptp;
+mod sysctl;
+mod verify;
+mod veth;
 
 use circuit_core::cni::{CniResult, ErrorReport, JsonObject};
 
@@ -67,7 +77,13 @@ pub trait Driver: Sync {
 }
 
 /// Every driver by the `type` that names it in a configuration.
-pub const DRIVERS: &[(&str, &dyn Driver)] = &[];
+pub const DRIVERS: &[(&str, &dyn Driver)] = &[
+    ("bridge", &bridge::Bridge),
+    ("host-local", &ipam::HostLocal),
+    ("loopback", &loopback::Loopback),
+    ("ptp", &ptp::Ptp),
+    ("static", &ipam::Static),
+];
 
 /// The driver of a plugin type.
 pub fn driver(kind: &str) -> Option<&'static dyn Driver> {
