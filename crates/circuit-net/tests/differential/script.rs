@@ -128,9 +128,6 @@ impl Case {
             let new = live(Side::New).join().unwrap();
             (old.map(|t| t.join().unwrap()), new, ours.map(|t| t.join().unwrap()))
         });
-        if self.succeeds {
-            assert_eq!(new.steps[1].1.to_string().find("\"code\""), None, "{}", new.steps[1].1);
-        }
         if let Some(old) = old {
             judge(self.name, "1.1.1", &old, "1.9.1", &new, purpose::VERSIONS);
         }
@@ -303,6 +300,10 @@ impl<'a> Life<'a> {
     fn add(&mut self, which: usize) {
         let answers = self.runtime.add(&self.attachments[which]);
         self.results[which] = result_of(&answers);
+        if self.side == Side::New && self.case.succeeds && which == 0 {
+            let tries = "this case tries nothing, for the stock plugins refuse it";
+            assert!(!self.results[which].is_null(), "{tries}: {answers:?}");
+        }
         self.saw(&format!("ADD {}", CONTAINERS[which]), &answers);
     }
 

@@ -78,8 +78,14 @@ pub(crate) fn take(world: &World, names: &mut Names) -> Value {
 
 /// The namespaces that exist, by their name in a snapshot.
 fn namespaces() -> Vec<String> {
-    let containers = CONTAINERS.into_iter().filter(|name| netns_path(name).exists());
-    std::iter::once(HOST).chain(containers).map(str::to_owned).collect()
+    // A plugin may make a file where a namespace was.
+    let containers = CONTAINERS
+        .into_iter()
+        .filter(|name| circuit_net::netns::is_netns(netns_path(name)));
+    std::iter::once(HOST)
+        .chain(containers)
+        .map(str::to_owned)
+        .collect()
 }
 
 fn world_name(name: &str) -> &str {

@@ -56,6 +56,7 @@ impl World {
         for folder in ["/run", "/var/lib/cni"] {
             mount_new("tmpfs", folder);
         }
+        mount_new("sysfs", "/sys");
         create_dir_all("/run/netns").unwrap();
         let world = Self { _only_here: () };
         set_sysctls();
@@ -125,9 +126,11 @@ impl World {
         body: impl FnOnce() -> R + Send,
     ) -> R {
         on_thread(|| {
-            unshare(CloneFlags::CLONE_NEWNS).unwrap();
-            enter(name);
-            mount_new("sysfs", "/sys");
+            if !name.is_empty() {
+                unshare(CloneFlags::CLONE_NEWNS).unwrap();
+                enter(name);
+                mount_new("sysfs", "/sys");
+            }
             body()
         })
     }
