@@ -9,6 +9,7 @@
 mod call;
 mod delegate;
 pub mod executable;
+mod ipam;
 mod options;
 
 use circuit_core::cni::{CniResult, ErrorReport, JsonObject};
@@ -66,7 +67,8 @@ pub trait Driver: Sync {
 }
 
 /// Every driver by the `type` that names it in a configuration.
-pub const DRIVERS: &[(&str, &dyn Driver)] = &[];
+pub const DRIVERS: &[(&str, &dyn Driver)] =
+    &[("host-local", &ipam::HostLocal), ("static", &ipam::Static)];
 
 /// The driver of a plugin type.
 pub fn driver(kind: &str) -> Option<&'static dyn Driver> {

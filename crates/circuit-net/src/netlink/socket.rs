@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use circuit_core::{Error, Result};
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_DUMP, NetlinkSerializable};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -89,6 +89,9 @@ impl Netlink {
             let make = || {
                 let mut socket = Socket::new(NETLINK_ROUTE)?;
                 socket.bind_auto()?;
+                // The kernel then lists only what is asked for. Old kernels
+                // cannot, and list all.
+                let _ = socket.set_netlink_get_strict_chk(true);
                 setsockopt(
                     &socket,
                     sockopt::ReceiveTimeout,
@@ -114,6 +117,21 @@ impl Netlink {
         &mut self,
         request: &RouteNetlinkMessage,
     ) -> std::result::Result<Vec<Reply>, NetlinkError> {
+        let mut body = vec![0; request.buffer_len()];
+        request.serialize(&mut body);
+        self.list(&Message {
+            kind: request.message_type(),
+            flags: NLM_F_DUMP,
+            body,
+        })
+    }
+
+    /// Asks for a list by a message that asks for one (`NLM_F_DUMP`), again
+    /// when it changed while it was read.
+    ///
+    /// # Errors
+    /// The kernel's refusal, or that of the socket.
+    pub fn list(&mut self, request: &Message) -> std::result::Result<Vec<Reply>, NetlinkError> {
         for _ in 0..TRIES {
             if let Some(replies) = self.dump_once(request)? {
                 return Ok(replies);
@@ -124,10 +142,12 @@ impl Netlink {
 
     fn dump_once(
         &mut self,
-        request: &RouteNetlinkMessage,
+        request: &Message,
     ) -> std::result::Result<Option<Vec<Reply>>, NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
-        self.ask(request)?;
+        let mut bytes = Vec::with_capacity(64);
+        request.write(self.sequence, &mut bytes)?;
+        self.send(&bytes)?;
         let mut replies = Vec::new();
         let mut progress = Progress::default();
         while !progress.done {
@@ -205,17 +225,6 @@ impl Netlink {
             read_messages(&self.buffer, sequence, &mut replies, &mut progress)?;
         }
         Ok(replies)
-    }
-
-    fn ask(&self, request: &RouteNetlinkMessage) -> io::Result<()> {
-        let payload = NetlinkPayload::from(request.clone());
-        let mut message = NetlinkMessage::new(Default::default(), payload);
-        message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-        message.header.sequence_number = self.sequence;
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        self.send(&bytes)
     }
 
     fn send(&self, bytes: &[u8]) -> io::Result<()> {
