@@ -6,10 +6,14 @@
 //! and single-threaded: it runs on threads that may block, never on those of
 //! an async runtime.
 
+mod bandwidth;
 mod call;
 mod delegate;
 pub mod executable;
 mod options;
+mod sbr;
+mod steps;
+mod tuning;
 
 use circuit_core::cni::{CniResult, ErrorReport, JsonObject};
 
@@ -66,7 +70,11 @@ pub trait Driver: Sync {
 }
 
 /// Every driver by the `type` that names it in a configuration.
-pub const DRIVERS: &[(&str, &dyn Driver)] = &[];
+pub const DRIVERS: &[(&str, &dyn Driver)] = &[
+    ("bandwidth", &bandwidth::Bandwidth),
+    ("sbr", &sbr::Sbr),
+    ("tuning", &tuning::Tuning),
+];
 
 /// The driver of a plugin type.
 pub fn driver(kind: &str) -> Option<&'static dyn Driver> {

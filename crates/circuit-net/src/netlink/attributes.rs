@@ -22,7 +22,7 @@ pub(super) const IFLA_INFO_KIND: u16 = 1;
 pub(super) const IFA_ADDRESS: u16 = 1;
 pub(super) const IFA_LOCAL: u16 = 2;
 
-const RTA_DST: u16 = 1;
+pub(super) const RTA_DST: u16 = 1;
 pub(super) const RTA_OIF: u16 = 4;
 pub(super) const RTA_GATEWAY: u16 = 5;
 pub(super) const RTA_PRIORITY: u16 = 6;
@@ -237,7 +237,7 @@ fn mac(value: &[u8]) -> Option<String> {
     (!value.is_empty()).then(hex)
 }
 
-fn ip(value: &[u8]) -> Option<IpAddr> {
+pub(super) fn ip(value: &[u8]) -> Option<IpAddr> {
     match value.len() {
         4 => value
             .first_chunk::<4>()

@@ -122,12 +122,35 @@ impl Netlink {
         Err(NetlinkError::Unsteady)
     }
 
+    /// Asks for a list by a message with the flags of a dump, again when it
+    /// changed while it was read.
+    ///
+    /// # Errors
+    /// The kernel's refusal, or that of the socket.
+    pub fn list(&mut self, request: &Message) -> std::result::Result<Vec<Reply>, NetlinkError> {
+        for _ in 0..TRIES {
+            self.sequence = self.sequence.wrapping_add(1);
+            let mut bytes = Vec::new();
+            request.write(self.sequence, &mut bytes)?;
+            self.send(&bytes)?;
+            if let Some(replies) = self.read_list()? {
+                return Ok(replies);
+            }
+        }
+        Err(NetlinkError::Unsteady)
+    }
+
     fn dump_once(
         &mut self,
         request: &RouteNetlinkMessage,
     ) -> std::result::Result<Option<Vec<Reply>>, NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
         self.ask(request)?;
+        self.read_list()
+    }
+
+    /// Reads a list that was asked for; `None` when it changed meanwhile.
+    fn read_list(&mut self) -> std::result::Result<Option<Vec<Reply>>, NetlinkError> {
         let mut replies = Vec::new();
         let mut progress = Progress::default();
         while !progress.done {
