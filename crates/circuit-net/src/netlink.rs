@@ -17,7 +17,10 @@ mod message;
 mod order;
 mod port;
 mod route;
+pub mod rules;
 mod socket;
+pub mod tc;
+pub mod traits;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -95,7 +98,16 @@ pub fn links(netns: Option<&Path>) -> Result<Vec<Link>> {
 /// # Errors
 /// As [`links`].
 pub fn addresses(netns: Option<&Path>) -> Result<Vec<Address>> {
-    let mut socket = Netlink::open(netns)?;
+    Ok(address_list(&mut Netlink::open(netns)?)?)
+}
+
+/// The addresses of the namespace that a socket is in.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(crate) fn address_list(
+    socket: &mut Netlink,
+) -> std::result::Result<Vec<Address>, NetlinkError> {
     let replies = socket.dump(&RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
     Ok(replies.iter().filter_map(Reply::address).collect())
 }

@@ -6,11 +6,15 @@
 //! and single-threaded: it runs on threads that may block, never on those of
 //! an async runtime.
 
+mod bandwidth;
 mod call;
 mod delegate;
 pub mod executable;
 mod ipam;
 mod options;
+mod sbr;
+mod steps;
+mod tuning;
 
 use circuit_core::cni::{CniResult, ErrorReport, JsonObject};
 
@@ -67,8 +71,13 @@ pub trait Driver: Sync {
 }
 
 /// Every driver by the `type` that names it in a configuration.
-pub const DRIVERS: &[(&str, &dyn Driver)] =
-    &[("host-local", &ipam::HostLocal), ("static", &ipam::Static)];
+pub const DRIVERS: &[(&str, &dyn Driver)] = &[
+    ("bandwidth", &bandwidth::Bandwidth),
+    ("host-local", &ipam::HostLocal),
+    ("sbr", &sbr::Sbr),
+    ("static", &ipam::Static),
+    ("tuning", &tuning::Tuning),
+];
 
 /// The driver of a plugin type.
 pub fn driver(kind: &str) -> Option<&'static dyn Driver> {

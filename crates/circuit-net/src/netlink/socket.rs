@@ -148,6 +148,11 @@ impl Netlink {
         let mut bytes = Vec::with_capacity(64);
         request.write(self.sequence, &mut bytes)?;
         self.send(&bytes)?;
+        self.read_list()
+    }
+
+    /// Reads a list that was asked for; `None` when it changed meanwhile.
+    fn read_list(&mut self) -> std::result::Result<Option<Vec<Reply>>, NetlinkError> {
         let mut replies = Vec::new();
         let mut progress = Progress::default();
         while !progress.done {
