@@ -2,9 +2,11 @@
 //! changes that plugins leave to be made.
 
 mod attributes;
+mod batch;
 mod create;
 mod defaults;
 mod message;
+mod notify;
 mod order;
 mod socket;
 
@@ -19,6 +21,7 @@ use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 pub use attributes::{Reply, attributes};
+pub(crate) use batch::BatchError;
 pub use message::Message;
 pub use socket::{Netlink, NetlinkError};
 

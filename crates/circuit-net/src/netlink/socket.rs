@@ -14,7 +14,7 @@ use super::attributes::Reply;
 use super::message::Message;
 use crate::netns::in_netns;
 
-const NLMSG_ERROR: u16 = 2;
+pub(super) const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLMSG_OVERRUN: u16 = 4;
 const NLM_F_DUMP_INTR: u16 = 0x10;
@@ -73,9 +73,9 @@ struct Progress {
 
 /// A socket of one namespace, for good: a socket stays where it was made.
 pub struct Netlink {
-    socket: Socket,
-    sequence: u32,
-    buffer: Vec<u8>,
+    pub(super) socket: Socket,
+    pub(super) sequence: u32,
+    pub(super) buffer: Vec<u8>,
 }
 
 impl Netlink {
@@ -85,9 +85,14 @@ impl Netlink {
     /// # Errors
     /// When the namespace cannot be entered or the kernel refuses.
     pub fn open(netns: Option<&Path>) -> Result<Self> {
+        Self::open_protocol(NETLINK_ROUTE, netns)
+    }
+
+    /// As [`open`](Self::open), for a part of the kernel other than routing.
+    pub(crate) fn open_protocol(protocol: isize, netns: Option<&Path>) -> Result<Self> {
         let make = || {
             let make = || {
-                let mut socket = Socket::new(NETLINK_ROUTE)?;
+                let mut socket = Socket::new(protocol)?;
                 socket.bind_auto()?;
                 setsockopt(
                     &socket,
@@ -114,8 +119,28 @@ impl Netlink {
         &mut self,
         request: &RouteNetlinkMessage,
     ) -> std::result::Result<Vec<Reply>, NetlinkError> {
+        self.dump_with(|socket| Ok(socket.ask(request)?))
+    }
+
+    /// As [`dump`](Self::dump), of what `request` asks for.
+    pub(crate) fn list(
+        &mut self,
+        request: &Message,
+    ) -> std::result::Result<Vec<Reply>, NetlinkError> {
+        self.dump_with(|socket| {
+            let mut bytes = Vec::new();
+            let flags = request.flags | NLM_F_REQUEST | NLM_F_DUMP;
+            request.write_flags(flags, socket.sequence, &mut bytes)?;
+            Ok(socket.send(&bytes)?)
+        })
+    }
+
+    fn dump_with(
+        &mut self,
+        ask: impl Fn(&Self) -> std::result::Result<(), NetlinkError>,
+    ) -> std::result::Result<Vec<Reply>, NetlinkError> {
         for _ in 0..TRIES {
-            if let Some(replies) = self.dump_once(request)? {
+            if let Some(replies) = self.dump_once(&ask)? {
                 return Ok(replies);
             }
         }
@@ -124,10 +149,10 @@ impl Netlink {
 
     fn dump_once(
         &mut self,
-        request: &RouteNetlinkMessage,
+        ask: impl Fn(&Self) -> std::result::Result<(), NetlinkError>,
     ) -> std::result::Result<Option<Vec<Reply>>, NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
-        self.ask(request)?;
+        ask(self)?;
         let mut replies = Vec::new();
         let mut progress = Progress::default();
         while !progress.done {
@@ -218,12 +243,12 @@ impl Netlink {
         self.send(&bytes)
     }
 
-    fn send(&self, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn send(&self, bytes: &[u8]) -> io::Result<()> {
         retry(|| self.socket.send_to(bytes, &SocketAddr::new(0, 0), 0)).map(drop)
     }
 
     /// Reads the next piece into the buffer; `false` when some were lost.
-    fn receive(&mut self) -> std::result::Result<bool, NetlinkError> {
+    pub(super) fn receive(&mut self) -> std::result::Result<bool, NetlinkError> {
         loop {
             self.buffer.clear();
             let received = retry(|| self.socket.recv_from(&mut self.buffer, libc::MSG_TRUNC));
