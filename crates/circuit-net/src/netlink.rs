@@ -8,12 +8,14 @@
 
 mod address;
 mod attributes;
+mod batch;
 mod change;
 mod create;
 mod defaults;
 mod link;
 mod mac;
 mod message;
+mod notify;
 mod order;
 mod port;
 mod route;
@@ -34,6 +36,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 pub use address::AddressSpec;
 pub use attributes::{Reply, attributes};
+pub(crate) use batch::BatchError;
 pub use change::{LinkSpec, delete_link};
 pub use defaults::order_default_routes;
 pub use link::{Link, found, get_link, get_link_at};

@@ -86,7 +86,8 @@ impl Names {
         }
         let link_name = text(link, "ifname");
         if text(&link["linkinfo"], "info_kind") == "bridge" {
-            self.bridges.insert(link_name.to_owned(), address.to_owned());
+            self.bridges
+                .insert(link_name.to_owned(), address.to_owned());
         }
         if link["master"].is_string() {
             self.of_ports.insert(address.to_owned());
@@ -189,7 +190,9 @@ impl Names {
 
 /// An element of something whose order is its meaning.
 fn is_answer(value: &Value) -> bool {
-    ["plugin", "address", "name", "dst"].iter().any(|key| value.get(key).is_some())
+    ["plugin", "address", "name", "dst"]
+        .iter()
+        .any(|key| value.get(key).is_some())
         && value.get("dev").is_none()
         && value.get("protocol").is_none()
 }

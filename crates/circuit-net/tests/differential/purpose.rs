@@ -30,15 +30,13 @@ impl Meant {
 }
 
 /// The native drivers against the stock plugins 1.9.1.
-pub(crate) const ON_PURPOSE: &[Meant] = &[
-    Meant {
-        test: "*",
-        step: "VERSION",
-        path: "*.answer.supportedVersions",
-        right: None,
-        why: "versions before 0.3.1 are not spoken: nobody writes them any more",
-    },
-];
+pub(crate) const ON_PURPOSE: &[Meant] = &[Meant {
+    test: "*",
+    step: "VERSION",
+    path: "*.answer.supportedVersions",
+    right: None,
+    why: "versions before 0.3.1 are not spoken: nobody writes them any more",
+}];
 
 /// The stock plugins 1.9.1 against 1.1.1: what their authors changed, so that
 /// what is left shows that worlds can be compared.

@@ -88,7 +88,10 @@ impl Ran {
 pub(crate) fn run(executable: &Path, env: &[(&str, &str)], input: &str) -> Ran {
     let mut child = Command::new(executable)
         .env_clear()
-        .env("PATH", "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin")
+        .env(
+            "PATH",
+            "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin",
+        )
         .envs(env.iter().copied())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -113,20 +113,30 @@ impl Case {
     /// The types of its plugins, those for addresses too.
     fn kinds(&self) -> Vec<&str> {
         let plugins = self.list["plugins"].as_array().unwrap();
-        let named = plugins.iter().flat_map(|plugin| [&plugin["type"], &plugin["ipam"]["type"]]);
+        let named = plugins
+            .iter()
+            .flat_map(|plugin| [&plugin["type"], &plugin["ipam"]["type"]]);
         named.filter_map(Value::as_str).collect()
     }
 
     /// Runs it everywhere, and compares.
     pub(crate) fn run(&self) {
         let native = native_kinds();
-        let missing: Vec<_> = self.kinds().into_iter().filter(|kind| !native.contains(kind)).collect();
+        let missing: Vec<_> = self
+            .kinds()
+            .into_iter()
+            .filter(|kind| !native.contains(kind))
+            .collect();
         let (old, new, ours) = std::thread::scope(|scope| {
             let live = |side: Side| scope.spawn(move || live(self, side));
             let old = self.old.then(|| live(Side::Old));
             let ours = missing.is_empty().then(|| live(Side::Ours));
             let new = live(Side::New).join().unwrap();
-            (old.map(|t| t.join().unwrap()), new, ours.map(|t| t.join().unwrap()))
+            (
+                old.map(|t| t.join().unwrap()),
+                new,
+                ours.map(|t| t.join().unwrap()),
+            )
         });
         if let Some(old) = old {
             judge(self.name, "1.1.1", &old, "1.9.1", &new, purpose::VERSIONS);
@@ -248,7 +258,9 @@ impl<'a> Life<'a> {
         self.snapshot("both are attached");
         self.talk();
         if self.case.has_status_and_gc() {
-            let answers = self.runtime.gc(&[&self.attachments[0], &self.attachments[1]]);
+            let answers = self
+                .runtime
+                .gc(&[&self.attachments[0], &self.attachments[1]]);
             self.saw("GC of nothing", &answers);
         }
         let again = self.runtime.add(&self.attachments[0]);
@@ -261,7 +273,9 @@ impl<'a> Life<'a> {
         let two = CONTAINERS[1];
         let ifname = self.case.ifname;
         self.world.inside(two, || {
-            self.world.shell(&format!("ip addr flush dev {ifname} scope global 2>&1 || true"));
+            self.world.shell(&format!(
+                "ip addr flush dev {ifname} scope global 2>&1 || true"
+            ));
         });
         self.check(1, "two without addresses");
         self.world.remove_netns(two);
@@ -273,7 +287,10 @@ impl<'a> Life<'a> {
     fn saw(&mut self, step: &str, answers: &Answers) {
         if std::env::var_os("CIRCUIT_DIFFERENTIAL_SHOW").is_some() {
             let at = self.start.elapsed();
-            eprintln!("{} {:?} {at:?}: [{step}] {answers:?}", self.case.name, self.side);
+            eprintln!(
+                "{} {:?} {at:?}: [{step}] {answers:?}",
+                self.case.name, self.side
+            );
         }
         let seen = answers.iter().map(|(kind, ran)| {
             let mut seen = ran.seen();
@@ -308,19 +325,24 @@ impl<'a> Life<'a> {
     }
 
     fn check(&mut self, which: usize, what: &str) {
-        let answers = self.runtime.check(&self.attachments[which], &self.results[which]);
+        let answers = self
+            .runtime
+            .check(&self.attachments[which], &self.results[which]);
         self.saw(&format!("CHECK {what}"), &answers);
     }
 
     fn del(&mut self, which: usize, what: &str) {
-        let answers = self.runtime.del(&self.attachments[which], &self.results[which]);
+        let answers = self
+            .runtime
+            .del(&self.attachments[which], &self.results[which]);
         self.saw(&format!("DEL {what}"), &answers);
     }
 
     /// The addresses of a container, and its gateways.
     fn addresses(&self, which: usize, key: &str) -> Vec<IpAddr> {
         let ips = self.results[which]["ips"].as_array().into_iter().flatten();
-        ips.filter_map(|ip| ip[key].as_str()?.split('/').next()?.parse().ok()).collect()
+        ips.filter_map(|ip| ip[key].as_str()?.split('/').next()?.parse().ok())
+            .collect()
     }
 
     /// Everybody talks to everybody, by every address there is.
@@ -331,13 +353,18 @@ impl<'a> Life<'a> {
             let run = |(at, probe): (usize, Probe)| {
                 let port = FIRST_PORT + u16::try_from(at).unwrap();
                 let to = SocketAddr::new(probe.to, port);
-                let by = if probe.udp { traffic::udp } else { traffic::tcp };
+                let by = if probe.udp {
+                    traffic::udp
+                } else {
+                    traffic::tcp
+                };
                 let ran = scope.spawn(move || by(world, probe.from, to, (probe.at, port)));
                 (probe.name, ran)
             };
             let running: Vec<_> = probes.into_iter().enumerate().map(run).collect();
             let said = running.into_iter();
-            said.map(|(name, ran)| (name, ran.join().unwrap().into())).collect()
+            said.map(|(name, ran)| (name, ran.join().unwrap().into()))
+                .collect()
         });
         self.talk_to_ports(&mut seen);
         self.record.push("traffic", seen.into());
@@ -347,7 +374,13 @@ impl<'a> Life<'a> {
         let [one, two] = CONTAINERS;
         let mut probes = Vec::new();
         let mut add = |name: String, from, to, at, udp| {
-            probes.push(Probe { name, from, to, at, udp });
+            probes.push(Probe {
+                name,
+                from,
+                to,
+                at,
+                udp,
+            });
         };
         for (at, to) in self.addresses(1, "address").into_iter().enumerate() {
             add(format!("one to two, address {at}"), one, to, two, false);
@@ -380,11 +413,20 @@ impl<'a> Life<'a> {
             let host_port = u16::try_from(port["hostPort"].as_u64().unwrap()).unwrap();
             let container_port = port["containerPort"].as_u64().unwrap();
             let at = (one, u16::try_from(container_port).unwrap());
-            let by = if port["protocol"] == "udp" { traffic::udp } else { traffic::tcp };
+            let by = if port["protocol"] == "udp" {
+                traffic::udp
+            } else {
+                traffic::tcp
+            };
             for address in addresses {
                 let address: IpAddr = address.parse().unwrap();
                 let to = SocketAddr::new(address, host_port);
-                for (from, name) in [("", "host"), (OUTSIDE, "outside"), (one, "one"), (two, "two")] {
+                for (from, name) in [
+                    ("", "host"),
+                    (OUTSIDE, "outside"),
+                    (one, "one"),
+                    (two, "two"),
+                ] {
                     if address.is_loopback() && !from.is_empty() {
                         continue;
                     }
@@ -403,9 +445,16 @@ impl<'a> Life<'a> {
         }
         let rules = self.world.shell("nft list ruleset");
         let addresses = (0..CONTAINERS.len()).flat_map(|which| self.addresses(which, "address"));
-        let ids = self.attachments.iter().map(|attachment| attachment.id.clone());
+        let ids = self
+            .attachments
+            .iter()
+            .map(|attachment| attachment.id.clone());
         for trace in addresses.map(|address| address.to_string()).chain(ids) {
-            assert!(!rules.contains(&trace), "{}: {trace} is left in {rules}", self.case.name);
+            assert!(
+                !rules.contains(&trace),
+                "{}: {trace} is left in {rules}",
+                self.case.name
+            );
         }
     }
 }

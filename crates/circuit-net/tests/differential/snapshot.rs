@@ -147,7 +147,9 @@ fn namespace_of(name: &str, links: Vec<Value>, names: &Names) -> Value {
         }
     }
     let rules = array(tables.next());
-    let neighbours = tables.flat_map(|table| array(Some(table))).collect::<Vec<_>>();
+    let neighbours = tables
+        .flat_map(|table| array(Some(table)))
+        .collect::<Vec<_>>();
     let rules6 = array(documents(&feed("ip", &["-6", "-j", "-d", "rule", "show"], "")).pop());
     json!({
         "links": by_name(links, names, name),
@@ -221,7 +223,11 @@ fn traffic_control(devices: &[String]) -> Value {
             for place in ["root", "ingress"] {
                 let arguments = ["-d", "filter", "show", "dev", device, place];
                 let filters = feed("tc", &arguments, "");
-                lines.extend(filters.lines().map(|line| format!("{device} {place}: {line}")));
+                lines.extend(
+                    filters
+                        .lines()
+                        .map(|line| format!("{device} {place}: {line}")),
+                );
             }
         }
     }

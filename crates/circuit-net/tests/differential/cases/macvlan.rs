@@ -14,7 +14,10 @@ fn on_the_wire() -> Value {
 }
 
 fn macvlan(name: &'static str, keys: Value) -> Case {
-    let plugin = with(json!({"type": "macvlan", "master": "uplink", "ipam": on_the_wire()}), keys);
+    let plugin = with(
+        json!({"type": "macvlan", "master": "uplink", "ipam": on_the_wire()}),
+        keys,
+    );
     Case::new(name, "1.0.0", json!([plugin]))
 }
 
@@ -23,10 +26,16 @@ fn refused(name: &'static str, keys: Value) -> Case {
 }
 
 /// Devices to give away, the first with a known hardware address.
-const DEVICES: &str = "ip link add hd0 type veth peer name hd1; ip link set hd0 address 02:00:00:00:07:00";
+const DEVICES: &str =
+    "ip link add hd0 type veth peer name hd1; ip link set hd0 address 02:00:00:00:07:00";
 
 fn device(name: &'static str, keys: Value) -> Case {
-    Case::new(name, "1.0.0", json!([with(json!({"type": "host-device"}), keys)])).prepare(DEVICES)
+    Case::new(
+        name,
+        "1.0.0",
+        json!([with(json!({"type": "host-device"}), keys)]),
+    )
+    .prepare(DEVICES)
 }
 
 cases! {

@@ -10,7 +10,10 @@ fn portmap(name: &'static str, keys: Value, ports: Value) -> Case {
 }
 
 fn behind(name: &'static str, version: &str, bridge: Value, keys: Value, ports: Value) -> Case {
-    let portmap = with(json!({"type": "portmap", "capabilities": {"portMappings": true}}), keys);
+    let portmap = with(
+        json!({"type": "portmap", "capabilities": {"portMappings": true}}),
+        keys,
+    );
     Case::new(name, version, json!([bridge, portmap]))
         .capabilities(json!({"portMappings": ports}), json!({}))
 }
@@ -24,8 +27,11 @@ fn at(host_ip: &str) -> Value {
 }
 
 fn bridge_of(subnet: &str, route: &str) -> Value {
-    plugin("bridge", json!({"isGateway": true, "ipMasq": true, "ipam":
-        {"type": "host-local", "subnet": subnet, "routes": [{"dst": route}]}}))
+    plugin(
+        "bridge",
+        json!({"isGateway": true, "ipMasq": true, "ipam":
+        {"type": "host-local", "subnet": subnet, "routes": [{"dst": route}]}}),
+    )
 }
 
 cases! {

@@ -7,8 +7,15 @@ use super::{cases, plugin, with};
 use crate::script::Case;
 
 fn bandwidth(name: &'static str, version: &str, keys: Value) -> Case {
-    let bandwidth = with(json!({"type": "bandwidth", "capabilities": {"bandwidth": true}}), keys);
-    Case::new(name, version, json!([plugin("bridge", json!({"isGateway": true})), bandwidth]))
+    let bandwidth = with(
+        json!({"type": "bandwidth", "capabilities": {"bandwidth": true}}),
+        keys,
+    );
+    Case::new(
+        name,
+        version,
+        json!([plugin("bridge", json!({"isGateway": true})), bandwidth]),
+    )
 }
 
 fn received() -> Value {

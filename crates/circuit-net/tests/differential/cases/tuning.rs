@@ -7,7 +7,11 @@ use crate::script::{Case, mapping};
 
 fn tuning(name: &'static str, version: &str, keys: Value) -> Case {
     let tuning = with(json!({"type": "tuning"}), keys);
-    Case::new(name, version, json!([plugin("bridge", json!({"isGateway": true})), tuning]))
+    Case::new(
+        name,
+        version,
+        json!([plugin("bridge", json!({"isGateway": true})), tuning]),
+    )
 }
 
 fn refused(name: &'static str, keys: Value) -> Case {
