@@ -8,16 +8,21 @@
 
 mod address;
 mod attributes;
+mod batch;
 mod change;
 mod create;
 mod defaults;
 mod link;
 mod mac;
 mod message;
+mod notify;
 mod order;
 mod port;
 mod route;
+pub mod rules;
 mod socket;
+pub mod tc;
+pub mod traits;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -31,6 +36,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 pub use address::AddressSpec;
 pub use attributes::{Reply, attributes};
+pub(crate) use batch::BatchError;
 pub use change::{LinkSpec, delete_link};
 pub use defaults::order_default_routes;
 pub use link::{Link, found, get_link, get_link_at};
@@ -95,7 +101,16 @@ pub fn links(netns: Option<&Path>) -> Result<Vec<Link>> {
 /// # Errors
 /// As [`links`].
 pub fn addresses(netns: Option<&Path>) -> Result<Vec<Address>> {
-    let mut socket = Netlink::open(netns)?;
+    Ok(address_list(&mut Netlink::open(netns)?)?)
+}
+
+/// The addresses of the namespace that a socket is in.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(crate) fn address_list(
+    socket: &mut Netlink,
+) -> std::result::Result<Vec<Address>, NetlinkError> {
     let replies = socket.dump(&RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
     Ok(replies.iter().filter_map(Reply::address).collect())
 }

@@ -6,6 +6,7 @@
 //! and single-threaded: it runs on threads that may block, never on those of
 //! an async runtime.
 
+mod bandwidth;
 mod bridge;
 mod call;
 mod configure;
@@ -17,7 +18,10 @@ mod loopback;
 mod managed;
 mod options;
 mod ptp;
+mod sbr;
+mod steps;
 mod sysctl;
+mod tuning;
 mod verify;
 mod veth;
 
@@ -78,11 +82,14 @@ pub trait Driver: Sync {
 
 /// Every driver by the `type` that names it in a configuration.
 pub const DRIVERS: &[(&str, &dyn Driver)] = &[
+    ("bandwidth", &bandwidth::Bandwidth),
     ("bridge", &bridge::Bridge),
     ("host-local", &ipam::HostLocal),
     ("loopback", &loopback::Loopback),
     ("ptp", &ptp::Ptp),
+    ("sbr", &sbr::Sbr),
     ("static", &ipam::Static),
+    ("tuning", &tuning::Tuning),
 ];
 
 /// The driver of a plugin type.

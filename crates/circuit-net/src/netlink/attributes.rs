@@ -219,7 +219,7 @@ pub(super) fn mac(value: &[u8]) -> Option<String> {
     (!value.is_empty()).then(hex)
 }
 
-fn ip(value: &[u8]) -> Option<IpAddr> {
+pub(super) fn ip(value: &[u8]) -> Option<IpAddr> {
     match value.len() {
         4 => value
             .first_chunk::<4>()

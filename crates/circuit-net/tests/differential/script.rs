@@ -1,0 +1,465 @@
+//! What is done with each configuration: an attachment's whole life, and the
+//! mistakes that runtimes make.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use serde_json::{Map, Value, json};
+
+use crate::compare::{Record, differences};
+use crate::normal::Names;
+use crate::purpose;
+use crate::runtime::{Answers, Attachment, Runtime, result_of};
+use crate::sides::{Side, native_kinds};
+use crate::snapshot;
+use crate::traffic;
+use crate::world::{CONTAINERS, HOST_V4, HOST_V6, OUTSIDE, OUTSIDE_V4, OUTSIDE_V6, World};
+
+/// The ports that containers serve.
+const CONTAINER_PORT: u16 = 8080;
+/// And those that stand for any service, each used once at a time.
+const FIRST_PORT: u16 = 1000;
+
+/// Somebody who talks to somebody.
+struct Probe {
+    name: String,
+    from: &'static str,
+    to: IpAddr,
+    /// The namespace that serves the address.
+    at: &'static str,
+    udp: bool,
+}
+
+/// A configuration, and how it is used.
+#[derive(Debug, Clone)]
+pub(crate) struct Case {
+    /// The name of its test.
+    pub(crate) name: &'static str,
+    /// The configuration list.
+    pub(crate) list: Value,
+    /// Arguments of capabilities for the first container and for the second.
+    pub(crate) capabilities: [Value; 2],
+    /// `CNI_ARGS` of the first container.
+    pub(crate) args: &'static str,
+    /// Shell commands on the host before anything else.
+    pub(crate) prepare: String,
+    /// Whether the stock plugins 1.1.1 know all of it.
+    pub(crate) old: bool,
+    /// Whether ADD must succeed, that the case tries what it means to.
+    pub(crate) succeeds: bool,
+    /// The interface's name.
+    pub(crate) ifname: &'static str,
+    /// Whether a tenth of a life is enough: ADD, CHECK and DEL.
+    pub(crate) short: bool,
+}
+
+impl Case {
+    /// A list of one version with these plugins.
+    pub(crate) fn new(name: &'static str, version: &str, plugins: Value) -> Self {
+        Self {
+            name,
+            list: json!({"cniVersion": version, "name": "net", "plugins": plugins}),
+            capabilities: [json!({}), json!({})],
+            args: "",
+            prepare: String::new(),
+            old: version != "1.1.0",
+            succeeds: true,
+            ifname: "eth0",
+            short: false,
+        }
+    }
+
+    pub(crate) fn capabilities(mut self, one: Value, two: Value) -> Self {
+        self.capabilities = [one, two];
+        self
+    }
+
+    pub(crate) fn args(mut self, args: &'static str) -> Self {
+        self.args = args;
+        self
+    }
+
+    pub(crate) fn prepare(mut self, commands: &str) -> Self {
+        self.prepare = commands.to_owned();
+        self
+    }
+
+    /// 1.1.1 does not know a key of it.
+    pub(crate) fn only_new(mut self) -> Self {
+        self.old = false;
+        self
+    }
+
+    /// Both sides refuse it.
+    pub(crate) fn fails(mut self) -> Self {
+        self.succeeds = false;
+        self
+    }
+
+    pub(crate) fn ifname(mut self, name: &'static str) -> Self {
+        self.ifname = name;
+        self
+    }
+
+    pub(crate) fn short(mut self) -> Self {
+        self.short = true;
+        self
+    }
+
+    fn has_status_and_gc(&self) -> bool {
+        self.list["cniVersion"] == "1.1.0"
+    }
+
+    /// The types of its plugins, those for addresses too.
+    fn kinds(&self) -> Vec<&str> {
+        let plugins = self.list["plugins"].as_array().unwrap();
+        let named = plugins
+            .iter()
+            .flat_map(|plugin| [&plugin["type"], &plugin["ipam"]["type"]]);
+        named.filter_map(Value::as_str).collect()
+    }
+
+    /// Runs it everywhere, and compares.
+    pub(crate) fn run(&self) {
+        let native = native_kinds();
+        let missing: Vec<_> = self
+            .kinds()
+            .into_iter()
+            .filter(|kind| !native.contains(kind))
+            .collect();
+        let (old, new, ours) = std::thread::scope(|scope| {
+            let live = |side: Side| scope.spawn(move || live(self, side));
+            let old = self.old.then(|| live(Side::Old));
+            let ours = missing.is_empty().then(|| live(Side::Ours));
+            let new = live(Side::New).join().unwrap();
+            (
+                old.map(|t| t.join().unwrap()),
+                new,
+                ours.map(|t| t.join().unwrap()),
+            )
+        });
+        if let Some(old) = old {
+            judge(self.name, "1.1.1", &old, "1.9.1", &new, purpose::VERSIONS);
+        }
+        match ours {
+            Some(ours) => judge(self.name, "1.9.1", &new, "ours", &ours, purpose::ON_PURPOSE),
+            None => assert!(
+                std::env::var_os("CIRCUIT_DIFFERENTIAL_PARTS").is_some(),
+                "no native driver for {missing:?}"
+            ),
+        }
+    }
+}
+
+/// Fails with every difference that is not in the table.
+pub(crate) fn judge(
+    test: &str,
+    left_name: &str,
+    left: &Record,
+    right_name: &str,
+    right: &Record,
+    meant: &[purpose::Meant],
+) {
+    let found = differences(left, right);
+    let (known, unknown): (Vec<_>, Vec<_>) = found
+        .iter()
+        .partition(|difference| meant.iter().any(|meant| meant.covers(test, difference)));
+    if std::env::var_os("CIRCUIT_DIFFERENTIAL_SHOW").is_some() {
+        for difference in &known {
+            eprintln!("{test}: meant: {difference}");
+        }
+        for (step, seen) in &right.steps {
+            eprintln!("{test}: {right_name}: [{step}] {seen}");
+        }
+    }
+    let lines: Vec<String> = unknown.iter().take(40).map(ToString::to_string).collect();
+    assert!(
+        unknown.is_empty(),
+        "{test}: {left_name} and {right_name} differ in {} places:\n{}",
+        unknown.len(),
+        lines.join("\n")
+    );
+}
+
+/// One life of a configuration in a world of its own.
+pub(crate) fn live(case: &Case, side: Side) -> Record {
+    World::with(|world| Life::new(case, side, world).run())
+}
+
+struct Life<'a> {
+    case: &'a Case,
+    side: Side,
+    world: &'a World,
+    runtime: Runtime,
+    names: Names,
+    attachments: Vec<Attachment>,
+    results: Vec<Value>,
+    record: Record,
+    start: Instant,
+}
+
+impl<'a> Life<'a> {
+    fn new(case: &'a Case, side: Side, world: &'a World) -> Self {
+        let given = format!("{}{:?}{}", case.list, case.capabilities, case.args);
+        let mut attachments: Vec<Attachment> = CONTAINERS
+            .into_iter()
+            .zip(&case.capabilities)
+            .map(|(netns, capabilities)| Attachment {
+                capabilities: capabilities.clone(),
+                ..Attachment::of(netns, case.ifname)
+            })
+            .collect();
+        attachments[0].args = case.args.to_owned();
+        Self {
+            case,
+            side,
+            world,
+            runtime: Runtime::new(side.folder(), &case.list),
+            names: Names::new(given),
+            attachments,
+            results: vec![Value::Null; CONTAINERS.len()],
+            record: Record::default(),
+            start: Instant::now(),
+        }
+    }
+
+    fn run(mut self) -> Record {
+        self.world.shell(&self.case.prepare);
+        self.ask("VERSION");
+        self.add(0);
+        self.snapshot("one is attached");
+        self.check(0, "one");
+        if !self.case.short {
+            self.share();
+        }
+        self.del(0, "one");
+        self.del(0, "one again");
+        self.check(0, "one that is gone");
+        if !self.case.short {
+            self.snapshot("one is gone");
+            self.mishaps();
+        }
+        self.snapshot("end");
+        self.nothing_is_left();
+        let steps = std::mem::take(&mut self.record.steps);
+        let normal = |(step, seen): (String, Value)| (step, self.names.normal(&seen));
+        Record {
+            steps: steps.into_iter().map(normal).collect(),
+        }
+    }
+
+    /// Two containers, and what they say to each other and to the world.
+    fn share(&mut self) {
+        if self.case.has_status_and_gc() {
+            self.ask("STATUS");
+        }
+        self.add(1);
+        self.check(1, "two");
+        self.snapshot("both are attached");
+        self.talk();
+        if self.case.has_status_and_gc() {
+            let answers = self
+                .runtime
+                .gc(&[&self.attachments[0], &self.attachments[1]]);
+            self.saw("GC of nothing", &answers);
+        }
+        let again = self.runtime.add(&self.attachments[0]);
+        self.saw("ADD one again", &again);
+        self.snapshot("still both are attached");
+    }
+
+    /// What was attached is broken, and its namespace goes before the DEL.
+    fn mishaps(&mut self) {
+        let two = CONTAINERS[1];
+        let ifname = self.case.ifname;
+        self.world.inside(two, || {
+            self.world.shell(&format!(
+                "ip addr flush dev {ifname} scope global 2>&1 || true"
+            ));
+        });
+        self.check(1, "two without addresses");
+        self.world.remove_netns(two);
+        self.del(1, "two without netns");
+        self.attachments[1].netns = None;
+        self.del(1, "two with no netns named");
+    }
+
+    fn saw(&mut self, step: &str, answers: &Answers) {
+        if std::env::var_os("CIRCUIT_DIFFERENTIAL_SHOW").is_some() {
+            let at = self.start.elapsed();
+            eprintln!(
+                "{} {:?} {at:?}: [{step}] {answers:?}",
+                self.case.name, self.side
+            );
+        }
+        let seen = answers.iter().map(|(kind, ran)| {
+            let mut seen = ran.seen();
+            seen["plugin"] = kind.as_str().into();
+            seen
+        });
+        self.record.push(step, seen.collect());
+    }
+
+    fn snapshot(&mut self, step: &str) {
+        if std::env::var_os("CIRCUIT_DIFFERENTIAL_SHOW").is_some() {
+            let at = self.start.elapsed();
+            eprintln!("{} {:?} {at:?}: [{step}]", self.case.name, self.side);
+        }
+        let seen = snapshot::take(self.world, &mut self.names);
+        self.record.push(step, seen);
+    }
+
+    fn ask(&mut self, command: &str) {
+        let answers = self.runtime.ask(command);
+        self.saw(command, &answers);
+    }
+
+    fn add(&mut self, which: usize) {
+        let answers = self.runtime.add(&self.attachments[which]);
+        self.results[which] = result_of(&answers);
+        if self.side == Side::New && self.case.succeeds && which == 0 {
+            let tries = "this case tries nothing, for the stock plugins refuse it";
+            assert!(!self.results[which].is_null(), "{tries}: {answers:?}");
+        }
+        self.saw(&format!("ADD {}", CONTAINERS[which]), &answers);
+    }
+
+    fn check(&mut self, which: usize, what: &str) {
+        let answers = self
+            .runtime
+            .check(&self.attachments[which], &self.results[which]);
+        self.saw(&format!("CHECK {what}"), &answers);
+    }
+
+    fn del(&mut self, which: usize, what: &str) {
+        let answers = self
+            .runtime
+            .del(&self.attachments[which], &self.results[which]);
+        self.saw(&format!("DEL {what}"), &answers);
+    }
+
+    /// The addresses of a container, and its gateways.
+    fn addresses(&self, which: usize, key: &str) -> Vec<IpAddr> {
+        let ips = self.results[which]["ips"].as_array().into_iter().flatten();
+        ips.filter_map(|ip| ip[key].as_str()?.split('/').next()?.parse().ok())
+            .collect()
+    }
+
+    /// Everybody talks to everybody, by every address there is.
+    fn talk(&mut self) {
+        let probes = self.probes();
+        let world = self.world;
+        let mut seen: Map<String, Value> = std::thread::scope(|scope| {
+            let run = |(at, probe): (usize, Probe)| {
+                let port = FIRST_PORT + u16::try_from(at).unwrap();
+                let to = SocketAddr::new(probe.to, port);
+                let by = if probe.udp {
+                    traffic::udp
+                } else {
+                    traffic::tcp
+                };
+                let ran = scope.spawn(move || by(world, probe.from, to, (probe.at, port)));
+                (probe.name, ran)
+            };
+            let running: Vec<_> = probes.into_iter().enumerate().map(run).collect();
+            let said = running.into_iter();
+            said.map(|(name, ran)| (name, ran.join().unwrap().into()))
+                .collect()
+        });
+        self.talk_to_ports(&mut seen);
+        self.record.push("traffic", seen.into());
+    }
+
+    fn probes(&self) -> Vec<Probe> {
+        let [one, two] = CONTAINERS;
+        let mut probes = Vec::new();
+        let mut add = |name: String, from, to, at, udp| {
+            probes.push(Probe {
+                name,
+                from,
+                to,
+                at,
+                udp,
+            });
+        };
+        for (at, to) in self.addresses(1, "address").into_iter().enumerate() {
+            add(format!("one to two, address {at}"), one, to, two, false);
+        }
+        for (at, to) in self.addresses(0, "gateway").into_iter().enumerate() {
+            add(format!("one to its gateway {at}"), one, to, "", false);
+        }
+        for (at, to) in self.addresses(0, "address").into_iter().enumerate() {
+            for (from, name) in [("", "host"), (OUTSIDE, "outside"), (two, "two")] {
+                add(format!("{name} to one, address {at}"), from, to, one, false);
+            }
+            let outside = if to.is_ipv4() { OUTSIDE_V4 } else { OUTSIDE_V6 };
+            let outside = outside.parse().unwrap();
+            for container in [one, two] {
+                for (udp, by) in [(true, "udp"), (false, "tcp")] {
+                    let name = format!("{container} to outside {outside} by {by}, address {at}");
+                    add(name, container, outside, OUTSIDE, udp);
+                }
+            }
+        }
+        probes
+    }
+
+    /// Everybody uses the first container's ports of the host.
+    fn talk_to_ports(&self, seen: &mut Map<String, Value>) {
+        let ports = &self.attachments[0].capabilities["portMappings"];
+        let [one, two] = CONTAINERS;
+        let addresses = ["127.0.0.1", "::1", HOST_V4, HOST_V6];
+        for port in ports.as_array().into_iter().flatten() {
+            let host_port = u16::try_from(port["hostPort"].as_u64().unwrap()).unwrap();
+            let container_port = port["containerPort"].as_u64().unwrap();
+            let at = (one, u16::try_from(container_port).unwrap());
+            let by = if port["protocol"] == "udp" {
+                traffic::udp
+            } else {
+                traffic::tcp
+            };
+            for address in addresses {
+                let address: IpAddr = address.parse().unwrap();
+                let to = SocketAddr::new(address, host_port);
+                for (from, name) in [
+                    ("", "host"),
+                    (OUTSIDE, "outside"),
+                    (one, "one"),
+                    (two, "two"),
+                ] {
+                    if address.is_loopback() && !from.is_empty() {
+                        continue;
+                    }
+                    let name = format!("{name} to {to}, {}", port["protocol"]);
+                    seen.insert(name, by(self.world, from, to, at).into());
+                }
+            }
+        }
+    }
+
+    /// A life that ended leaves no rule that names it. (Links, leases and the
+    /// rest are in the last snapshot.) The stock plugins leave some.
+    fn nothing_is_left(&self) {
+        if self.side != Side::Ours {
+            return;
+        }
+        let rules = self.world.shell("nft list ruleset");
+        let addresses = (0..CONTAINERS.len()).flat_map(|which| self.addresses(which, "address"));
+        let ids = self
+            .attachments
+            .iter()
+            .map(|attachment| attachment.id.clone());
+        for trace in addresses.map(|address| address.to_string()).chain(ids) {
+            assert!(
+                !rules.contains(&trace),
+                "{}: {trace} is left in {rules}",
+                self.case.name
+            );
+        }
+    }
+}
+
+/// The port that containers serve, for configurations.
+pub(crate) fn mapping(host_port: u16, protocol: &str) -> Value {
+    json!({"hostPort": host_port, "containerPort": CONTAINER_PORT, "protocol": protocol})
+}
