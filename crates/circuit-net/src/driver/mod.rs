@@ -6,11 +6,19 @@
 //! and single-threaded: it runs on threads that may block, never on those of
 //! an async runtime.
 
+mod args;
 mod call;
+mod check;
+mod configure;
 mod delegate;
+mod dummy;
 pub mod executable;
 mod ipam;
+mod ipvlan;
+mod macvlan;
 mod options;
+mod single;
+mod vlan;
 
 use circuit_core::cni::{CniResult, ErrorReport, JsonObject};
 
@@ -67,8 +75,14 @@ pub trait Driver: Sync {
 }
 
 /// Every driver by the `type` that names it in a configuration.
-pub const DRIVERS: &[(&str, &dyn Driver)] =
-    &[("host-local", &ipam::HostLocal), ("static", &ipam::Static)];
+pub const DRIVERS: &[(&str, &dyn Driver)] = &[
+    ("dummy", &dummy::Dummy),
+    ("host-local", &ipam::HostLocal),
+    ("ipvlan", &ipvlan::Ipvlan),
+    ("macvlan", &macvlan::Macvlan),
+    ("static", &ipam::Static),
+    ("vlan", &vlan::Vlan),
+];
 
 /// The driver of a plugin type.
 pub fn driver(kind: &str) -> Option<&'static dyn Driver> {
