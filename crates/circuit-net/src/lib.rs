@@ -10,3 +10,4 @@ pub mod driver;
 pub mod host;
 pub mod netlink;
 pub mod netns;
+pub mod nft;

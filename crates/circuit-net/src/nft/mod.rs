@@ -1,0 +1,3 @@
+//! Rules of nftables.
+
+pub mod masquerade;
