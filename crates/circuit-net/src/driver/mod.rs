@@ -13,6 +13,7 @@ mod configure;
 mod delegate;
 mod dummy;
 pub mod executable;
+mod host_device;
 mod ipam;
 mod ipmasq;
 mod ipvlan;
@@ -85,6 +86,7 @@ pub trait Driver: Sync {
 pub const DRIVERS: &[(&str, &dyn Driver)] = &[
     ("bridge", &bridge::Bridge),
     ("dummy", &dummy::Dummy),
+    ("host-device", &host_device::HostDevice),
     ("host-local", &ipam::HostLocal),
     ("ipvlan", &ipvlan::Ipvlan),
     ("loopback", &loopback::Loopback),
