@@ -6,20 +6,26 @@
 //! and single-threaded: it runs on threads that may block, never on those of
 //! an async runtime.
 
+mod args;
 mod bridge;
 mod call;
 mod configure;
 mod delegate;
+mod dummy;
 pub mod executable;
 mod ipam;
 mod ipmasq;
+mod ipvlan;
 mod loopback;
+mod macvlan;
 mod managed;
 mod options;
 mod ptp;
+mod single;
 mod sysctl;
 mod verify;
 mod veth;
+mod vlan;
 
 use circuit_core::cni::{CniResult, ErrorReport, JsonObject};
 
@@ -78,10 +84,14 @@ pub trait Driver: Sync {
 /// Every driver by the `type` that names it in a configuration.
 pub const DRIVERS: &[(&str, &dyn Driver)] = &[
     ("bridge", &bridge::Bridge),
+    ("dummy", &dummy::Dummy),
     ("host-local", &ipam::HostLocal),
+    ("ipvlan", &ipvlan::Ipvlan),
     ("loopback", &loopback::Loopback),
+    ("macvlan", &macvlan::Macvlan),
     ("ptp", &ptp::Ptp),
     ("static", &ipam::Static),
+    ("vlan", &vlan::Vlan),
 ];
 
 /// The driver of a plugin type.
