@@ -151,10 +151,9 @@ impl Twin {
     /// one, of which it is taken away here.
     pub(crate) fn refuse(&mut self, plugin: &Value, who: &Who) -> ErrorReport {
         let links = || look_at(who.netns.as_deref().filter(|path| path.exists()));
-        let before = links()["links"].to_string();
+        let before = links()["links"].clone();
         let error = self.run(Command::Add, plugin, who).unwrap_err();
-        eprintln!("{:?}: {}", self.way, error.text());
-        if links()["links"].to_string() != before {
+        if links()["links"] != before {
             assert_eq!(self.way, Way::Stock19, "{plugin} leaves {}", links());
             let path = who.netns.as_ref().unwrap().display();
             shell(&format!("nsenter --net={path} ip link del {}", who.ifname));
