@@ -8,12 +8,14 @@
 
 mod address;
 mod attributes;
+mod batch;
 mod change;
 mod create;
 mod defaults;
 mod link;
 mod mac;
 mod message;
+mod notify;
 mod order;
 mod port;
 mod route;
@@ -40,6 +42,7 @@ pub use port::{Vlans, add_vlans, delete_vlans, set_port};
 pub use route::{Beside, RouteSpec};
 pub use socket::{Netlink, NetlinkError};
 
+pub(crate) use batch::BatchError;
 pub(crate) use create::add_bridge;
 
 /// The main routing table.
