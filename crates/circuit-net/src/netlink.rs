@@ -46,6 +46,7 @@ pub use port::{Vlans, add_vlans, delete_vlans, set_port};
 pub use route::{Beside, RouteSpec};
 pub use socket::{Netlink, NetlinkError};
 
+pub(crate) use batch::BatchError;
 pub(crate) use create::add_bridge;
 
 /// The main routing table.

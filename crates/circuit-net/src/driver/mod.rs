@@ -6,24 +6,31 @@
 //! and single-threaded: it runs on threads that may block, never on those of
 //! an async runtime.
 
+mod args;
 mod bandwidth;
 mod bridge;
 mod call;
 mod configure;
 mod delegate;
+mod dummy;
 pub mod executable;
+mod host_device;
 mod ipam;
 mod ipmasq;
+mod ipvlan;
 mod loopback;
+mod macvlan;
 mod managed;
 mod options;
 mod ptp;
 mod sbr;
+mod single;
 mod steps;
 mod sysctl;
 mod tuning;
 mod verify;
 mod veth;
+mod vlan;
 
 use circuit_core::cni::{CniResult, ErrorReport, JsonObject};
 
@@ -84,12 +91,17 @@ pub trait Driver: Sync {
 pub const DRIVERS: &[(&str, &dyn Driver)] = &[
     ("bandwidth", &bandwidth::Bandwidth),
     ("bridge", &bridge::Bridge),
+    ("dummy", &dummy::Dummy),
+    ("host-device", &host_device::HostDevice),
     ("host-local", &ipam::HostLocal),
+    ("ipvlan", &ipvlan::Ipvlan),
     ("loopback", &loopback::Loopback),
+    ("macvlan", &macvlan::Macvlan),
     ("ptp", &ptp::Ptp),
     ("sbr", &sbr::Sbr),
     ("static", &ipam::Static),
     ("tuning", &tuning::Tuning),
+    ("vlan", &vlan::Vlan),
 ];
 
 /// The driver of a plugin type.
