@@ -7,14 +7,23 @@
 //! an async runtime.
 
 mod bandwidth;
+mod bridge;
 mod call;
+mod configure;
 mod delegate;
 pub mod executable;
 mod ipam;
+mod ipmasq;
+mod loopback;
+mod managed;
 mod options;
+mod ptp;
 mod sbr;
 mod steps;
+mod sysctl;
 mod tuning;
+mod verify;
+mod veth;
 
 use circuit_core::cni::{CniResult, ErrorReport, JsonObject};
 
@@ -73,7 +82,10 @@ pub trait Driver: Sync {
 /// Every driver by the `type` that names it in a configuration.
 pub const DRIVERS: &[(&str, &dyn Driver)] = &[
     ("bandwidth", &bandwidth::Bandwidth),
+    ("bridge", &bridge::Bridge),
     ("host-local", &ipam::HostLocal),
+    ("loopback", &loopback::Loopback),
+    ("ptp", &ptp::Ptp),
     ("sbr", &sbr::Sbr),
     ("static", &ipam::Static),
     ("tuning", &tuning::Tuning),
