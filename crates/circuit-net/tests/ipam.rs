@@ -7,155 +7,22 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command as Process, Stdio};
 use std::sync::Mutex;
 
-use circuit_core::cni::{CniResult, CniVersion, ErrorReport, JsonObject};
-use circuit_net::driver::{Answer, Call, Command, Delegate, Sockets, driver, executable};
-use common::STOCK_PLUGINS;
+use circuit_core::cni::ErrorReport;
+use circuit_net::driver::Command;
+use common::plugin::{Way, Who, who, without_dns};
 use serde_json::{Value, json};
-
-/// Ways of running an address management plugin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    /// The distribution's plugin.
-    Stock11,
-    /// The newer plugin in the cache.
-    Stock19,
-    /// Ours as an executable.
-    Ours,
-    /// Ours within this process, which remembers.
-    InProcess,
-}
 
 const STOCK: [Way; 2] = [Way::Stock11, Way::Stock19];
 const ALL: [Way; 4] = [Way::Stock11, Way::Stock19, Way::Ours, Way::InProcess];
 
-/// Who is to be attached, and what `CNI_ARGS` says.
-#[derive(Debug, Clone, Default)]
-struct Who {
-    id: String,
-    ifname: String,
-    args: String,
-}
-
-fn who(id: &str) -> Who {
-    Who {
-        id: id.to_owned(),
-        ifname: "eth0".to_owned(),
-        args: String::new(),
-    }
-}
-
-struct Nobody;
-
-impl Delegate for Nobody {
-    fn run(
-        &self,
-        kind: &str,
-        _: Command,
-        _: &JsonObject,
-        _: &Call<'_>,
-    ) -> Answer<Option<CniResult>> {
-        panic!("{kind} is not to be run");
-    }
-}
-
-impl Way {
-    fn executable(self, kind: &str) -> PathBuf {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let (path, remedy) = match self {
-            Self::Stock11 => (Path::new(STOCK_PLUGINS).join(kind), "scripts/setup test"),
-            Self::Stock19 => (
-                std::env::var_os("CIRCUIT_CACHE")
-                    .map_or_else(|| root.join(".cache"), PathBuf::from)
-                    .join("cni-1.9/bin")
-                    .join(kind),
-                "scripts/fetch-test-deps",
-            ),
-            Self::Ours | Self::InProcess => {
-                let test = std::env::current_exe().unwrap();
-                let profile = test.parent().and_then(Path::parent).unwrap();
-                (
-                    profile.join("examples/cni"),
-                    "cargo build -p circuit-net --examples",
-                )
-            }
-        };
-        assert!(path.exists(), "{} is missing: {remedy}", path.display());
-        path
-    }
-
-    fn run(self, command: Command, config: &Value, who: &Who) -> Result<Value, ErrorReport> {
-        match self {
-            Self::InProcess => in_process(command, config, who),
-            _ => self.run_process(command, config, who),
-        }
-    }
-
-    fn run_process(
-        self,
-        command: Command,
-        config: &Value,
-        who: &Who,
-    ) -> Result<Value, ErrorReport> {
-        let kind = config["ipam"]["type"].as_str().unwrap();
-        let mut process = Process::new(self.executable(kind));
-        if self == Self::Ours {
-            process.arg(kind);
-        }
-        let mut child = process
-            .env("CNI_COMMAND", command.as_str())
-            .env("CNI_CONTAINERID", &who.id)
-            .env("CNI_IFNAME", &who.ifname)
-            .env("CNI_NETNS", "/proc/1/ns/net-of-nobody")
-            .env("CNI_NETNS_OVERRIDE", "1")
-            .env("CNI_ARGS", &who.args)
-            .env("CNI_PATH", "/nowhere")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        stdin.write_all(config.to_string().as_bytes()).unwrap();
-        drop(stdin);
-        let output = child.wait_with_output().unwrap();
-        if output.status.success() {
-            return Ok(serde_json::from_slice(&output.stdout).unwrap_or(Value::Null));
-        }
-        let text = String::from_utf8_lossy(&output.stdout);
-        Err(ErrorReport::parse(&output.stdout).unwrap_or_else(|| panic!("{self:?}: {text}")))
-    }
-}
-
-fn in_process(command: Command, config: &Value, who: &Who) -> Result<Value, ErrorReport> {
-    let args: Vec<(String, String)> = who
-        .args
-        .split(';')
-        .filter_map(|pair| pair.split_once('='))
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .collect();
-    let version: CniVersion = config["cniVersion"].as_str().unwrap().parse().unwrap();
-    let prev = config.get("prevResult");
-    let prev = prev.map(|prev| CniResult::parse(prev).unwrap());
-    let call = Call {
-        command,
-        container_id: &who.id,
-        netns: None,
-        ifname: &who.ifname,
-        args: &args,
-        config: config.as_object().unwrap(),
-        version,
-        prev: prev.as_ref(),
-        delegate: &Nobody,
-        sockets: &Sockets::default(),
-    };
-    let result = executable::dispatch(
-        driver(config["ipam"]["type"].as_str().unwrap()).unwrap(),
-        &call,
-    )?;
-    Ok(result.map_or(Value::Null, |result| result.to_version(version)))
+/// Runs the address management of a configuration.
+fn run(way: Way, command: Command, config: &Value, who: &Who) -> Result<Value, ErrorReport> {
+    let kind = config["ipam"]["type"].as_str().unwrap();
+    way.run(kind, command, config, who)
 }
 
 fn config(dir: &Path, ipam: &Value) -> Value {
@@ -200,16 +67,6 @@ impl Dice {
     }
 }
 
-/// An empty `dns` means the same as none.
-fn without_dns(mut result: Value) -> Value {
-    if let Some(result) = result.as_object_mut()
-        && result.get("dns") == Some(&json!({}))
-    {
-        result.remove("dns");
-    }
-    result
-}
-
 /// The same steps in two folders leave the same answers and the same files.
 fn same_steps(stock: Way, ours: Way, ipam: &Value, wishes: &[&str], seed: u64) {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -228,8 +85,8 @@ fn same_steps(stock: Way, ours: Way, ipam: &Value, wishes: &[&str], seed: u64) {
             let wish = usize::try_from(dice.roll(wishes.len() as u64)).unwrap();
             who.args = format!("IP={}", wishes[wish]);
         }
-        let theirs = stock.run(command, &config(one.path(), ipam), &who);
-        let mine = ours.run(command, &config(two.path(), ipam), &who);
+        let theirs = run(stock, command, &config(one.path(), ipam), &who);
+        let mine = run(ours, command, &config(two.path(), ipam), &who);
         let place = format!("step {step}: {command} {who:?}");
         match (theirs, mine) {
             (Ok(theirs), Ok(mine)) => {
@@ -274,19 +131,17 @@ fn all_see_each_others_leases() {
     let mut given = BTreeSet::new();
     for n in 0..13 {
         let way = ALL[n % ALL.len()];
-        let result = way
-            .run(Command::Add, &config, &who(&format!("c{n}")))
-            .unwrap();
+        let result = run(way, Command::Add, &config, &who(&format!("c{n}"))).unwrap();
         assert!(given.insert(address(&result)), "{way:?}: {given:?}");
     }
     for way in ALL {
-        let error = way.run(Command::Add, &config, &who("more")).unwrap_err();
+        let error = run(way, Command::Add, &config, &who("more")).unwrap_err();
         assert!(
             error.msg.contains("no IP addresses available"),
             "{way:?}: {}",
             error.msg
         );
-        let twice = way.run(Command::Add, &config, &who("c0")).unwrap_err();
+        let twice = run(way, Command::Add, &config, &who("c0")).unwrap_err();
         assert!(
             twice.msg.contains("10.0.0.2 has been allocated to c0"),
             "{}",
@@ -296,11 +151,11 @@ fn all_see_each_others_leases() {
     for n in 0..13 {
         let (checker, remover) = (ALL[(n + 1) % ALL.len()], ALL[(n + 2) % ALL.len()]);
         let who = who(&format!("c{n}"));
-        checker.run(Command::Check, &config, &who).unwrap();
-        remover.run(Command::Del, &config, &who).unwrap();
+        run(checker, Command::Check, &config, &who).unwrap();
+        run(remover, Command::Del, &config, &who).unwrap();
         for way in ALL {
             assert!(
-                way.run(Command::Check, &config, &who).is_err(),
+                run(way, Command::Check, &config, &who).is_err(),
                 "{way:?} {n}"
             );
         }
@@ -317,7 +172,7 @@ fn many_at_once_never_share_an_address() {
     let worker = |way: Way, number: usize| {
         for round in 0..25 {
             let who = who(&format!("w{number}-{round}"));
-            let result = way.run(Command::Add, &config, &who).unwrap();
+            let result = run(way, Command::Add, &config, &who).unwrap();
             let ip = address(&result);
             assert!(
                 in_use.lock().unwrap().insert(ip.clone()),
@@ -326,7 +181,7 @@ fn many_at_once_never_share_an_address() {
             // Some stay for a while, so that the pool is rarely empty.
             if round % 5 != 4 {
                 assert!(in_use.lock().unwrap().remove(&ip));
-                way.run(Command::Del, &config, &who).unwrap();
+                run(way, Command::Del, &config, &who).unwrap();
             }
         }
     };
@@ -379,9 +234,13 @@ fn a_killed_executable_leaves_no_address_without_an_owner() {
             let whole = name == "lock" || !text.is_empty();
             assert!(whole || name.starts_with("last"), "{name} is empty");
         }
-        Way::InProcess
-            .run(Command::Del, &config, &who(&format!("c{n}")))
-            .unwrap();
+        run(
+            Way::InProcess,
+            Command::Del,
+            &config,
+            &who(&format!("c{n}")),
+        )
+        .unwrap();
         assert_eq!(leases(dir.path()), Vec::<String>::new());
     }
 }
@@ -392,8 +251,8 @@ fn static_answers(config: &Value, args: &str) -> Vec<Result<Value, ErrorReport>>
         args: args.to_owned(),
         ..who("a")
     };
-    let run = |way: &Way| way.run(Command::Add, config, &who).map(without_dns);
-    ALL.iter().map(run).collect()
+    let each = |way: &Way| run(*way, Command::Add, config, &who).map(without_dns);
+    ALL.iter().map(each).collect()
 }
 
 #[test]
@@ -447,8 +306,8 @@ fn a_static_gateway_is_checked_as_by_the_stock_plugins() {
     let mut config = json!({"cniVersion": "1.0.0", "name": "net", "type": "bridge",
         "ipam": {"type": "static", "addresses": [{"address": "10.0.0.7/24", "gateway": "10.0.0.1"}]}});
     let check = |config: &Value| {
-        let run = |way: &Way| way.run(Command::Check, config, &who("a")).is_ok();
-        ALL.iter().map(run).collect::<Vec<bool>>()
+        let each = |way: &Way| run(*way, Command::Check, config, &who("a")).is_ok();
+        ALL.iter().map(each).collect::<Vec<bool>>()
     };
     assert_eq!(check(&config), [false; 4], "without a prevResult");
     for (ip, gateway, good) in [

@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "every test binary uses another part")]
 
+pub(crate) mod plugin;
+
 use std::future::Future;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,7 @@
 //! Address management: plugins that other plugins ask for addresses, by the
 //! `ipam` part of their configuration.
 
+pub(super) mod ask;
 mod host_local;
 mod static_ip;
 
@@ -77,6 +78,17 @@ fn route(options: &Options<'_>) -> Answer<Route> {
     })
 }
 
+/// The name resolution that a plugin's configuration has on top.
+///
+/// # Errors
+/// Code 6 when it is not what it should be.
+pub(super) fn dns_of(config: &JsonObject) -> Answer<Dns> {
+    match Options::new(config).object("dns")? {
+        Some(object) => dns(&Options::at(object, "dns")),
+        None => Ok(Dns::default()),
+    }
+}
+
 /// Name resolution as it is written in a configuration.
 fn dns(options: &Options<'_>) -> Answer<Dns> {
     let texts = |key| {
@@ -84,7 +96,7 @@ fn dns(options: &Options<'_>) -> Answer<Dns> {
             Value::String(text) => Ok(text.clone()),
             other => Err(ErrorReport::new(
                 code::DECODING_FAILURE,
-                format!("ipam.dns.{key} has {other}, not a string"),
+                format!("dns: {key} has {other}, not a string"),
             )),
         };
         options
@@ -116,34 +128,6 @@ fn texts<'a>(value: Option<&'a Value>, name: &str) -> Answer<Vec<&'a str>> {
             .map(|value| value.as_str().ok_or_else(|| wrong(value)))
             .collect(),
         Some(other) => Err(wrong(other)),
-    }
-}
-
-/// Refuses keys of `CNI_ARGS` beside `known`, unless `IgnoreUnknown` is there.
-fn check_args(call: &Call<'_>, known: &[&str]) -> Answer<()> {
-    let ignore = match call.arg("IgnoreUnknown").map(str::to_ascii_lowercase) {
-        None => false,
-        Some(text) if text == "1" || text == "true" => true,
-        Some(text) if text == "0" || text == "false" => false,
-        Some(text) => {
-            let text = format!("CNI_ARGS: IgnoreUnknown={text} is neither 1 nor 0");
-            return Err(ErrorReport::new(code::INVALID_ENVIRONMENT, text));
-        }
-    };
-    let unknown =
-        |(key, _): &&(String, String)| key != "IgnoreUnknown" && !known.contains(&key.as_str());
-    match call.args.iter().find(unknown) {
-        Some((key, _)) if !ignore => Err(ErrorReport::new(
-            code::INVALID_ENVIRONMENT,
-            format!(
-                "CNI_ARGS: {key} is not known to {}: add IgnoreUnknown=1 if it is for another plugin",
-                section(call.config)
-                    .ok()
-                    .and_then(|ipam| ipam.get("type")?.as_str())
-                    .unwrap_or("ipam")
-            ),
-        )),
-        _ => Ok(()),
     }
 }
 

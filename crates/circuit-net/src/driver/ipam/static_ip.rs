@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use circuit_core::cni::{CniResult, Dns, ErrorReport, IpConfig, JsonObject, Route, code};
 use ipnet::IpNet;
 
-use super::{check_args, dns, invalid, object, only, routes, section, texts};
-use crate::driver::{Answer, Call, Driver, Options, Unsupported};
+use super::{dns, invalid, object, only, routes, section, texts};
+use crate::driver::{Answer, Call, Driver, Options, Unsupported, args};
 
 const KEYS: [&str; 4] = ["type", "addresses", "routes", "dns"];
 
@@ -77,7 +77,7 @@ impl Driver for Static {
 impl Settings {
     fn parse(call: &Call<'_>) -> Answer<Self> {
         let options = Options::at(section(call.config)?, "ipam");
-        check_args(call, &["IP", "GATEWAY"])?;
+        args::only(call, "static", &["IP", "GATEWAY"])?;
         let mut ips = configured(&options)?;
         ips.extend(from_args(call)?);
         // What the runtime names takes the place of all others.

@@ -7,9 +7,9 @@ use circuit_core::cni::{ErrorReport, Route, code};
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::super::{canonical, check_args, invalid, network, object, routes, section, texts};
+use super::super::{canonical, invalid, network, object, routes, section, texts};
 use super::range::{Range, RangeSet};
-use crate::driver::{Answer, Call, Options};
+use crate::driver::{Answer, Call, Options, args};
 
 /// Where leases are when nothing else is said.
 const DATA_DIR: &str = "/var/lib/cni/networks";
@@ -114,7 +114,7 @@ fn parse_sets(sets: &[Value], path: &str) -> Answer<Vec<RangeSet>> {
 /// The addresses asked for in `CNI_ARGS`, in `args.cni.ips` and in
 /// `runtimeConfig.ips`; a prefix length may be there and says nothing.
 fn requested(call: &Call<'_>) -> Answer<Vec<IpAddr>> {
-    check_args(call, &["IP"])?;
+    args::only(call, "host-local", &["IP"])?;
     let mut ips = Vec::new();
     let mut asked = vec![("CNI_ARGS IP", call.arg("IP").into_iter().collect())];
     for (name, value) in [
