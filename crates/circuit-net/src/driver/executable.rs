@@ -152,6 +152,10 @@ impl Environment {
                 format!("CNI_CONTAINERID {:?} is no container id", self.container_id),
             ));
         }
+        // The loopback plugin is called for it.
+        if self.ifname == "lo" {
+            return Ok(());
+        }
         check_interface(&self.ifname).map_err(|error| {
             ErrorReport::new(code::INVALID_ENVIRONMENT, error.message()).context("CNI_IFNAME")
         })
