@@ -36,7 +36,6 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 pub use address::AddressSpec;
 pub use attributes::{Reply, attributes};
-pub(crate) use batch::BatchError;
 pub use change::{LinkSpec, delete_link};
 pub use defaults::order_default_routes;
 pub use link::{Link, found, get_link, get_link_at};
@@ -46,6 +45,7 @@ pub use port::{Vlans, add_vlans, delete_vlans, set_port};
 pub use route::{Beside, RouteSpec};
 pub use socket::{Netlink, NetlinkError};
 
+pub(crate) use batch::BatchError;
 pub(crate) use create::add_bridge;
 
 /// The main routing table.

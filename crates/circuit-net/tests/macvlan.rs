@@ -342,12 +342,12 @@ fn a_failed_add_leaves_nothing() {
             (
                 json!({"ipam": unreachable}),
                 "",
-                "cannot add route 10.3.0.0/16 via 10.4.0.1 to eth0",
+                "cannot add route 10.3.0.0/16 via 10.4.0.1 dev eth0",
             ),
             (
                 json!({"ipam": {"type": "static"}}),
                 "",
-                "static gave no address",
+                "static leased no address",
             ),
         ] {
             let config = lan.config(&more);
@@ -419,27 +419,27 @@ fn check_sees_what_changed() {
         check(&config, "");
         check(
             &lan.config(&json!({"mode": "vepa"})),
-            "has mode bridge, not vepa",
+            "interface eth0 has not mode vepa",
         );
         check(
             &lan.config(&json!({"master": "lan9"})),
             "master lan9 is no interface",
         );
         container.ip("route del default");
-        check(&config, "the route to 0.0.0.0/0 is gone");
+        check(&config, "there is no route to 0.0.0.0/0");
         container.ip("route add default via 10.9.0.254");
         check(&config, "");
         container.ip("address del 10.9.0.2/24 dev eth0");
-        check(&config, "has lost address 10.9.0.2/24");
+        check(&config, "has no address 10.9.0.2/24");
         container.ip("link set eth0 address 02:00:00:00:00:09");
         check(
             &config,
-            &format!("has the hardware address 02:00:00:00:00:09, not {mac}"),
+            &format!("has hardware address 02:00:00:00:00:09, not {mac}"),
         );
         container.ip("link del eth0");
-        check(&config, "interface eth0 is gone");
+        check(&config, "interface eth0 is not in the container");
         container.ip("link add eth0 type veth peer name other");
-        check(&config, "interface eth0 is no macvlan");
+        check(&config, "interface eth0 is not of kind macvlan");
     });
 }
 

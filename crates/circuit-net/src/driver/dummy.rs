@@ -1,10 +1,11 @@
 //! `dummy`: an interface that swallows what it is sent, to carry addresses.
 
-use circuit_core::cni::{CniResult, ErrorReport, JsonObject, code};
+use circuit_core::cni::{CniResult, JsonObject};
 
-use super::ipam::ask;
+use super::managed::Managed;
 use super::single::{self, Addresses, Device};
-use super::{Answer, Call, Driver, Options, Unsupported, check};
+use super::verify::differs;
+use super::{Answer, Call, Driver, Options, Unsupported};
 
 const KIND: &str = "dummy";
 
@@ -18,12 +19,12 @@ impl Driver for Dummy {
     }
 
     fn add(&self, call: &Call<'_>) -> Answer<CniResult> {
-        let kind = single::needs_ipam(call)?;
+        let ipam = Addresses::Ipam(Managed::needed(call)?);
         let device = Device {
             kind: KIND,
             ..Device::default()
         };
-        single::attach(call, &device, Addresses::Ipam(kind), false)
+        single::attach(call, &device, ipam, &[])
     }
 
     fn del(&self, call: &Call<'_>) -> Answer<()> {
@@ -31,26 +32,19 @@ impl Driver for Dummy {
     }
 
     fn check(&self, call: &Call<'_>) -> Answer<()> {
-        single::needs_ipam(call)?;
-        ask::forward(call)?;
-        let link = check::interface(call, Some(KIND))?;
-        if !link.up {
-            return Err(ErrorReport::new(
-                code::OTHER,
-                format!(
-                    "interface {} is down: attach the container again",
-                    call.ifname
-                ),
-            ));
+        Managed::needed(call)?.check()?;
+        let link = single::check(call, KIND, None)?;
+        match link.up {
+            true => Ok(()),
+            false => Err(differs(format!("interface {} is down", call.ifname))),
         }
-        check::configuration(call, &link)
     }
 
     fn status(&self, call: &Call<'_>) -> Answer<()> {
-        ask::forward(call)
+        Managed::needed(call)?.status()
     }
 
     fn gc(&self, call: &Call<'_>) -> Answer<()> {
-        ask::forward(call)
+        single::forward(call, Managed::gc)
     }
 }

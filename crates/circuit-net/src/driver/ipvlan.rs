@@ -3,9 +3,9 @@
 
 use circuit_core::cni::{CniResult, ErrorReport, JsonObject, code};
 
-use super::ipam::{ask, dns_of};
-use super::single::{self, Addresses, Device};
-use super::{Answer, Call, Driver, Options, Unsupported, check};
+use super::managed::Managed;
+use super::single::{self, ANNOUNCED, Addresses, Detail, Device};
+use super::{Answer, Call, Driver, Options, Unsupported};
 
 const KIND: &str = "ipvlan";
 const KEYS: [&str; 4] = ["master", "mode", "mtu", "linkInContainer"];
@@ -25,8 +25,8 @@ impl Driver for Ipvlan {
     }
 
     fn add(&self, call: &Call<'_>) -> Answer<CniResult> {
-        let addresses = match (ask::kind(call.config), call.prev) {
-            (Some(kind), _) => Addresses::Ipam(kind),
+        let addresses = match (Managed::of(call)?, call.prev) {
+            (Some(ipam), _) => Addresses::Ipam(ipam),
             (None, Some(prev)) if !prev.ips.is_empty() => Addresses::Known(prev.clone()),
             _ => {
                 return Err(ErrorReport::new(
@@ -35,9 +35,8 @@ impl Driver for Ipvlan {
                 ));
             }
         };
-        let dns = dns_of(call.config)?;
-        let result = single::attach(call, &device(call)?, addresses, true)?;
-        Ok(CniResult { dns, ..result })
+        let result = single::attach(call, &device(call)?, addresses, ANNOUNCED)?;
+        single::with_own_dns(call, result)
     }
 
     fn del(&self, call: &Call<'_>) -> Answer<()> {
@@ -46,38 +45,29 @@ impl Driver for Ipvlan {
 
     fn check(&self, call: &Call<'_>) -> Answer<()> {
         let options = Options::new(call.config);
-        ask::forward(call)?;
+        single::forward(call, Managed::check)?;
         if let Some(master) = options.text("master")? {
             single::master(call, Some(master), options.flag("linkInContainer")?)?;
         }
-        let link = check::interface(call, Some(KIND))?;
-        let wanted = mode(&options)?;
-        let has = link
-            .detail(IFLA_IPVLAN_MODE)
-            .and_then(|value| value.first_chunk());
-        if has.map(|value| u16::from_ne_bytes(*value)) != Some(wanted) {
-            return Err(ErrorReport::new(
-                code::OTHER,
-                format!(
-                    "interface {} has another mode: attach the container again",
-                    call.ifname
-                ),
-            ));
-        }
-        check::configuration(call, &link)
+        let mode = Detail {
+            kind: IFLA_IPVLAN_MODE,
+            value: &mode(&options)?.to_ne_bytes(),
+            text: format!("mode {}", mode_name(&options)?),
+        };
+        single::check(call, KIND, Some(mode)).map(drop)
     }
 
     fn status(&self, call: &Call<'_>) -> Answer<()> {
         let options = Options::new(call.config);
         match options.text("master")? {
             // It may come with the result of the plugin before.
-            None => ask::forward(call),
+            None => single::forward(call, Managed::status),
             master => single::status(call, master, options.flag("linkInContainer")?),
         }
     }
 
     fn gc(&self, call: &Call<'_>) -> Answer<()> {
-        ask::forward(call)
+        single::forward(call, Managed::gc)
     }
 }
 
@@ -113,8 +103,12 @@ fn master<'a>(call: &Call<'a>, options: &Options<'a>) -> Answer<Option<&'a str>>
     }
 }
 
+fn mode_name<'a>(options: &Options<'a>) -> Answer<&'a str> {
+    Ok(options.text("mode")?.unwrap_or("l2"))
+}
+
 fn mode(options: &Options<'_>) -> Answer<u16> {
-    let name = options.text("mode")?.unwrap_or("l2");
+    let name = mode_name(options)?;
     let known = MODES.iter().find(|(mode, _)| *mode == name);
     known.map(|(_, number)| *number).ok_or_else(|| {
         ErrorReport::new(

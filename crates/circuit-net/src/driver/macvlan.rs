@@ -3,9 +3,9 @@
 
 use circuit_core::cni::{CniResult, ErrorReport, JsonObject, code};
 
-use super::ipam::{ask, dns_of};
-use super::single::{self, Addresses, Device};
-use super::{Answer, Call, Driver, Options, Unsupported, args, check};
+use super::managed::Managed;
+use super::single::{self, ANNOUNCED, Addresses, Detail, Device};
+use super::{Answer, Call, Driver, Options, Unsupported, args};
 use crate::netlink::Mac;
 
 const KIND: &str = "macvlan";
@@ -35,13 +35,12 @@ impl Driver for Macvlan {
 
     fn add(&self, call: &Call<'_>) -> Answer<CniResult> {
         let device = device(call)?;
-        let addresses = match ask::kind(call.config) {
-            Some(kind) => Addresses::Ipam(kind),
+        let addresses = match Managed::of(call)? {
+            Some(ipam) => Addresses::Ipam(ipam),
             None => Addresses::None,
         };
-        let dns = dns_of(call.config)?;
-        let result = single::attach(call, &device, addresses, true)?;
-        Ok(CniResult { dns, ..result })
+        let result = single::attach(call, &device, addresses, ANNOUNCED)?;
+        single::with_own_dns(call, result)
     }
 
     fn del(&self, call: &Call<'_>) -> Answer<()> {
@@ -50,30 +49,18 @@ impl Driver for Macvlan {
 
     fn check(&self, call: &Call<'_>) -> Answer<()> {
         let options = Options::new(call.config);
-        ask::forward(call)?;
+        single::forward(call, Managed::check)?;
         single::master(
             call,
             options.text("master")?,
             options.flag("linkInContainer")?,
         )?;
-        let link = check::interface(call, Some(KIND))?;
-        let wanted = mode(&options)?;
-        let has = link
-            .detail(IFLA_MACVLAN_MODE)
-            .and_then(|value| value.first_chunk());
-        let has = has.map(|value| u32::from_ne_bytes(*value));
-        if has != Some(wanted) {
-            return Err(ErrorReport::new(
-                code::OTHER,
-                format!(
-                    "interface {} has mode {}, not {}: attach the container again",
-                    call.ifname,
-                    has.map_or("unknown", mode_name),
-                    mode_name(wanted)
-                ),
-            ));
-        }
-        check::configuration(call, &link)
+        let mode = Detail {
+            kind: IFLA_MACVLAN_MODE,
+            value: &mode(&options)?.to_ne_bytes(),
+            text: format!("mode {}", mode_name(&options)?),
+        };
+        single::check(call, KIND, Some(mode)).map(drop)
     }
 
     fn status(&self, call: &Call<'_>) -> Answer<()> {
@@ -86,7 +73,7 @@ impl Driver for Macvlan {
     }
 
     fn gc(&self, call: &Call<'_>) -> Answer<()> {
-        ask::forward(call)
+        single::forward(call, Managed::gc)
     }
 }
 
@@ -111,8 +98,12 @@ fn device(call: &Call<'_>) -> Answer<Device> {
     })
 }
 
+fn mode_name<'a>(options: &Options<'a>) -> Answer<&'a str> {
+    Ok(options.text("mode")?.unwrap_or("bridge"))
+}
+
 fn mode(options: &Options<'_>) -> Answer<u32> {
-    let name = options.text("mode")?.unwrap_or("bridge");
+    let name = mode_name(options)?;
     let known = MODES.iter().find(|(mode, _)| *mode == name);
     known.map(|(_, number)| *number).ok_or_else(|| {
         ErrorReport::new(
@@ -120,11 +111,6 @@ fn mode(options: &Options<'_>) -> Answer<u32> {
             format!("mode {name:?} is none of bridge, private, vepa and passthru"),
         )
     })
-}
-
-fn mode_name(number: u32) -> &'static str {
-    let known = MODES.iter().find(|(_, mode)| *mode == number);
-    known.map_or("unknown", |(name, _)| name)
 }
 
 /// The hardware address that the runtime asks for, else that of `CNI_ARGS`,
@@ -154,7 +140,6 @@ mod tests {
         assert_eq!(of(json!(null)).unwrap(), 4);
         for (name, number) in MODES {
             assert_eq!(of(json!(name)).unwrap(), number);
-            assert_eq!(mode_name(number), name);
         }
         assert!(
             of(json!("source"))

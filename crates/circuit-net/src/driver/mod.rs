@@ -10,10 +10,9 @@ mod args;
 mod bandwidth;
 mod bridge;
 mod call;
-mod check;
 mod configure;
-mod configure_lan;
 mod delegate;
+mod dhcp;
 mod dummy;
 pub mod executable;
 mod ipam;
@@ -91,6 +90,7 @@ pub trait Driver: Sync {
 pub const DRIVERS: &[(&str, &dyn Driver)] = &[
     ("bandwidth", &bandwidth::Bandwidth),
     ("bridge", &bridge::Bridge),
+    ("dhcp", &dhcp::Dhcp),
     ("dummy", &dummy::Dummy),
     ("host-local", &ipam::HostLocal),
     ("ipvlan", &ipvlan::Ipvlan),

@@ -5,13 +5,14 @@ use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::AsFd;
 
-use circuit_core::ErrorKind;
-use circuit_core::cni::{CniResult, ErrorReport, Interface, code};
+use circuit_core::cni::{CniResult, ErrorReport, code};
 
-use super::configure_lan::{configure, refused, set_up};
-use super::ipam::ask;
+use super::configure::{Parameter, configure, refused, take};
+use super::managed::{Managed, dns_of};
+use super::verify::{self, differs, look_up};
+use super::veth::told;
 use super::{Answer, Call, Options};
-use crate::netlink::{self, Link, LinkSpec, MAIN_TABLE, Mac, Message, NetlinkError, delete_link};
+use crate::netlink::{self, Link, LinkSpec, MAIN_TABLE, Mac, Message, NetlinkError};
 use crate::netns;
 
 /// An interface that is to be made.
@@ -29,19 +30,22 @@ pub(super) struct Device {
     pub(super) data: Vec<(u16, Vec<u8>)>,
 }
 
+/// Parameters by which the kernel tells the neighbours of every address as
+/// soon as it is in use.
+pub(super) const ANNOUNCED: &[Parameter] =
+    &[("ipv4", "arp_notify", "1"), ("ipv6", "ndisc_notify", "1")];
+
 /// Where an interface's addresses come from.
-#[derive(Debug)]
 pub(super) enum Addresses<'a> {
-    /// Address management of this type.
-    Ipam(&'a str),
+    /// Address management.
+    Ipam(Managed<'a>),
     /// They are known.
     Known(CniResult),
     /// It gets none.
     None,
 }
 
-/// Makes the interface and configures it. The result has no name resolution
-/// but that of the address management.
+/// Makes the interface and configures it.
 ///
 /// # Errors
 /// An error object; then nothing is left.
@@ -49,23 +53,16 @@ pub(super) fn attach(
     call: &Call<'_>,
     device: &Device,
     addresses: Addresses<'_>,
-    notify: bool,
+    parameters: &[Parameter],
 ) -> Answer<CniResult> {
     let link = create(call, device)?;
-    let interface = Interface {
-        name: link.name.clone(),
-        mac: link.mac.clone(),
-        sandbox: Some(call.needs_netns()?.to_string_lossy().into_owned()),
-        ..Interface::default()
-    };
-    let result = address(call, &link, interface, addresses, notify);
-    if result.is_err()
-        && let Ok(mut socket) = call.container()
-    {
+    let result = address(call, &link, addresses, parameters);
+    result.inspect_err(|_| {
         // The first failure is the one to tell; DEL tries again.
-        let _ = socket.delete_links(&[link.index]);
-    }
-    result
+        if let Ok(mut socket) = call.container() {
+            let _ = socket.delete_links(&[link.index]);
+        }
+    })
 }
 
 /// Gives the container's new interface its addresses, and sets it up.
@@ -75,36 +72,49 @@ pub(super) fn attach(
 pub(super) fn address(
     call: &Call<'_>,
     link: &Link,
-    interface: Interface,
     addresses: Addresses<'_>,
-    notify: bool,
+    parameters: &[Parameter],
 ) -> Answer<CniResult> {
-    let (result, kind) = match addresses {
-        Addresses::Ipam(kind) => (ask::add(call, kind)?, Some(kind)),
-        Addresses::Known(result) => (result, None),
+    let netns = call.needs_netns()?.display().to_string();
+    let interfaces = vec![told(link, Some(netns))];
+    let give = |given: CniResult| {
+        let mut result = CniResult {
+            interfaces: interfaces.clone(),
+            ..given
+        };
+        for ip in &mut result.ips {
+            ip.interface = Some(0);
+        }
+        configure(call, link.index, &result, parameters).map(|()| result)
+    };
+    match addresses {
+        Addresses::Ipam(ipam) => give(ipam.add()?).inspect_err(|_| ipam.release_again()),
+        Addresses::Known(result) => give(result),
         Addresses::None => {
             set_up(call, link)?;
-            return Ok(CniResult {
-                interfaces: vec![interface],
+            Ok(CniResult {
+                interfaces,
                 ..CniResult::default()
-            });
+            })
         }
+    }
+}
+
+fn set_up(call: &Call<'_>, link: &Link) -> Answer<()> {
+    let up = LinkSpec {
+        up: Some(true),
+        ..LinkSpec::default()
     };
-    let mut result = CniResult {
-        interfaces: vec![interface],
+    let step = (format!("set {} up", link.name), up.change(link.index));
+    take(&mut *call.container()?, &[step])
+}
+
+/// The result with the name resolution of the configuration, and no other.
+pub(super) fn with_own_dns(call: &Call<'_>, result: CniResult) -> Answer<CniResult> {
+    Ok(CniResult {
+        dns: dns_of(call)?.unwrap_or_default(),
         ..result
-    };
-    for ip in &mut result.ips {
-        ip.interface = Some(0);
-    }
-    match (configure(call, link, &result, notify), kind) {
-        (Ok(()), _) => Ok(result),
-        (Err(error), None) => Err(error),
-        (Err(error), Some(kind)) => {
-            ask::give_back(call, kind);
-            Err(error)
-        }
-    }
+    })
 }
 
 /// Removes the container's interface, and gives its addresses back. Neither
@@ -114,43 +124,57 @@ pub(super) fn address(
 /// An error object; what could be removed is.
 pub(super) fn detach(call: &Call<'_>) -> Answer<()> {
     // The first, since giving back may need the interface: DHCP does.
-    let given_back = ask::forward(call);
-    let removed = match container(call)? {
-        true => remove(call),
-        false => Ok(()),
+    let given_back = forward(call, Managed::del);
+    let removed = match call.netns {
+        Some(path) if netns::is_netns(path) => remove(call),
+        // It took its interfaces with it.
+        _ => Ok(()),
     };
     given_back.and(removed)
 }
 
 fn remove(call: &Call<'_>) -> Answer<()> {
-    let failed = |e| refused(format_args!("remove interface {}", call.ifname), e);
     let mut socket = call.container()?;
-    match socket.link(call.ifname).map_err(failed)? {
-        Some(link) => match socket.request(&delete_link(link.index)) {
-            Err(NetlinkError::Kernel(libc::ENODEV)) => Ok(()),
-            other => other.map(drop).map_err(failed),
-        },
-        None => Ok(()),
-    }
+    let Some(link) = look_up(&mut socket, call.ifname)? else {
+        return Ok(());
+    };
+    let removed = socket.delete_links(&[link.index]);
+    removed.map_err(|e| refused(format_args!("remove {}", call.ifname), &e))
 }
 
-/// Whether the container still has its namespace.
+/// Has address management, if there is any, do its part.
 ///
 /// # Errors
-/// When something else is at its path.
-pub(super) fn container(call: &Call<'_>) -> Answer<bool> {
-    let Some(path) = call.netns else {
-        return Ok(false);
-    };
-    match netns::identity(path) {
-        Ok(_) => Ok(true),
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
-        // What a pin was is left as a plain file when it is undone.
-        Err(_) if path.metadata().is_ok_and(|data| data.is_file()) && !netns::is_netns(path) => {
-            Ok(false)
-        }
-        Err(e) => Err(ErrorReport::from(e)),
+/// Those of the address management.
+pub(super) fn forward<'a>(call: &'a Call<'a>, part: fn(&Managed<'a>) -> Answer<()>) -> Answer<()> {
+    Managed::of(call)?.as_ref().map_or(Ok(()), part)
+}
+
+/// An attribute of its kind that an interface must have, for CHECK.
+pub(super) struct Detail<'a> {
+    pub(super) kind: u16,
+    pub(super) value: &'a [u8],
+    /// What it says, for error texts: `mode bridge`.
+    pub(super) text: String,
+}
+
+/// CHECK: the interface is of its kind and has the detail, and the addresses
+/// and routes are there.
+///
+/// # Errors
+/// An error object that names the difference.
+pub(super) fn check(call: &Call<'_>, kind: &str, detail: Option<Detail<'_>>) -> Answer<Link> {
+    let result = call.needs_prev()?;
+    let link = verify::container_link(call, result, Some(kind))?;
+    let is_other = |detail: &Detail<'_>| link.detail(detail.kind) != Some(detail.value);
+    if let Some(detail) = detail.filter(is_other) {
+        return Err(differs(format!(
+            "interface {} has not {}",
+            call.ifname, detail.text
+        )));
     }
+    verify::addresses_and_routes(call, link.index, result)?;
+    Ok(link)
 }
 
 /// The interface that the container's is to lie on: the named one, else the one
@@ -168,10 +192,9 @@ pub(super) fn master(call: &Call<'_>, name: Option<&str>, in_container: bool) ->
         }
     };
     let found = match in_container {
-        true => call.container()?.link(name),
-        false => call.host()?.link(name),
-    };
-    let found = found.map_err(|e| refused(format_args!("look up master {name}"), e))?;
+        true => look_up(&mut *call.container()?, name),
+        false => look_up(&mut *call.host()?, name),
+    }?;
     found.ok_or_else(|| {
         let place = if in_container { "container" } else { "host" };
         ErrorReport::new(
@@ -222,7 +245,7 @@ pub(super) fn mtu(options: &Options<'_>, master: &Link) -> Answer<Option<u32>> {
 /// # Errors
 /// Code 50, or that of the address management.
 pub(super) fn status(call: &Call<'_>, master_name: Option<&str>, in_container: bool) -> Answer<()> {
-    ask::forward(call)?;
+    forward(call, Managed::status)?;
     // Which container is not known yet.
     if in_container {
         return Ok(());
@@ -234,24 +257,10 @@ pub(super) fn status(call: &Call<'_>, master_name: Option<&str>, in_container: b
     })
 }
 
-/// The type of address management, which must be there.
-///
-/// # Errors
-/// Code 7 when it is not.
-pub(super) fn needs_ipam<'a>(call: &Call<'a>) -> Answer<&'a str> {
-    ask::kind(call.config).ok_or_else(|| {
-        ErrorReport::new(
-            code::INVALID_CONFIG,
-            format!("{} needs addresses: add ipam", call.kind()),
-        )
-    })
-}
-
 /// Makes the interface, down.
 fn create(call: &Call<'_>, device: &Device) -> Answer<Link> {
     let ifname = call.ifname;
-    let found = call.container()?.link(ifname);
-    if found.map_err(|e| no_device(device.kind, e))?.is_some() {
+    if look_up(&mut *call.container()?, ifname)?.is_some() {
         return Err(ErrorReport::new(
             code::OTHER,
             format!("the container has an interface {ifname} already: name it otherwise"),
@@ -259,28 +268,23 @@ fn create(call: &Call<'_>, device: &Device) -> Answer<Link> {
     }
     if device.in_container || device.parent.is_none() {
         let request = message(device, ifname, None);
-        let mut socket = call.container()?;
-        let made = socket.create(ifname, request);
-        return made.map_err(|e| no_device(device.kind, e));
+        let made = call.container()?.create(ifname, request);
+        return made.map_err(|e| no_device(device.kind, &e));
     }
-    let netns = File::open(call.needs_netns()?).map_err(|e| {
-        ErrorReport::new(
-            code::INVALID_ENVIRONMENT,
-            format!("CNI_NETNS cannot be opened: {e}"),
-        )
-    })?;
-    let made = call.host()?.request(&message(device, ifname, Some(&netns)));
-    match made {
-        Ok(_) => look_up(call, ifname),
+    let netns = netns::open(call.needs_netns()?)?;
+    let make = |name: &str| {
+        call.host()
+            .map(|mut host| host.request(&message(device, name, Some(&netns))))
+    };
+    match make(ifname)? {
+        Ok(_) => made(call, ifname),
         // Kernels before 6.15 look for the name on the host.
         Err(NetlinkError::Kernel(libc::EEXIST)) => {
             let name = temporary_name();
-            let made = call.host()?.request(&message(device, &name, Some(&netns)));
-            made.map_err(|e| no_device(device.kind, e))?;
-            let link = look_up(call, &name)?;
-            rename(call, link)
+            make(&name)?.map_err(|e| no_device(device.kind, &e))?;
+            rename(call, made(call, &name)?)
         }
-        Err(error) => Err(no_device(device.kind, error)),
+        Err(error) => Err(no_device(device.kind, &error)),
     }
 }
 
@@ -298,10 +302,9 @@ fn message(device: &Device, name: &str, netns: Option<&File>) -> Message {
     })
 }
 
-fn look_up(call: &Call<'_>, name: &str) -> Answer<Link> {
-    let found = call.container()?.link(name);
-    let found = found.map_err(|e| refused(format_args!("look up {name}"), e))?;
-    found.ok_or_else(|| ErrorReport::new(code::OTHER, format!("interface {name} is gone")))
+fn made(call: &Call<'_>, name: &str) -> Answer<Link> {
+    look_up(&mut *call.container()?, name)?
+        .ok_or_else(|| ErrorReport::new(code::OTHER, format!("interface {name} is gone")))
 }
 
 fn rename(call: &Call<'_>, link: Link) -> Answer<Link> {
@@ -310,7 +313,7 @@ fn rename(call: &Call<'_>, link: Link) -> Answer<Link> {
     if let Err(error) = renamed {
         let _ = socket.delete_links(&[link.index]);
         let what = format!("name the container's interface {}", call.ifname);
-        return Err(refused(what, error));
+        return Err(refused(what, &error));
     }
     Ok(Link {
         name: call.ifname.to_owned(),
@@ -324,7 +327,7 @@ fn temporary_name() -> String {
     format!("cni{:010x}", random & 0xff_ffff_ffff)
 }
 
-fn no_device(kind: &str, error: NetlinkError) -> ErrorReport {
+fn no_device(kind: &str, error: &NetlinkError) -> ErrorReport {
     match error.errno() {
         Some(libc::EOPNOTSUPP) => ErrorReport::new(
             code::OTHER,
@@ -350,7 +353,7 @@ mod tests {
 
     #[test]
     fn the_missing_kind_is_named() {
-        let error = no_device("ipvlan", NetlinkError::Kernel(libc::EOPNOTSUPP));
+        let error = no_device("ipvlan", &NetlinkError::Kernel(libc::EOPNOTSUPP));
         assert!(error.msg.contains("no ipvlan interfaces"), "{}", error.msg);
     }
 }

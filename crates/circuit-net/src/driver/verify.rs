@@ -74,7 +74,9 @@ pub(super) fn addresses_and_routes(call: &Call<'_>, index: u32, result: &CniResu
                 call.ifname, ip.address
             )));
         }
-        if !tables.of(&ip.address).any(|r| r.table == MAIN_TABLE) {
+        // An address alone comes without a route in the main table.
+        let is_net = ip.address.prefix_len() < ip.address.max_prefix_len();
+        if is_net && !tables.of(&ip.address).any(|r| r.table == MAIN_TABLE) {
             return Err(differs(format!(
                 "there is no route to {}",
                 ip.address.trunc()
@@ -84,9 +86,11 @@ pub(super) fn addresses_and_routes(call: &Call<'_>, index: u32, result: &CniResu
     for told in &result.routes {
         let table = told.table.filter(|t| *t != 0).unwrap_or(MAIN_TABLE);
         let is_default = told.dst.prefix_len() == 0;
+        // An unspecified one is how a route straight to the interface is written.
+        let gateway = told.gw.filter(|gw| !gw.is_unspecified());
         let found = tables.of(&told.dst).any(|route| {
             // Default routes may be put in order later, by other metrics.
-            let by = is_default || told.gw.is_none_or(|gw| route.gateway == Some(gw));
+            let by = is_default || gateway.is_none_or(|gw| route.gateway == Some(gw));
             route.table == table && by
         });
         if !found {

@@ -2,9 +2,10 @@
 
 use circuit_core::cni::{CniResult, ErrorReport, JsonObject, code};
 
-use super::ipam::{ask, dns_of};
-use super::single::{self, Addresses, Device};
-use super::{Answer, Call, Driver, Options, Unsupported, check};
+use super::managed::Managed;
+use super::single::{self, Addresses, Detail, Device};
+use super::verify::differs;
+use super::{Answer, Call, Driver, Options, Unsupported};
 
 const KIND: &str = "vlan";
 const KEYS: [&str; 4] = ["master", "vlanId", "mtu", "linkInContainer"];
@@ -22,10 +23,9 @@ impl Driver for Vlan {
     }
 
     fn add(&self, call: &Call<'_>) -> Answer<CniResult> {
-        let kind = single::needs_ipam(call)?;
-        let dns = dns_of(call.config)?;
-        let result = single::attach(call, &device(call)?, Addresses::Ipam(kind), false)?;
-        Ok(CniResult { dns, ..result })
+        let ipam = Addresses::Ipam(Managed::needed(call)?);
+        let result = single::attach(call, &device(call)?, ipam, &[])?;
+        single::with_own_dns(call, result)
     }
 
     fn del(&self, call: &Call<'_>) -> Answer<()> {
@@ -34,26 +34,26 @@ impl Driver for Vlan {
 
     fn check(&self, call: &Call<'_>) -> Answer<()> {
         let options = Options::new(call.config);
-        ask::forward(call)?;
+        Managed::needed(call)?.check()?;
         single::master(
             call,
             Some(master(&options)?),
             options.flag("linkInContainer")?,
         )?;
-        let link = check::interface(call, Some(KIND))?;
-        let has = link
-            .detail(IFLA_VLAN_ID)
-            .and_then(|value| value.first_chunk());
-        let has = has.map(|value| u16::from_ne_bytes(*value));
-        let (id, mtu): (u16, Option<u32>) = (vlan_id(&options)?, options.number("mtu")?);
-        if has != Some(id) {
-            return differs(call, &format!("is of another VLAN than {id}"));
-        }
+        let id = vlan_id(&options)?;
+        let detail = Detail {
+            kind: IFLA_VLAN_ID,
+            value: &id.to_ne_bytes(),
+            text: format!("vlan {id}"),
+        };
+        let link = single::check(call, KIND, Some(detail))?;
+        let mtu: Option<u32> = options.number("mtu")?;
         match mtu.filter(|mtu| *mtu != 0) {
-            Some(mtu) if link.mtu != Some(mtu) => {
-                differs(call, &format!("has another mtu than {mtu}"))
-            }
-            _ => check::configuration(call, &link),
+            Some(mtu) if link.mtu != Some(mtu) => Err(differs(format!(
+                "interface {} has another mtu than {mtu}",
+                call.ifname
+            ))),
+            _ => Ok(()),
         }
     }
 
@@ -64,7 +64,7 @@ impl Driver for Vlan {
     }
 
     fn gc(&self, call: &Call<'_>) -> Answer<()> {
-        ask::forward(call)
+        single::forward(call, Managed::gc)
     }
 }
 
@@ -101,14 +101,4 @@ fn vlan_id(options: &Options<'_>) -> Answer<u16> {
             format!("vlanId is not between 0 and {LAST_ID}"),
         )
     })
-}
-
-fn differs(call: &Call<'_>, what: &str) -> Answer<()> {
-    Err(ErrorReport::new(
-        code::OTHER,
-        format!(
-            "interface {} {what}: attach the container again",
-            call.ifname
-        ),
-    ))
 }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 
 use super::Address;
 use super::attributes::{self as wire, RTM_NEWADDR, Reply};
@@ -104,7 +104,7 @@ impl Netlink {
     pub fn addresses(&mut self, index: u32) -> Result<Vec<Address>, NetlinkError> {
         let mut header = [0; 8];
         header[4..].copy_from_slice(&index.to_ne_bytes());
-        let replies = match self.list(&Message::new(RTM_GETADDR, NLM_F_DUMP, &header)) {
+        let replies = match self.list(&Message::new(RTM_GETADDR, 0, &header)) {
             // What is gone has none.
             Err(NetlinkError::Kernel(libc::ENODEV)) => return Ok(Vec::new()),
             other => other?,

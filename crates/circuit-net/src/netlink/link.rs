@@ -1,7 +1,5 @@
 //! Interfaces as the kernel tells of them, and looking one up.
 
-use netlink_packet_core::NLM_F_DUMP;
-
 use super::attributes::{
     self as wire, LINK_HEADER, RTM_NEWLINK, Reply, attributes, mac, text, u32_of,
 };
@@ -193,7 +191,7 @@ impl Netlink {
     /// # Errors
     /// As [`link`](Self::link).
     pub fn ports(&mut self, master: u32) -> Result<Vec<Link>, NetlinkError> {
-        let request = Message::new(RTM_GETLINK, NLM_F_DUMP, &header(libc::AF_UNSPEC, 0))
+        let request = Message::new(RTM_GETLINK, 0, &header(libc::AF_UNSPEC, 0))
             .with_u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
             .with_u32(wire::IFLA_MASTER, master);
         let replies = self.list(&request)?;

@@ -126,12 +126,13 @@ impl Netlink {
         request.serialize(&mut body);
         self.list(&Message {
             kind: request.message_type(),
-            flags: NLM_F_DUMP,
+            flags: 0,
             body,
         })
     }
 
-    /// Asks for a list by a message, again when it changed while it was read.
+    /// Asks for the list of what a message asks for, again when it changed
+    /// while it was read.
     ///
     /// # Errors
     /// The kernel's refusal, or that of the socket.

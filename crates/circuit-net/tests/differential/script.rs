@@ -170,11 +170,18 @@ pub(crate) fn judge(
     let found = differences(left, right);
     let refused = left.steps.iter().any(|(step, seen)| {
         let is_first = ["ADD one", "ADD two"].contains(&step.as_str());
-        is_first && seen.as_array().unwrap().iter().any(|answer| answer["exit"] != 0)
+        is_first
+            && seen
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|answer| answer["exit"] != 0)
     });
-    let (known, unknown): (Vec<_>, Vec<_>) = found
-        .iter()
-        .partition(|difference| meant.iter().any(|meant| meant.covers(test, refused, difference)));
+    let (known, unknown): (Vec<_>, Vec<_>) = found.iter().partition(|difference| {
+        meant
+            .iter()
+            .any(|meant| meant.covers(test, refused, difference))
+    });
     if std::env::var_os("CIRCUIT_DIFFERENTIAL_SHOW").is_some() {
         for difference in &known {
             eprintln!("{test}: meant: {difference}");

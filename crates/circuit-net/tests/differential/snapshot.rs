@@ -106,9 +106,7 @@ fn settled(world: &World, names: &mut Names) -> Vec<(String, Vec<Value>)> {
             all.push((name, links));
         }
         names.learn(&all);
-        let waits = all
-            .iter()
-            .any(|(_, links)| links.iter().any(is_passing));
+        let waits = all.iter().any(|(_, links)| links.iter().any(is_passing));
         if !waits || start.elapsed() > PATIENCE {
             return all;
         }

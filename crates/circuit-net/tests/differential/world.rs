@@ -77,7 +77,9 @@ impl World {
             world.add_netns(container);
             world.inside(container, || {
                 let watched = watched(container);
-                world.ip(&format!("link add {WATCH} type veth peer name {watched} netns {OUTSIDE}"));
+                world.ip(&format!(
+                    "link add {WATCH} type veth peer name {watched} netns {OUTSIDE}"
+                ));
             });
         }
         world.wire();

@@ -3,7 +3,7 @@
 use circuit_core::cni::{ErrorReport, JsonObject, code};
 use serde_json::Value;
 
-use crate::driver::{Answer, Call, Options, Unsupported, ipmasq};
+use crate::driver::{Answer, Call, Options, Unsupported, args, ipmasq};
 use crate::netlink::{Mac, Vlans};
 
 const DEFAULT_BRIDGE: &str = "cni0";
@@ -184,35 +184,9 @@ fn trunk(options: &Options<'_>) -> Answer<Option<Vec<u16>>> {
 /// The hardware address asked for: by the runtime's capability first, then by
 /// the configuration's arguments, then by the environment's.
 fn mac<'a>(call: &Call<'a>) -> Answer<Option<&'a str>> {
-    check_args(call)?;
+    args::only(call, "bridge", &["MAC"])?;
     let text = |value: Option<&'a Value>| value.and_then(Value::as_str).filter(|t| !t.is_empty());
     Ok(text(call.runtime_config("mac"))
         .or_else(|| text(call.cni_arg("mac")))
         .or_else(|| call.arg("MAC").filter(|text| !text.is_empty())))
-}
-
-/// Refuses arguments of the environment that are not known, unless these say
-/// that they are not all for this plugin.
-fn check_args(call: &Call<'_>) -> Answer<()> {
-    let ignored = match call
-        .arg("IgnoreUnknown")
-        .map(str::to_ascii_lowercase)
-        .as_deref()
-    {
-        Some("1" | "true") => true,
-        None | Some("0" | "false") => false,
-        Some(other) => {
-            return Err(invalid(format!(
-                "CNI_ARGS: IgnoreUnknown is {other:?}, not true or false"
-            )));
-        }
-    };
-    let unknown = |key: &&str| !["MAC", "IgnoreUnknown"].contains(key);
-    let mut keys = call.args.iter().map(|(key, _)| key.as_str());
-    match keys.find(unknown) {
-        Some(key) if !ignored => Err(invalid(format!(
-            "CNI_ARGS: {key} is not known: add IgnoreUnknown=1 if it is for another plugin"
-        ))),
-        _ => Ok(()),
-    }
 }

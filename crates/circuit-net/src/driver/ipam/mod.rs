@@ -1,7 +1,6 @@
 //! Address management: plugins that other plugins ask for addresses, by the
 //! `ipam` part of their configuration.
 
-pub(super) mod ask;
 mod host_local;
 mod static_ip;
 
@@ -76,17 +75,6 @@ fn route(options: &Options<'_>) -> Answer<Route> {
         table: options.number("table")?,
         scope: options.number("scope")?,
     })
-}
-
-/// The name resolution that a plugin's configuration has on top.
-///
-/// # Errors
-/// Code 6 when it is not what it should be.
-pub(super) fn dns_of(config: &JsonObject) -> Answer<Dns> {
-    match Options::new(config).object("dns")? {
-        Some(object) => dns(&Options::at(object, "dns")),
-        None => Ok(Dns::default()),
-    }
 }
 
 /// Name resolution as it is written in a configuration.
