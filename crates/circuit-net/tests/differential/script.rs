@@ -245,16 +245,15 @@ impl<'a> Life<'a> {
         self.world.shell(&self.case.prepare);
         self.ask("VERSION");
         self.add(0);
-        self.snapshot("one is attached");
         self.check(0, "one");
         if !self.case.short {
             self.share();
         }
+        self.snapshot("attached");
         self.del(0, "one");
         self.del(0, "one again");
         self.check(0, "one that is gone");
         if !self.case.short {
-            self.snapshot("one is gone");
             self.mishaps();
         }
         self.snapshot("end");
@@ -266,15 +265,18 @@ impl<'a> Life<'a> {
         }
     }
 
-    /// Two containers, and what they say to each other and to the world.
+    /// Two containers, what they say to each other and to the world, and what
+    /// must change nothing.
     fn share(&mut self) {
         if self.case.has_status_and_gc() {
             self.ask("STATUS");
         }
         self.add(1);
         self.check(1, "two");
-        self.snapshot("both are attached");
-        self.talk();
+        // What a failed ADD leaves behind is looked at, not talked to.
+        if self.results.iter().all(|result| !result.is_null()) {
+            self.talk();
+        }
         if self.case.has_status_and_gc() {
             let answers = self
                 .runtime
@@ -283,7 +285,6 @@ impl<'a> Life<'a> {
         }
         let again = self.runtime.add(&self.attachments[0]);
         self.saw("ADD one again", &again);
-        self.snapshot("still both are attached");
     }
 
     /// What was attached is broken, and its namespace goes before the DEL.
