@@ -9,6 +9,7 @@
 mod bandwidth;
 mod call;
 mod delegate;
+mod dhcp;
 pub mod executable;
 mod options;
 mod sbr;
@@ -72,6 +73,7 @@ pub trait Driver: Sync {
 /// Every driver by the `type` that names it in a configuration.
 pub const DRIVERS: &[(&str, &dyn Driver)] = &[
     ("bandwidth", &bandwidth::Bandwidth),
+    ("dhcp", &dhcp::Dhcp),
     ("sbr", &sbr::Sbr),
     ("tuning", &tuning::Tuning),
 ];

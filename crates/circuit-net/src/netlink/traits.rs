@@ -29,6 +29,8 @@ pub struct Traits {
     pub name: String,
     /// The hardware address.
     pub mac: Vec<u8>,
+    /// Whether it is set up.
+    pub up: bool,
     /// The MTU.
     pub mtu: u32,
     /// The length of the transmit queue.
@@ -183,6 +185,7 @@ fn read(reply: &Reply) -> Option<Traits> {
         name: link.name,
         kind: link.kind.unwrap_or_default(),
         mtu: link.mtu.unwrap_or_default(),
+        up: link.up,
         allmulti: flags & libc::IFF_ALLMULTI as u32 != 0,
         ..Traits::default()
     };
