@@ -11,3 +11,4 @@ pub mod driver;
 pub mod host;
 pub mod netlink;
 pub mod netns;
+pub mod nft;

@@ -1,15 +1,27 @@
-//! Reading interfaces, addresses and routes from the kernel, and the few
-//! changes that plugins leave to be made.
+//! Interfaces, addresses and routes: reading them from the kernel, and changing
+//! them.
+//!
+//! [`LinkSpec`], [`AddressSpec`] and [`RouteSpec`] say what is to be and make
+//! the requests for it; [`Netlink`] carries requests out one by one, or many at
+//! once with [`Netlink::pipeline`]. One interface is looked up by its name or
+//! index; lists are for those who want all.
 
+mod address;
 mod attributes;
+mod batch;
+mod change;
 mod create;
 mod defaults;
+mod link;
+mod mac;
 mod message;
+mod notify;
 mod order;
+mod port;
+mod route;
 pub mod rules;
 mod socket;
 pub mod tc;
-pub mod traits;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -21,34 +33,22 @@ use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
+pub use address::AddressSpec;
 pub use attributes::{Reply, attributes};
+pub use change::{LinkSpec, delete_link, delete_link_named};
+pub use defaults::order_default_routes;
+pub use link::{Link, found, get_link, get_link_at};
+pub use mac::Mac;
 pub use message::Message;
+pub use port::{Vlans, add_vlans, delete_vlans, set_port};
+pub use route::{Beside, RouteSpec};
 pub use socket::{Netlink, NetlinkError};
 
+pub(crate) use batch::BatchError;
 pub(crate) use create::add_bridge;
-pub use defaults::order_default_routes;
 
 /// The main routing table.
 pub const MAIN_TABLE: u32 = 254;
-
-/// A network interface.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Link {
-    /// The index, unique in the namespace.
-    pub index: u32,
-    /// The name.
-    pub name: String,
-    /// The hardware address in hexadecimal, if the kind has one.
-    pub mac: Option<String>,
-    /// Whether it is set up.
-    pub up: bool,
-    /// The MTU.
-    pub mtu: Option<u32>,
-    /// The driver's kind, such as `veth` or `bridge`.
-    pub kind: Option<String>,
-    /// The index of the bridge or bond that it is in.
-    pub master: Option<u32>,
-}
 
 /// An address on an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +59,10 @@ pub struct Address {
     pub address: IpNet,
     /// The scope: 0 is global, 253 link, 254 host.
     pub scope: u8,
+    /// Whether it is not known yet that nobody else has it.
+    pub tentative: bool,
+    /// Whether somebody else was found to have it.
+    pub dad_failed: bool,
 }
 
 /// One hop of a route.
@@ -96,16 +100,7 @@ pub fn links(netns: Option<&Path>) -> Result<Vec<Link>> {
 /// # Errors
 /// As [`links`].
 pub fn addresses(netns: Option<&Path>) -> Result<Vec<Address>> {
-    Ok(address_list(&mut Netlink::open(netns)?)?)
-}
-
-/// The addresses of the namespace that a socket is in.
-///
-/// # Errors
-/// When the kernel refuses.
-pub(crate) fn address_list(
-    socket: &mut Netlink,
-) -> std::result::Result<Vec<Address>, NetlinkError> {
+    let mut socket = Netlink::open(netns)?;
     let replies = socket.dump(&RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
     Ok(replies.iter().filter_map(Reply::address).collect())
 }
@@ -161,12 +156,19 @@ fn links_on(socket: &mut Netlink) -> Result<Vec<Link>> {
 }
 
 fn routes_on(socket: &mut Netlink, family: AddressFamily) -> Result<Vec<Reply>> {
+    Ok(dump_routes(socket, family)?)
+}
+
+fn dump_routes(
+    socket: &mut Netlink,
+    family: AddressFamily,
+) -> std::result::Result<Vec<Reply>, NetlinkError> {
     let mut request = RouteMessage::default();
     request.header.address_family = family;
     match socket.dump(&RouteNetlinkMessage::GetRoute(request)) {
         // A kernel without IPv6 has no such routes.
         Err(socket::NetlinkError::Kernel(libc::EOPNOTSUPP | libc::EAFNOSUPPORT)) => Ok(Vec::new()),
-        other => Ok(other?),
+        other => other,
     }
 }
 

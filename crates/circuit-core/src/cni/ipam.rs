@@ -15,7 +15,8 @@ pub struct IpamConfig<'a> {
 }
 
 impl<'a> IpamConfig<'a> {
-    pub(super) fn new(raw: &'a JsonObject) -> Self {
+    /// The object under a plugin's `ipam`.
+    pub fn new(raw: &'a JsonObject) -> Self {
         Self { raw }
     }
 

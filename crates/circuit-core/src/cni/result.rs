@@ -57,7 +57,9 @@ pub struct Route {
     pub dst: IpNet,
     /// The gateway; without one, the address' gateway counts.
     pub gw: Option<IpAddr>,
-    /// The MTU; this and what follows from 1.1.0 on.
+    /// The MTU. This and what follows came with 1.1.0; plugins of that time
+    /// have it in results of every version, and so it is here, or a route of
+    /// an older list would be another when it is checked.
     pub mtu: Option<u32>,
     /// The advertised segment size.
     pub advmss: Option<u32>,
@@ -137,13 +139,7 @@ impl CniResult {
                 "ips",
                 self.ips.iter().map(|ip| ip.to_json(version)).collect(),
             ),
-            (
-                "routes",
-                self.routes
-                    .iter()
-                    .map(|route| route.to_json(version))
-                    .collect(),
-            ),
+            ("routes", self.routes.iter().map(Route::to_json).collect()),
         ];
         for (key, values) in lists {
             if !values.is_empty() {
@@ -288,30 +284,32 @@ impl Route {
         let dst = dst
             .parse()
             .map_err(|_| Error::invalid(format!("dst {dst:?} is no destination with a prefix")))?;
-        let mut route = Self::new(dst, address_of(object, "gw")?);
-        if version.has_details() {
-            // Zero is what "not said" looks like for these three.
-            let said = |key| Ok::<_, Error>(number(object, key)?.filter(|n| *n != 0));
-            route.mtu = said("mtu")?;
-            route.advmss = said("advmss")?;
-            route.priority = said("priority")?;
-            route.table = number(object, "table")?;
-            route.scope = number(object, "scope")?;
-        }
-        Ok(route)
+        // An older version gives these keys no meaning.
+        let detail = |key| match number(object, key) {
+            Err(_) if !version.has_details() => Ok(None),
+            other => other,
+        };
+        // Zero is what "not said" looks like for these three.
+        let said = |key| Ok::<_, Error>(detail(key)?.filter(|n| *n != 0));
+        Ok(Self {
+            mtu: said("mtu")?,
+            advmss: said("advmss")?,
+            priority: said("priority")?,
+            table: detail("table")?,
+            scope: detail("scope")?,
+            ..Self::new(dst, address_of(object, "gw")?)
+        })
     }
 
-    fn to_json(&self, version: CniVersion) -> Value {
+    fn to_json(&self) -> Value {
         let mut object = JsonObject::new();
         object.insert("dst".to_owned(), self.dst.to_string().into());
         put(&mut object, "gw", self.gw.map(|gw| gw.to_string()));
-        if version.has_details() {
-            put(&mut object, "mtu", self.mtu);
-            put(&mut object, "advmss", self.advmss);
-            put(&mut object, "priority", self.priority);
-            put(&mut object, "table", self.table);
-            put(&mut object, "scope", self.scope);
-        }
+        put(&mut object, "mtu", self.mtu);
+        put(&mut object, "advmss", self.advmss);
+        put(&mut object, "priority", self.priority);
+        put(&mut object, "table", self.table);
+        put(&mut object, "scope", self.scope);
         object.into()
     }
 }

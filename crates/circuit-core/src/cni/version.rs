@@ -80,8 +80,8 @@ impl CniVersion {
         self < Self::V1_0_0
     }
 
-    /// Interfaces have `mtu`, `socketPath` and `pciID`, routes more than a
-    /// destination and a gateway.
+    /// Interfaces have `mtu`, `socketPath` and `pciID`; of routes, more than a
+    /// destination and a gateway must be well-formed.
     pub(super) fn has_details(self) -> bool {
         self >= Self::V1_1_0
     }

@@ -6,15 +6,31 @@
 //! and single-threaded: it runs on threads that may block, never on those of
 //! an async runtime.
 
+mod args;
 mod bandwidth;
+mod bridge;
 mod call;
+mod configure;
 mod delegate;
 mod dhcp;
+mod dummy;
 pub mod executable;
+mod ipam;
+mod ipmasq;
+mod ipvlan;
+mod loopback;
+mod macvlan;
+mod managed;
 mod options;
+mod ptp;
 mod sbr;
+mod single;
 mod steps;
+mod sysctl;
 mod tuning;
+mod verify;
+mod veth;
+mod vlan;
 
 use circuit_core::cni::{CniResult, ErrorReport, JsonObject};
 
@@ -73,9 +89,18 @@ pub trait Driver: Sync {
 /// Every driver by the `type` that names it in a configuration.
 pub const DRIVERS: &[(&str, &dyn Driver)] = &[
     ("bandwidth", &bandwidth::Bandwidth),
+    ("bridge", &bridge::Bridge),
     ("dhcp", &dhcp::Dhcp),
+    ("dummy", &dummy::Dummy),
+    ("host-local", &ipam::HostLocal),
+    ("ipvlan", &ipvlan::Ipvlan),
+    ("loopback", &loopback::Loopback),
+    ("macvlan", &macvlan::Macvlan),
+    ("ptp", &ptp::Ptp),
     ("sbr", &sbr::Sbr),
+    ("static", &ipam::Static),
     ("tuning", &tuning::Tuning),
+    ("vlan", &vlan::Vlan),
 ];
 
 /// The driver of a plugin type.

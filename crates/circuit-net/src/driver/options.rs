@@ -73,7 +73,8 @@ impl<'a> Options<'a> {
             None => Ok(()),
             Some(key) => Err(Unsupported {
                 key: self.name(key),
-                documented: false,
+                // The stock plugins do not tell `dataDir` from `datadir`.
+                documented: known.iter().any(|known| known.eq_ignore_ascii_case(key)),
             }),
         }
     }

@@ -12,15 +12,16 @@ pub(super) const RTM_NEWLINK: u16 = 16;
 pub(super) const RTM_NEWADDR: u16 = 20;
 pub(super) const RTM_NEWROUTE: u16 = 24;
 
-const IFLA_ADDRESS: u16 = 1;
+pub(super) const IFLA_ADDRESS: u16 = 1;
 pub(super) const IFLA_IFNAME: u16 = 3;
-const IFLA_MTU: u16 = 4;
-const IFLA_MASTER: u16 = 10;
+pub(super) const IFLA_MTU: u16 = 4;
+pub(super) const IFLA_MASTER: u16 = 10;
 pub(super) const IFLA_LINKINFO: u16 = 18;
 pub(super) const IFLA_INFO_KIND: u16 = 1;
 
 pub(super) const IFA_ADDRESS: u16 = 1;
 pub(super) const IFA_LOCAL: u16 = 2;
+pub(super) const IFA_FLAGS: u16 = 8;
 
 pub(super) const RTA_DST: u16 = 1;
 pub(super) const RTA_OIF: u16 = 4;
@@ -50,38 +51,17 @@ pub struct Reply {
 }
 
 impl Reply {
-    pub(super) fn link(&self) -> Option<Link> {
-        let header = self.header::<LINK_HEADER>(RTM_NEWLINK)?;
-        let mut link = Link {
-            index: u32_of(header.get(4..8)?)?,
-            up: u32_of(header.get(8..12)?)? & libc::IFF_UP as u32 != 0,
-            ..Link::default()
-        };
-        for (kind, value) in attributes(self.payload.get(LINK_HEADER..)?) {
-            match kind {
-                IFLA_IFNAME => link.name = text(value),
-                IFLA_ADDRESS => link.mac = mac(value),
-                IFLA_MTU => link.mtu = u32_of(value),
-                IFLA_MASTER => link.master = u32_of(value),
-                IFLA_LINKINFO => {
-                    link.kind = attributes(value)
-                        .find(|(kind, _)| *kind == IFLA_INFO_KIND)
-                        .map(|(_, value)| text(value));
-                }
-                _ => {}
-            }
-        }
-        (!link.name.is_empty()).then_some(link)
-    }
-
+    /// The address that this tells of.
     pub(super) fn address(&self) -> Option<Address> {
         let header = self.header::<ADDRESS_HEADER>(RTM_NEWADDR)?;
-        let [_, prefix, _, scope, ..] = *header;
+        let [_, prefix, flags, scope, ..] = *header;
         let (mut local, mut address) = (None, None);
+        let mut flags = u32::from(flags);
         for (kind, value) in attributes(self.payload.get(ADDRESS_HEADER..)?) {
             match kind {
                 IFA_LOCAL => local = ip(value),
                 IFA_ADDRESS => address = ip(value),
+                IFA_FLAGS => flags = u32_of(value)?,
                 _ => {}
             }
         }
@@ -91,6 +71,8 @@ impl Reply {
             index: u32_of(header.get(4..8)?)?,
             address,
             scope,
+            tentative: flags & libc::IFA_F_TENTATIVE != 0,
+            dad_failed: flags & libc::IFA_F_DADFAILED != 0,
         })
     }
 
@@ -141,7 +123,7 @@ impl Reply {
         Some(hops.into_iter().map(hop).collect())
     }
 
-    fn header<const N: usize>(&self, kind: u16) -> Option<&[u8; N]> {
+    pub(super) fn header<const N: usize>(&self, kind: u16) -> Option<&[u8; N]> {
         self.payload.first_chunk().filter(|_| self.kind == kind)
     }
 }
@@ -218,7 +200,7 @@ pub(super) fn u32_of(value: &[u8]) -> Option<u32> {
     value.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
 }
 
-fn text(value: &[u8]) -> String {
+pub(super) fn text(value: &[u8]) -> String {
     let end = value
         .iter()
         .position(|byte| *byte == 0)
@@ -226,7 +208,7 @@ fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(&value[..end]).into_owned()
 }
 
-fn mac(value: &[u8]) -> Option<String> {
+pub(super) fn mac(value: &[u8]) -> Option<String> {
     let hex = || {
         value
             .iter()

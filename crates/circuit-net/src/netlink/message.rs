@@ -32,11 +32,21 @@ impl Message {
 
     /// Writes the message behind its netlink header.
     pub(super) fn write(&self, sequence: u32, bytes: &mut Vec<u8>) -> Result<(), NetlinkError> {
+        self.write_flags(self.flags | NLM_F_REQUEST | NLM_F_ACK, sequence, bytes)
+    }
+
+    /// As [`write`](Self::write), with these flags and no others.
+    pub(super) fn write_flags(
+        &self,
+        flags: u16,
+        sequence: u32,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), NetlinkError> {
         let length = u32::try_from(HEADER + self.body.len());
         let length = length.map_err(|_| NetlinkError::Malformed)?;
         bytes.extend(length.to_ne_bytes());
         bytes.extend(self.kind.to_ne_bytes());
-        bytes.extend((self.flags | NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes());
+        bytes.extend(flags.to_ne_bytes());
         bytes.extend(sequence.to_ne_bytes());
         // The kernel knows the sender.
         bytes.extend(0u32.to_ne_bytes());
@@ -56,6 +66,30 @@ impl Message {
     #[must_use]
     pub fn with_u32(self, kind: u16, value: u32) -> Self {
         self.with(kind, &value.to_ne_bytes())
+    }
+
+    /// Adds a number in the byte order of the network, as netfilter has them.
+    #[must_use]
+    pub fn with_be32(self, kind: u16, value: u32) -> Self {
+        self.with(kind, &value.to_be_bytes())
+    }
+
+    /// Adds a number of 64 bits in the byte order of the network.
+    #[must_use]
+    pub fn with_be64(self, kind: u16, value: u64) -> Self {
+        self.with(kind, &value.to_be_bytes())
+    }
+
+    /// Adds attributes that are written already.
+    #[must_use]
+    pub(crate) fn with_raw(mut self, attributes: &[u8]) -> Self {
+        self.body.extend(attributes);
+        self
+    }
+
+    /// The fixed part and the attributes.
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.body
     }
 
     /// Adds a text with the zero byte at its end.

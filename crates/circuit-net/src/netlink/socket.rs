@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use circuit_core::{Error, Result};
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkSerializable};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -14,7 +14,7 @@ use super::attributes::Reply;
 use super::message::Message;
 use crate::netns::in_netns;
 
-const NLMSG_ERROR: u16 = 2;
+pub(super) const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLMSG_OVERRUN: u16 = 4;
 const NLM_F_DUMP_INTR: u16 = 0x10;
@@ -73,9 +73,9 @@ struct Progress {
 
 /// A socket of one namespace, for good: a socket stays where it was made.
 pub struct Netlink {
-    socket: Socket,
-    sequence: u32,
-    buffer: Vec<u8>,
+    pub(super) socket: Socket,
+    pub(super) sequence: u32,
+    pub(super) buffer: Vec<u8>,
 }
 
 impl Netlink {
@@ -85,10 +85,18 @@ impl Netlink {
     /// # Errors
     /// When the namespace cannot be entered or the kernel refuses.
     pub fn open(netns: Option<&Path>) -> Result<Self> {
+        Self::open_protocol(NETLINK_ROUTE, netns)
+    }
+
+    /// As [`open`](Self::open), for a part of the kernel other than routing.
+    pub(crate) fn open_protocol(protocol: isize, netns: Option<&Path>) -> Result<Self> {
         let make = || {
             let make = || {
-                let mut socket = Socket::new(NETLINK_ROUTE)?;
+                let mut socket = Socket::new(protocol)?;
                 socket.bind_auto()?;
+                // The kernel then lists only what is asked for. Old kernels
+                // cannot, and list all.
+                let _ = socket.set_netlink_get_strict_chk(true);
                 setsockopt(
                     &socket,
                     sockopt::ReceiveTimeout,
@@ -114,6 +122,21 @@ impl Netlink {
         &mut self,
         request: &RouteNetlinkMessage,
     ) -> std::result::Result<Vec<Reply>, NetlinkError> {
+        let mut body = vec![0; request.buffer_len()];
+        request.serialize(&mut body);
+        self.list(&Message {
+            kind: request.message_type(),
+            flags: 0,
+            body,
+        })
+    }
+
+    /// Asks for the list of what a message asks for, again when it changed
+    /// while it was read.
+    ///
+    /// # Errors
+    /// The kernel's refusal, or that of the socket.
+    pub fn list(&mut self, request: &Message) -> std::result::Result<Vec<Reply>, NetlinkError> {
         for _ in 0..TRIES {
             if let Some(replies) = self.dump_once(request)? {
                 return Ok(replies);
@@ -122,35 +145,15 @@ impl Netlink {
         Err(NetlinkError::Unsteady)
     }
 
-    /// Asks for a list by a message with the flags of a dump, again when it
-    /// changed while it was read.
-    ///
-    /// # Errors
-    /// The kernel's refusal, or that of the socket.
-    pub fn list(&mut self, request: &Message) -> std::result::Result<Vec<Reply>, NetlinkError> {
-        for _ in 0..TRIES {
-            self.sequence = self.sequence.wrapping_add(1);
-            let mut bytes = Vec::new();
-            request.write(self.sequence, &mut bytes)?;
-            self.send(&bytes)?;
-            if let Some(replies) = self.read_list()? {
-                return Ok(replies);
-            }
-        }
-        Err(NetlinkError::Unsteady)
-    }
-
     fn dump_once(
         &mut self,
-        request: &RouteNetlinkMessage,
+        request: &Message,
     ) -> std::result::Result<Option<Vec<Reply>>, NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
-        self.ask(request)?;
-        self.read_list()
-    }
-
-    /// Reads a list that was asked for; `None` when it changed meanwhile.
-    fn read_list(&mut self) -> std::result::Result<Option<Vec<Reply>>, NetlinkError> {
+        let mut bytes = Vec::with_capacity(64);
+        let flags = request.flags | NLM_F_REQUEST | NLM_F_DUMP;
+        request.write_flags(flags, self.sequence, &mut bytes)?;
+        self.send(&bytes)?;
         let mut replies = Vec::new();
         let mut progress = Progress::default();
         while !progress.done {
@@ -230,23 +233,12 @@ impl Netlink {
         Ok(replies)
     }
 
-    fn ask(&self, request: &RouteNetlinkMessage) -> io::Result<()> {
-        let payload = NetlinkPayload::from(request.clone());
-        let mut message = NetlinkMessage::new(Default::default(), payload);
-        message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-        message.header.sequence_number = self.sequence;
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        self.send(&bytes)
-    }
-
-    fn send(&self, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn send(&self, bytes: &[u8]) -> io::Result<()> {
         retry(|| self.socket.send_to(bytes, &SocketAddr::new(0, 0), 0)).map(drop)
     }
 
     /// Reads the next piece into the buffer; `false` when some were lost.
-    fn receive(&mut self) -> std::result::Result<bool, NetlinkError> {
+    pub(super) fn receive(&mut self) -> std::result::Result<bool, NetlinkError> {
         loop {
             self.buffer.clear();
             let received = retry(|| self.socket.recv_from(&mut self.buffer, libc::MSG_TRUNC));

@@ -51,7 +51,7 @@ pub fn is_netns(path: impl AsRef<Path>) -> bool {
 }
 
 /// Opens a network namespace, and nothing else.
-fn open(path: &Path) -> Result<File> {
+pub(crate) fn open(path: &Path) -> Result<File> {
     let failed = |what: &dyn std::fmt::Display| {
         let text = format!("cannot open network namespace {}: {what}", path.display());
         match path.symlink_metadata() {

@@ -3,6 +3,9 @@
 
 #![allow(dead_code, reason = "every test binary uses another part")]
 
+pub(crate) mod plugin;
+pub(crate) mod twin;
+
 use std::future::Future;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

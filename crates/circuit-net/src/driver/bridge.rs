@@ -1,0 +1,262 @@
+//! `bridge`: a port of a bridge on the host, which may be the gateway.
+//!
+//! The bridge and its addresses belong to the network: attachments make them
+//! when they are not there, and leave them.
+
+mod config;
+mod host;
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use circuit_core::cni::{CniResult, ErrorReport, JsonObject, code};
+
+use super::configure::{configure, refused};
+use super::managed::{Managed, dns_of};
+use super::verify::{self, differs, look_up};
+use super::veth::{self, Ends, Pair, told};
+use super::{Answer, Call, Driver, Unsupported, ipmasq};
+use crate::netlink::{Link, LinkSpec, Netlink, found, get_link_at};
+use config::Config;
+
+pub(super) use config::mtu;
+pub(super) use host::enable_forwarding;
+
+/// The place of the container's interface in a result.
+const CONTAINER: usize = 2;
+
+/// How long to wait, in milliseconds, each time a new port does not carry
+/// traffic yet. The kernel says so at once, or never; old ones a bit later.
+const PORT_PAUSES: [u64; 9] = [0, 1, 2, 5, 10, 50, 500, 1000, 1000];
+
+/// The driver.
+pub(super) struct Bridge;
+
+impl Driver for Bridge {
+    fn supports(&self, config: &JsonObject) -> Result<(), Unsupported> {
+        config::supports(config)
+    }
+
+    fn add(&self, call: &Call<'_>) -> Answer<CniResult> {
+        let config = Config::read(call)?;
+        let ipam = Managed::of(call)?;
+        if ipam.is_some() && !config.container_up {
+            return Err(ErrorReport::new(
+                code::INVALID_CONFIG,
+                "ipam and disableContainerInterface exclude each other: remove one of them",
+            ));
+        }
+        let mac = config.mac()?;
+        let bridge = host::ensure(&mut *call.host()?, &config)?;
+        let pair = Pair {
+            mtu: config.mtu,
+            mac,
+            master: Some(bridge.index),
+        };
+        let ends = veth::create(call, &pair)?;
+        let mut leased = None;
+        let port = host::set_up_port(&mut *call.host()?, &bridge, &ends.host, &config);
+        let made = port.and_then(|()| {
+            let lease = ipam.map(|ipam| ipam.add()).transpose()?;
+            leased = ipam;
+            attach(call, &config, bridge, &ends, lease)
+        });
+        made.inspect_err(|_| undo(call, &config, &ends, leased))
+    }
+
+    fn del(&self, call: &Call<'_>) -> Answer<()> {
+        let config = Config::read(call)?;
+        let ipam = Managed::of(call)?;
+        veth::detach(call)?;
+        // The address is free for others once nobody has it.
+        if let Some(ipam) = ipam {
+            ipam.del()?;
+        }
+        match ipam {
+            Some(_) => release_masquerade(call, &config),
+            None => Ok(()),
+        }
+    }
+
+    fn check(&self, call: &Call<'_>) -> Answer<()> {
+        let config = Config::read(call)?;
+        if let Some(ipam) = Managed::of(call)? {
+            ipam.check()?;
+        }
+        let result = call.needs_prev()?;
+        let bridge = check_bridge(call, &config, result)?;
+        let container = verify::container_link(call, result, Some("veth"))?;
+        check_port(call, result, &bridge, &container)?;
+        verify::addresses_and_routes(call, container.index, result)
+    }
+
+    fn status(&self, call: &Call<'_>) -> Answer<()> {
+        Managed::of(call)?.map_or(Ok(()), |ipam| ipam.status())
+    }
+
+    fn gc(&self, call: &Call<'_>) -> Answer<()> {
+        let config = Config::read(call)?;
+        if let Some(ipam) = Managed::of(call)? {
+            ipam.gc()?;
+        }
+        match call.valid().is_empty() {
+            true => release_masquerade(call, &config),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Everything behind the lease: what fails here is taken back by the caller.
+fn attach(
+    call: &Call<'_>,
+    config: &Config<'_>,
+    bridge: Link,
+    ends: &Ends,
+    leased: Option<CniResult>,
+) -> Answer<CniResult> {
+    let netns = call.netns.map(|path| path.display().to_string());
+    let routed = leased.is_some();
+    let mut result = leased.unwrap_or_default();
+    result.interfaces = vec![
+        told(&bridge, None),
+        told(&ends.host, None),
+        told(&ends.container, netns),
+    ];
+    let gateways = host::gateways(config, &mut result, CONTAINER);
+    if routed {
+        let dad: &[_] = match config.dad {
+            true => &[("ipv6", "enhanced_dad", "1"), ("ipv6", "accept_dad", "1")],
+            false => &[("ipv6", "accept_dad", "0")],
+        };
+        let parameters = [dad, &[("ipv4", "arp_notify", "1")]].concat();
+        configure(call, ends.container.index, &result, &parameters)?;
+    } else if config.container_up {
+        set_up(call, &ends.container)?;
+    }
+    let mut socket = call.host()?;
+    if let Some(vlan) = host::become_gateway(&mut socket, &bridge, config, &gateways)? {
+        result.interfaces.push(told(&vlan, None));
+    }
+    if routed && ipmasq::wanted(call)? {
+        ipmasq::ensure(call, &result)?;
+    }
+    // Hardware addresses may have changed by what was done.
+    let (bridge, port) = look_again(&mut socket, config, &bridge, &ends.host)?;
+    result.interfaces[0].mac = bridge.mac;
+    result.interfaces[1].mac = port.mac;
+    if let Some(dns) = dns_of(call)? {
+        result.dns = dns;
+    }
+    Ok(result)
+}
+
+/// Takes a failed attachment back.
+fn undo(call: &Call<'_>, config: &Config<'_>, ends: &Ends, leased: Option<Managed<'_>>) {
+    veth::remove(call, &ends.host);
+    let Some(ipam) = leased else { return };
+    ipam.release_again();
+    if let Err(error) = release_masquerade(call, config) {
+        let (network, error) = (call.network(), error.text());
+        tracing::warn!(network, error, "masquerading could not be withdrawn");
+    }
+}
+
+fn set_up(call: &Call<'_>, link: &Link) -> Answer<()> {
+    let up = LinkSpec {
+        up: Some(true),
+        ..LinkSpec::default()
+    };
+    let set = call.container()?.set_link(link.index, &up);
+    set.map_err(|e| refused(format_args!("set {} up", link.name), &e))
+}
+
+/// The bridge and its port as they are now. The port has to carry traffic,
+/// unless the container's end is down on purpose.
+fn look_again(
+    socket: &mut Netlink,
+    config: &Config<'_>,
+    bridge: &Link,
+    port: &Link,
+) -> Answer<(Link, Link)> {
+    for pause in PORT_PAUSES {
+        sleep(Duration::from_millis(pause));
+        let requests = [get_link_at(bridge.index), get_link_at(port.index)];
+        let answers = socket
+            .pipeline(&requests)
+            .map_err(|e| refused("use netlink", &e))?;
+        let mut links = Vec::with_capacity(requests.len());
+        for (answer, link) in answers.into_iter().zip([bridge, port]) {
+            let name = &link.name;
+            let now = found(answer).map_err(|e| refused(format_args!("look {name} up"), &e))?;
+            links.push(now.ok_or_else(|| {
+                ErrorReport::new(code::OTHER, format!("interface {name} vanished"))
+            })?);
+        }
+        if let Ok([bridge, port]) = <[Link; 2]>::try_from(links)
+            && (port.running || !config.container_up)
+        {
+            return Ok((bridge, port));
+        }
+    }
+    Err(ErrorReport::new(
+        code::OTHER,
+        format!(
+            "port {} of bridge {} carries no traffic",
+            port.name, bridge.name
+        ),
+    ))
+}
+
+/// Ends the masquerading of the network when the bridge has no container left.
+fn release_masquerade(call: &Call<'_>, config: &Config<'_>) -> Answer<()> {
+    if !ipmasq::wanted(call)? {
+        return Ok(());
+    }
+    ipmasq::release(call, || {
+        let mut socket = call.host()?;
+        let Some(bridge) = look_up(&mut socket, config.bridge)? else {
+            return Ok(true);
+        };
+        let ports = socket
+            .ports(bridge.index)
+            .map_err(|e| refused(format_args!("list the ports of {}", bridge.name), &e))?;
+        // Other ports are the host's own, such as that of its VLAN's gateway.
+        Ok(!ports.iter().any(|port| port.parent_netns.is_some()))
+    })
+}
+
+fn check_bridge(call: &Call<'_>, config: &Config<'_>, result: &CniResult) -> Answer<Link> {
+    let name = config.bridge;
+    let mut interfaces = result.interfaces.iter();
+    let told = interfaces
+        .find(|interface| interface.name == name && interface.sandbox.is_none())
+        .ok_or_else(|| differs(format!("the result has no bridge {name}")))?;
+    let link = look_up(&mut *call.host()?, name)?
+        .filter(|link| link.is("bridge"))
+        .ok_or_else(|| differs(format!("there is no bridge {name}")))?;
+    verify::check_mac(&link, told.mac.as_deref())?;
+    match ((link.promiscuity != 0), config.promisc) {
+        (true, false) => Err(differs(format!("bridge {name} is promiscuous"))),
+        (false, true) => Err(differs(format!("bridge {name} is not promiscuous"))),
+        _ => Ok(link),
+    }
+}
+
+/// The other end of the container's interface has to be a port of the bridge,
+/// and in the result.
+fn check_port(call: &Call<'_>, result: &CniResult, bridge: &Link, container: &Link) -> Answer<()> {
+    let index = container.parent.unwrap_or_default();
+    let port = call.host()?.link_at(index);
+    let port = port.map_err(|e| refused("look the port up", &e))?;
+    let port = port
+        .filter(|port| port.master == Some(bridge.index) && port.parent == Some(container.index))
+        .ok_or_else(|| {
+            let (ifname, bridge) = (call.ifname, &bridge.name);
+            differs(format!("interface {ifname} is no port of bridge {bridge}"))
+        })?;
+    let mut interfaces = result.interfaces.iter();
+    let told = interfaces
+        .find(|interface| interface.name == port.name && interface.sandbox.is_none())
+        .ok_or_else(|| differs(format!("port {} is not in the result", port.name)))?;
+    verify::check_mac(&port, told.mac.as_deref())
+}

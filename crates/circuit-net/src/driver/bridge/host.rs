@@ -1,0 +1,294 @@
+//! The bridge on the host: making it, and its addresses.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use circuit_core::cni::{CniResult, ErrorReport, IpConfig, Route, code};
+use ipnet::IpNet;
+
+use super::config::Config;
+use crate::driver::configure::{refused, take};
+use crate::driver::verify::look_up;
+use crate::driver::veth::{self, Pair};
+use crate::driver::{Answer, sysctl};
+use crate::netlink::{
+    AddressSpec, Link, LinkSpec, Mac, Message, Netlink, NetlinkError, Vlans, add_vlans,
+    delete_vlans, set_port,
+};
+
+const IFLA_BR_VLAN_FILTERING: u16 = 7;
+
+/// Makes the bridge, if it is not there, and sets it up.
+pub(super) fn ensure(socket: &mut Netlink, config: &Config<'_>) -> Answer<Link> {
+    let name = config.bridge;
+    let link = match look_up(socket, name)? {
+        Some(link) => link,
+        None => make(socket, config)?,
+    };
+    if !link.is("bridge") {
+        return Err(ErrorReport::new(
+            code::OTHER,
+            format!("interface {name} exists and is no bridge: choose another name"),
+        ));
+    }
+    // Its routes are not for routers on it to make.
+    sysctl::try_set(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
+    if !link.up || config.promisc {
+        let up = LinkSpec {
+            up: Some(true),
+            promisc: config.promisc.then_some(true),
+            ..LinkSpec::default()
+        };
+        let set = socket.set_link(link.index, &up);
+        set.map_err(|e| refused(format_args!("set bridge {name} up"), &e))?;
+    }
+    Ok(link)
+}
+
+fn make(socket: &mut Netlink, config: &Config<'_>) -> Answer<Link> {
+    let name = config.bridge;
+    let spec = LinkSpec {
+        mtu: config.mtu,
+        ..LinkSpec::named(name)
+    };
+    let filtering = |m: Message| match config.vlan_filtering() {
+        true => m.with(IFLA_BR_VLAN_FILTERING, &[1]),
+        false => m,
+    };
+    match socket.create(name, spec.create("bridge", filtering)) {
+        Ok(link) => Ok(link),
+        // Another attachment was faster.
+        Err(error) if error.errno() == Some(libc::EEXIST) => look_up(socket, name)?
+            .ok_or_else(|| refused(format_args!("make bridge {name}"), &error)),
+        Err(error) => Err(refused(format_args!("make bridge {name}"), &error)),
+    }
+}
+
+/// Sets what a new port of the bridge has besides being one.
+pub(super) fn set_up_port(
+    socket: &mut Netlink,
+    bridge: &Link,
+    port: &Link,
+    config: &Config<'_>,
+) -> Answer<()> {
+    let mut steps = Vec::new();
+    let name = &port.name;
+    // A new port is neither.
+    if config.hairpin || config.isolated {
+        let set = set_port(port.index, config.hairpin, config.isolated);
+        steps.push((format!("set the flags of port {name}"), set));
+    }
+    take(socket, &steps)?;
+    let vlans = config.vlans();
+    join_vlans(socket, bridge, port, &vlans, config.keep_default_vlan)
+}
+
+/// Puts a new port into VLANs, instead of into the one that the bridge puts
+/// new ports into.
+fn join_vlans(
+    socket: &mut Netlink,
+    bridge: &Link,
+    port: &Link,
+    vlans: &[Vlans],
+    keep_default: bool,
+) -> Answer<()> {
+    if vlans.is_empty() {
+        return Ok(());
+    }
+    let what = format!("set the vlans of port {}", port.name);
+    if let Some(vid) = bridge.default_pvid().filter(|_| !keep_default) {
+        let message = delete_vlans(port.index, &[Vlans::tagged(vid)]);
+        match socket.request(&message) {
+            Ok(_) | Err(NetlinkError::Kernel(libc::ENOENT)) => {}
+            Err(error) => return Err(refused(what, &error)),
+        }
+    }
+    let add = |vlans: &Vlans| (what.clone(), add_vlans(port.index, &[*vlans]));
+    let steps: Vec<(String, Message)> = vlans.iter().map(add).collect();
+    take(socket, &steps)
+}
+
+/// Says which interface the addresses are for, works out the gateways that are
+/// not named, and adds the default routes. The answer is the addresses that
+/// the host is to have.
+pub(super) fn gateways(config: &Config<'_>, result: &mut CniResult, index: usize) -> Vec<IpNet> {
+    let mut wanted = Vec::new();
+    for ip in &mut result.ips {
+        ip.interface = Some(index);
+        if config.gateway && ip.gateway.is_none() {
+            ip.gateway = first_address(&ip.address);
+        }
+        if config.default_gateway {
+            add_default(&mut result.routes, ip);
+        }
+        let own = ip.gateway.filter(|_| config.gateway);
+        wanted.extend(own.and_then(|ip_| IpNet::new(ip_, ip.address.prefix_len()).ok()));
+    }
+    wanted
+}
+
+/// Adds a default route of the address' family, unless one by a gateway is
+/// there.
+fn add_default(routes: &mut Vec<Route>, ip: &IpConfig) {
+    let everywhere = match ip.address {
+        IpNet::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        IpNet::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let everywhere = IpNet::from(everywhere);
+    let dst = IpNet::new(everywhere.addr(), 0).unwrap_or(everywhere);
+    if !routes
+        .iter()
+        .any(|route| route.gw.is_some() && route.dst == dst)
+    {
+        routes.push(Route::new(dst, ip.gateway));
+    }
+}
+
+/// The address behind the network's own.
+fn first_address(net: &IpNet) -> Option<IpAddr> {
+    match net.network() {
+        IpAddr::V4(ip) => u32::from(ip)
+            .checked_add(1)
+            .map(|n| Ipv4Addr::from(n).into()),
+        IpAddr::V6(ip) => u128::from(ip)
+            .checked_add(1)
+            .map(|n| Ipv6Addr::from(n).into()),
+    }
+}
+
+/// Gives the bridge, or its interface in the VLAN, the gateways' addresses,
+/// and lets the host forward. The answer is that interface, if there is one.
+pub(super) fn become_gateway(
+    socket: &mut Netlink,
+    bridge: &Link,
+    config: &Config<'_>,
+    addresses: &[IpNet],
+) -> Answer<Option<Link>> {
+    let vlan = match config.vlan {
+        Some(vid) if !addresses.is_empty() => Some(vlan_interface(socket, bridge, config, vid)?),
+        _ => None,
+    };
+    let owner = vlan.as_ref().unwrap_or(bridge);
+    for address in addresses {
+        ensure_address(socket, owner, *address, config.force_address)?;
+    }
+    let forwarding = [
+        (false, "net/ipv4/ip_forward"),
+        (true, "net/ipv6/conf/all/forwarding"),
+    ];
+    for (ipv6, key) in forwarding {
+        if addresses.iter().any(|net| net.addr().is_ipv6() == ipv6) {
+            enable_forwarding(key)?;
+        }
+    }
+    Ok(vlan)
+}
+
+/// Lets the host forward.
+pub(in crate::driver) fn enable_forwarding(key: &str) -> Answer<()> {
+    sysctl::ensure(key, "1")
+        .map_err(|e| ErrorReport::new(code::OTHER, format!("cannot set {key} to 1: {e}")))
+}
+
+/// The host's own interface in a VLAN of the bridge: one end of a pair whose
+/// other end is a port.
+fn vlan_interface(
+    socket: &mut Netlink,
+    bridge: &Link,
+    config: &Config<'_>,
+    vid: u16,
+) -> Answer<Link> {
+    let name = format!("{}.{vid}", bridge.name);
+    if let Some(link) = look_up(socket, &name)? {
+        return Ok(link);
+    }
+    let pair = Pair {
+        mtu: bridge.mtu,
+        master: Some(bridge.index),
+        mac: None,
+    };
+    let port = veth::create_on_host(socket, &pair, &name)?;
+    let joined = join_vlans(
+        socket,
+        bridge,
+        &port,
+        &[Vlans::native(vid)],
+        config.keep_default_vlan,
+    );
+    if let Err(error) = joined {
+        // Half of it would be taken for the whole by the next attachment.
+        let _ = socket.delete_links(&[port.index]);
+        return Err(error);
+    }
+    look_up(socket, &name)?
+        .ok_or_else(|| ErrorReport::new(code::OTHER, format!("interface {name} vanished")))
+}
+
+/// Gives an interface an address, beside or instead of others, and makes its
+/// hardware address its own, which would follow its ports' otherwise.
+fn ensure_address(socket: &mut Netlink, link: &Link, wanted: IpNet, force: bool) -> Answer<()> {
+    let name = &link.name;
+    let there = socket
+        .addresses(link.index)
+        .map_err(|e| refused(format_args!("list the addresses of {name}"), &e))?;
+    let there = there.iter().map(|address| address.address);
+    let mut steps = Vec::new();
+    for old in there.filter(|old| old.addr().is_ipv4() == wanted.addr().is_ipv4()) {
+        if old == wanted {
+            return Ok(());
+        }
+        let overlap = old.contains(&wanted.addr()) || wanted.contains(&old.addr());
+        if !overlap && old.addr().is_ipv6() {
+            continue;
+        }
+        if !force {
+            return Err(ErrorReport::new(
+                code::OTHER,
+                format!(
+                    "{name} has address {old} and cannot have {wanted}: remove it, or set forceAddress"
+                ),
+            ));
+        }
+        let remove = AddressSpec::from(old).remove(link.index);
+        steps.push((format!("remove address {old} from {name}"), remove));
+    }
+    take(socket, &steps)?;
+    let added = socket.add_address(link.index, &wanted.into());
+    added.map_err(|e| refused(format_args!("add address {wanted} to {name}"), &e))?;
+    let mac = link.mac.as_deref().and_then(|mac| mac.parse::<Mac>().ok());
+    let own = LinkSpec {
+        mac,
+        ..LinkSpec::default()
+    };
+    let set = socket.set_link(link.index, &own);
+    set.map_err(|e| refused(format_args!("set the hardware address of {name}"), &e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gateway_is_the_first_address() {
+        let first = |net: &str| first_address(&net.parse().unwrap()).map(|ip| ip.to_string());
+        assert_eq!(first("10.1.2.3/16").as_deref(), Some("10.1.0.1"));
+        assert_eq!(first("fd00::5/64").as_deref(), Some("fd00::1"));
+        assert_eq!(first("255.255.255.255/32"), None);
+    }
+
+    #[test]
+    fn a_default_route_by_a_gateway_is_not_added_again() {
+        let ip = |text: &str| IpConfig {
+            address: text.parse().unwrap(),
+            gateway: Some("10.1.0.1".parse().unwrap()),
+            interface: None,
+        };
+        let dst = "0.0.0.0/0".parse().unwrap();
+        let mut routes = vec![Route::new(dst, None)];
+        for _ in 0..2 {
+            add_default(&mut routes, &ip("10.1.0.2/16"));
+            assert_eq!(routes.len(), 2);
+        }
+        add_default(&mut routes, &ip("fd00::2/64"));
+        assert_eq!(routes[2].dst, "::/0".parse().unwrap());
+    }
+}

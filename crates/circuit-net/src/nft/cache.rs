@@ -1,0 +1,130 @@
+//! What this process has found intact, and in which generation of the ruleset.
+//!
+//! Only a generation that this process made itself keeps what it knows. After
+//! any other one it looks again, once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{Nft, Result};
+
+/// Looks whether something is as it was left.
+type Look = Arc<dyn Fn(&mut Nft) -> Result<bool> + Send + Sync>;
+
+struct Known {
+    generation: u32,
+    digest: u64,
+    look: Look,
+}
+
+#[derive(Default)]
+struct Cache {
+    known: BTreeMap<(u64, String), Known>,
+    /// The namespaces in which something was missing that was there before.
+    lost: BTreeSet<u64>,
+}
+
+static CACHE: Mutex<Option<Cache>> = Mutex::new(None);
+
+fn with_cache<T>(f: impl FnOnce(&mut Cache) -> T) -> T {
+    // Whatever a panic left in it is looked at again in the next generation.
+    let mut cache: MutexGuard<'_, Option<Cache>> =
+        CACHE.lock().unwrap_or_else(PoisonError::into_inner);
+    f(cache.get_or_insert_default())
+}
+
+impl Nft {
+    /// Whether `name` was found intact, with that digest, in this generation.
+    pub(super) fn knows(&self, name: &str, digest: u64, generation: u32) -> bool {
+        let Some(cookie) = self.cookie else {
+            return false;
+        };
+        with_cache(|cache| {
+            let known = cache.known.get(&(cookie, name.to_owned()));
+            known.is_some_and(|known| known.digest == digest && known.generation == generation)
+        })
+    }
+
+    /// Notes that `name` is intact in this generation.
+    pub(super) fn note(
+        &self,
+        name: &str,
+        digest: u64,
+        generation: u32,
+        look: impl Fn(&mut Self) -> Result<bool> + Send + Sync + 'static,
+    ) {
+        let Some(cookie) = self.cookie else { return };
+        let known = Known {
+            generation,
+            digest,
+            look: Arc::new(look),
+        };
+        with_cache(|cache| cache.known.insert((cookie, name.to_owned()), known));
+    }
+
+    /// Notes that `name` is wanted no longer.
+    pub(super) fn forget(&self, name: &str) {
+        let Some(cookie) = self.cookie else { return };
+        with_cache(|cache| cache.known.remove(&(cookie, name.to_owned())));
+    }
+
+    /// Notes that `name` is not there. If it was before, everything may be
+    /// gone that was there with it.
+    pub(super) fn note_missing(&self, name: &str) {
+        let Some(cookie) = self.cookie else { return };
+        with_cache(|cache| {
+            if cache.known.contains_key(&(cookie, name.to_owned())) {
+                cache.lost.insert(cookie);
+            }
+        });
+    }
+}
+
+/// What was intact before a change of this process' own is so after it.
+pub(super) fn advance(cookie: Option<u64>, from: u32, to: u32) {
+    let Some(cookie) = cookie else { return };
+    with_cache(|cache| {
+        for ((of, _), known) in &mut cache.known {
+            if *of == cookie && known.generation == from {
+                known.generation = to;
+            }
+        }
+    });
+}
+
+/// Whether all that this process has put into the ruleset of the calling
+/// thread's namespace is there: masquerading, and what port mappings rest on.
+/// Costs one question when nobody else has changed the ruleset.
+///
+/// When it says no, something has been taken away, at one stroke in all
+/// likelihood (`nft flush ruleset`): every network and every attachment is to
+/// be set up anew. It says so once, also when parts are there again already.
+///
+/// # Errors
+/// When the ruleset cannot be read.
+pub fn is_intact() -> Result<bool> {
+    let mut nft = Nft::open(None)?;
+    let Some(cookie) = nft.cookie else {
+        return Ok(true);
+    };
+    let lost = with_cache(|cache| cache.lost.remove(&cookie));
+    let generation = nft.generation()?;
+    let stale: Vec<(String, Look)> = with_cache(|cache| {
+        let of_here = cache.known.iter().filter(|((of, _), _)| *of == cookie);
+        of_here
+            .filter(|(_, known)| known.generation != generation)
+            .map(|((_, name), known)| (name.clone(), Arc::clone(&known.look)))
+            .collect()
+    });
+    for (name, look) in stale {
+        if !look(&mut nft)? {
+            return Ok(false);
+        }
+        with_cache(|cache| {
+            if let Some(known) = cache.known.get_mut(&(cookie, name)) {
+                known.generation = generation;
+            }
+        });
+    }
+    Ok(!lost)
+}
