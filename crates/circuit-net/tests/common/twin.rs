@@ -27,12 +27,7 @@ pub(crate) fn alike(steps: fn(&mut Twin)) {
     let mut all = WAYS.map(|way| {
         let (sender, seen) = std::sync::mpsc::channel();
         on_private_host(async move || {
-            let mut twin = Twin {
-                way,
-                containers: Vec::new(),
-                leases: tempfile::tempdir().unwrap(),
-                seen: Vec::new(),
-            };
+            let mut twin = Twin::new(way);
             steps(&mut twin);
             sender.send(std::mem::take(&mut twin.seen)).unwrap();
         });
@@ -67,6 +62,15 @@ fn difference(stock: &[String], ours: &[String]) -> String {
 }
 
 impl Twin {
+    pub(crate) fn new(way: Way) -> Self {
+        Self {
+            way,
+            containers: Vec::new(),
+            leases: tempfile::tempdir().unwrap(),
+            seen: Vec::new(),
+        }
+    }
+
     /// Makes a container, and tells its number.
     pub(crate) fn container(&mut self) -> usize {
         self.containers.push(Netns::new());
