@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use circuit_core::cni::ValidAttachment;
 use circuit_net::dhcp::{Holder, LeaseKeeper, LeaseRequest, Settings, Timing};
 use circuit_net::driver::Command::{Add, Check, Del, Gc, Status};
+use common::plugin::{Way, Who, who, without_dns};
+use common::twin::plain;
 use common::{Netns, eventually, on_private_host, shell};
 use plugins::{By, Plugin, stock_plugins};
 use serde_json::{Value, json};
@@ -64,6 +66,11 @@ impl Lan {
     }
 
     fn start(&mut self, more: &[&str]) {
+        self.start_with("10.1.0.50,10.1.0.60", more);
+    }
+
+    /// A server of these addresses.
+    fn start_with(&mut self, range: &str, more: &[&str]) {
         let child = Process::new("ip")
             .args(["netns", "exec", &name_of(&self.server), "dnsmasq", "-k"])
             .args([
@@ -73,15 +80,11 @@ impl Lan {
                 "--user=root",
             ])
             .args([
-                "--dhcp-range=10.1.0.50,10.1.0.60,2m",
+                &format!("--dhcp-range={range},2m"),
                 "--no-ping",
                 "--dhcp-authoritative",
             ])
-            .args([
-                "--dhcp-option=58,3s",
-                "--dhcp-option=59,100s",
-                "--dhcp-option=6,9.9.9.9",
-            ])
+            .args(["--dhcp-option=58,3s", "--dhcp-option=6,9.9.9.9"])
             .args(["--dhcp-option=121,10.7.0.0/16,10.1.0.2,0.0.0.0/0,10.1.0.1"])
             .args([
                 "--dhcp-option=33,172.16.0.0,10.1.0.3",
@@ -352,6 +355,22 @@ fn a_server_that_forgot_gives_the_same_address_again() {
     });
 }
 
+#[test]
+fn a_server_that_moved_is_found_again() {
+    on_private_host(|| async {
+        let mut lan = Lan::new();
+        lan.start(&["--dhcp-option=59,5s"]);
+        let keeper = lan.keeper();
+        lan.acquire(&keeper);
+        // What is sent to its former hardware address, it does not get.
+        lan.server.ip("link set srv0 address 02:00:00:00:00:99");
+        eventually("any server renews it", || lan.said("DHCPACK(srv0)") >= 2).await;
+        eventually("its server renews it", || lan.said("DHCPACK(srv0)") >= 3).await;
+        assert_eq!(lan.said("DHCPDISCOVER(srv0)"), 1);
+        keeper.stop();
+    });
+}
+
 /// Has a lease on disk be of long ago.
 fn grow_old(lan: &Lan) {
     let entries = std::fs::read_dir(lan.file("state")).unwrap();
@@ -509,6 +528,74 @@ fn the_socket_is_one_daemons_only() {
         }
         keeper.stop();
     });
+}
+
+/// Joins the server of `lan` to the test's host by a veth pair, `up0` here.
+fn join(lan: &mut Lan) {
+    let server = name_of(&lan.server);
+    lan.server.ip("link del srv0");
+    shell(&format!(
+        "ip link add up0 type veth peer name srv0 netns {server} && ip link set up0 up"
+    ));
+    lan.server.ip("addr add 10.1.0.1/24 dev srv0");
+    lan.server.ip("link set srv0 up");
+    lan.start_with("10.1.0.77,10.1.0.77", &[]);
+}
+
+#[test]
+fn bridge_and_macvlan_get_their_addresses_from_it() {
+    for plugin in [
+        json!({"type": "bridge", "bridge": "br0"}),
+        json!({"type": "macvlan", "master": "up0"}),
+    ] {
+        let seen = [Way::Stock19, Way::InProcess].map(|way| {
+            let (sender, receiver) = std::sync::mpsc::channel();
+            let mut config = plugin.clone();
+            on_private_host(move || async move {
+                let mut lan = Lan::new();
+                join(&mut lan);
+                shell("ip link add br0 type bridge && ip link set br0 up");
+                if config["type"] == "bridge" {
+                    shell("ip link set up0 master br0");
+                }
+                let keeper = lan.keeper();
+                let _listener = keeper.listen(&lan.file("ours.sock")).unwrap();
+                let container = Netns::new();
+                let who = Who {
+                    netns: Some(container.path()),
+                    ..who("web")
+                };
+                (config["cniVersion"], config["name"]) = (json!("1.1.0"), json!("net"));
+                config["ipam"] = json!({"type": "dhcp", "daemonSocketPath": lan.file("ours.sock")});
+                let kind = config["type"].as_str().unwrap().to_owned();
+                let run = |command, config: &Value| way.run(&kind, command, config, &who);
+                let result = run(Add, &config).unwrap();
+                let routes = container.ip("-4 route show");
+                assert!(container.ip("addr show dev eth0").contains("10.1.0.77/24"));
+                assert!(lan.text("leases").contains("10.1.0.77"), "{way:?}");
+                config["prevResult"] = result.clone();
+                run(Check, &config).unwrap();
+                for _ in 0..2 {
+                    run(Del, &config).unwrap();
+                }
+                // Bridge removes the interface first, from where it could be
+                // given back.
+                if kind == "macvlan" {
+                    eventually("the lease is given back", || lan.text("leases").is_empty()).await;
+                }
+                assert!(!container.ip("link").contains("eth0"));
+                assert_eq!(lan.kept(), 0);
+                keeper.stop();
+                sender.send((plain(&without_dns(result)), routes)).unwrap();
+            });
+            receiver.recv().unwrap()
+        });
+        let text = seen[0].0.to_string();
+        assert!(text.contains("10.1.0.77/24"), "{text}");
+        assert_eq!(seen[0].1, seen[1].1);
+        assert_eq!(seen[0].0["ips"], seen[1].0["ips"]);
+        assert_eq!(seen[0].0["routes"], seen[1].0["routes"]);
+    }
 }
 
 #[test]

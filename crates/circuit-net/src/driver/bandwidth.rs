@@ -30,7 +30,10 @@ pub(super) struct Bandwidth;
 
 impl Driver for Bandwidth {
     fn supports(&self, config: &JsonObject) -> Result<(), Unsupported> {
-        Options::new(config).only(&KEYS)
+        let options = Options::new(config);
+        // Those of versions before 1.6.
+        options.not_done(&["shapedSubnets", "unshapedSubnets"])?;
+        options.only(&KEYS)
     }
 
     fn add(&self, call: &Call<'_>) -> Answer<CniResult> {

@@ -14,6 +14,7 @@ use super::steps::{Step, Steps};
 use super::{Answer, Call, Driver, Options, Unsupported};
 use crate::netlink::rules::{self, LinkRoute, Rule};
 use crate::netlink::{Beside, MAIN_TABLE, Message, Netlink, RouteSpec};
+use crate::netns::is_netns;
 
 /// The first table that is used, unless one is named.
 const FIRST_TABLE: u32 = 100;
@@ -24,7 +25,10 @@ pub(super) struct Sbr;
 
 impl Driver for Sbr {
     fn supports(&self, config: &JsonObject) -> Result<(), Unsupported> {
-        Options::new(config).only(&["table"])
+        let options = Options::new(config);
+        // Those of later versions.
+        options.not_done(&["gateways", "addSourceHints"])?;
+        options.only(&["table"])
     }
 
     fn add(&self, call: &Call<'_>) -> Answer<CniResult> {
@@ -50,7 +54,7 @@ impl Driver for Sbr {
 
     /// The routes go with the interface; the rules would stay.
     fn del(&self, call: &Call<'_>) -> Answer<()> {
-        if call.netns.is_none() {
+        if !call.netns.is_some_and(is_netns) {
             return Ok(());
         }
         let table = table(call.config)?;

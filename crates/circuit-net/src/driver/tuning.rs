@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::{Answer, Call, Driver, Options, Unsupported, args};
 use crate::netlink::{Link, LinkSpec, Mac};
-use crate::netns::in_netns;
+use crate::netns::{in_netns, is_netns};
 use backup::Backup;
 
 const DATA_DIR: &str = "/run/cni/tuning";
@@ -66,8 +66,8 @@ impl Driver for Tuning {
             return backup::remove(&path);
         };
         let mut socket = match call.netns {
-            Some(_) => call.container()?,
-            None => return backup::remove(&path),
+            Some(netns) if is_netns(netns) => call.container()?,
+            _ => return backup::remove(&path),
         };
         match socket.link(call.ifname).map_err(|e| refused(call, &e))? {
             None => backup::remove(&path),
