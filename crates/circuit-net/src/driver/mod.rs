@@ -15,6 +15,7 @@ mod delegate;
 mod dhcp;
 mod dummy;
 pub mod executable;
+mod host_device;
 mod ipam;
 mod ipmasq;
 mod ipvlan;
@@ -92,6 +93,7 @@ pub const DRIVERS: &[(&str, &dyn Driver)] = &[
     ("bridge", &bridge::Bridge),
     ("dhcp", &dhcp::Dhcp),
     ("dummy", &dummy::Dummy),
+    ("host-device", &host_device::HostDevice),
     ("host-local", &ipam::HostLocal),
     ("ipvlan", &ipvlan::Ipvlan),
     ("loopback", &loopback::Loopback),
