@@ -9,6 +9,7 @@ mod message;
 mod notify;
 mod order;
 mod socket;
+mod toward;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -24,6 +25,7 @@ pub use attributes::{Reply, attributes};
 pub(crate) use batch::BatchError;
 pub use message::Message;
 pub use socket::{Netlink, NetlinkError};
+pub use toward::interface_toward;
 
 pub(crate) use create::add_bridge;
 pub use defaults::order_default_routes;

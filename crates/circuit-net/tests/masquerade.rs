@@ -1,5 +1,7 @@
 //! Masquerading in the kernel's nftables, with real packets.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 #[path = "common/lan.rs"]
 mod lan;

@@ -10,6 +10,8 @@ mod call;
 mod delegate;
 pub mod executable;
 mod options;
+mod owner;
+mod portmap;
 
 use circuit_core::cni::{CniResult, ErrorReport, JsonObject};
 
@@ -66,7 +68,7 @@ pub trait Driver: Sync {
 }
 
 /// Every driver by the `type` that names it in a configuration.
-pub const DRIVERS: &[(&str, &dyn Driver)] = &[];
+pub const DRIVERS: &[(&str, &dyn Driver)] = &[("portmap", &portmap::Portmap)];
 
 /// The driver of a plugin type.
 pub fn driver(kind: &str) -> Option<&'static dyn Driver> {

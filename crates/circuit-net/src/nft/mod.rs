@@ -38,6 +38,7 @@ pub use part::{Chain, Part};
 pub use read::{ChainInfo, HookInfo, RuleInfo};
 pub use set::{Data, Element, Leads, Set, Type, concat};
 pub use userdata::COMMENT_MAX;
+pub(crate) use userdata::fnv;
 pub use watch::{Change, Watch};
 
 use batch::{GETCHAIN, GETGEN, GETRULE, GETSET, GETSETELEM, head};
