@@ -43,7 +43,7 @@ impl Driver for Portmap {
         if config.snat
             && let Err(error) = let_loopback_through(&targets)
         {
-            store::remove(&owner)?;
+            store::remove(&owner, &elements)?;
             return Err(error);
         }
         forget_connections(&elements);
@@ -51,7 +51,9 @@ impl Driver for Portmap {
     }
 
     fn del(&self, call: &Call<'_>) -> Answer<()> {
-        let gone = store::remove(&Owner::of(call))?;
+        let owner = Owner::of(call);
+        let likely = likely(&owner, call).unwrap_or_default();
+        let gone = store::remove(&owner, &likely)?;
         forget_connections(&gone);
         Ok(())
     }
@@ -90,6 +92,14 @@ impl Driver for Portmap {
         forget_connections(&gone);
         Ok(())
     }
+}
+
+/// The elements that ADD has put in, going by what DEL is told, if it is told.
+fn likely(owner: &Owner, call: &Call<'_>) -> Option<Elements> {
+    let config = Config::parse(call.config).ok()?;
+    let targets = find_targets(call, call.prev?).ok()?;
+    let known = !config.mappings.is_empty() && !targets.is_empty();
+    known.then(|| store::wanted(owner, &config, &targets).ok())?
 }
 
 fn find_targets(call: &Call<'_>, prev: &CniResult) -> Answer<Vec<Target>> {

@@ -45,7 +45,8 @@ const V6: Names = Names {
     masq_all: "masq_all6",
 };
 
-/// The attachments that have elements, by [`Owner::key`](super::Owner::key).
+/// The attachments that have elements, by [`Owner::key`](super::Owner::key),
+/// and how many there are in all other sets.
 pub(super) const ATTACHMENTS: &str = "attachments";
 
 const ENDPOINT4: &[Type] = &[Type::Ipv4, Type::Port];
@@ -73,7 +74,7 @@ pub(super) const SETS: &[Set] = &[
     Set::of(V6.pairs, &[Type::Ipv6, Type::Ipv6]),
     Set::of(V4.masq_all, &[Type::Ipv4]),
     Set::of(V6.masq_all, &[Type::Ipv6]),
-    Set::of(ATTACHMENTS, &[Type::Ipv6]),
+    Set::map(ATTACHMENTS, &[Type::Ipv6], Leads::To(&[Type::Mark])),
 ];
 
 /// The sets of a family.

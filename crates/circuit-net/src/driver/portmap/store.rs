@@ -71,7 +71,8 @@ pub(super) fn wanted(owner: &Owner, config: &Config, targets: &[Target]) -> Answ
             put(pairs, concat(&[&loopback, &address]));
         }
     }
-    let attachment = Element::new(owner.key());
+    let count = Data::Value(count(&elements).to_ne_bytes().to_vec());
+    let attachment = Element::new(owner.key()).leading_to(count);
     elements.insert(ATTACHMENTS, vec![attachment]);
     for element in elements.values_mut().flatten() {
         element.comment = Some(comment.clone());
@@ -227,21 +228,49 @@ fn port_text(set: &str, key: &[u8]) -> String {
     format!("{protocol} {port}{family}")
 }
 
-/// Takes an attachment's elements away; returns them.
-pub(super) fn remove(owner: &Owner) -> Answer<Elements> {
+fn count(elements: &Elements) -> u32 {
+    let count = elements.values().map(Vec::len).sum::<usize>();
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+/// Takes an attachment's elements away; returns them. When they are those that
+/// are `likely`, the others' need not be looked at.
+pub(super) fn remove(owner: &Owner, likely: &Elements) -> Answer<Elements> {
     let mut nft = Nft::open(None)?;
     let comment = owner.comment();
     let attachment = [Element::new(owner.key())];
     let (gone, _) = nft.transaction(|nft, _| {
         let mut batch = Batch::new();
-        if nft.find(TABLE, ATTACHMENTS, &attachment)? == [None] {
+        let Some(attachment) = nft.find(TABLE, ATTACHMENTS, &attachment)?.pop().flatten() else {
             return Ok((batch, Elements::new()));
+        };
+        let mut there = those_of(nft, likely, &comment)?;
+        there.insert(ATTACHMENTS, Vec::new());
+        let found = Data::Value(count(&there).to_ne_bytes().to_vec());
+        if attachment.data.as_ref() == Some(&found) {
+            there.insert(ATTACHMENTS, vec![attachment]);
+        } else {
+            there = all(nft)?;
         }
-        let there = all(nft)?;
         let gone = delete(&mut batch, there, |of| of == comment);
         Ok::<_, NftError>((batch, gone))
     })?;
     Ok(gone)
+}
+
+/// Those among the elements that are there and an attachment's own.
+fn those_of(nft: &mut Nft, likely: &Elements, comment: &str) -> Result<Elements, NftError> {
+    let mut there = Elements::new();
+    for (set, elements) in likely {
+        let mut found: Vec<Element> = nft
+            .find(TABLE, set, elements)?
+            .into_iter()
+            .flatten()
+            .collect();
+        found.retain(|element| element.comment.as_deref() == Some(comment));
+        there.insert(set, found);
+    }
+    Ok(there)
 }
 
 /// Takes away what belongs to no attachment of these, in one network.
