@@ -21,6 +21,7 @@ mod port;
 mod route;
 pub mod rules;
 mod socket;
+mod toward;
 pub mod tc;
 
 use std::net::IpAddr;
@@ -43,6 +44,7 @@ pub use message::Message;
 pub use port::{Vlans, add_vlans, delete_vlans, set_port};
 pub use route::{Beside, RouteSpec};
 pub use socket::{Netlink, NetlinkError};
+pub use toward::interface_toward;
 
 pub(crate) use batch::BatchError;
 pub(crate) use create::add_bridge;

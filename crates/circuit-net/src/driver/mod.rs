@@ -23,6 +23,8 @@ mod loopback;
 mod macvlan;
 mod managed;
 mod options;
+mod owner;
+mod portmap;
 mod ptp;
 mod sbr;
 mod single;
@@ -88,7 +90,6 @@ pub trait Driver: Sync {
 }
 
 /// Every driver by the `type` that names it in a configuration.
-pub const DRIVERS: &[(&str, &dyn Driver)] = &[
     ("bandwidth", &bandwidth::Bandwidth),
     ("bridge", &bridge::Bridge),
     ("dhcp", &dhcp::Dhcp),
@@ -104,6 +105,8 @@ pub const DRIVERS: &[(&str, &dyn Driver)] = &[
     ("tuning", &tuning::Tuning),
     ("vlan", &vlan::Vlan),
 ];
+pub const DRIVERS: &[(&str, &dyn Driver)] = &[
+pub const DRIVERS: &[(&str, &dyn Driver)] = &[("portmap", &portmap::Portmap)];
 
 /// The driver of a plugin type.
 pub fn driver(kind: &str) -> Option<&'static dyn Driver> {
