@@ -7,8 +7,9 @@
 mod common;
 
 use circuit_net::driver::Command;
-use common::shell;
+use common::plugin::{Way, Who, who};
 use common::twin::{Twin, alike};
+use common::{Netns, on_private_host, shell};
 use serde_json::{Value, json};
 
 fn merged(base: &Value, more: &Value) -> Value {
@@ -338,5 +339,104 @@ fn status_and_gc_reach_the_address_management() {
         twin.run(Command::Status, &plugin, &nobody).unwrap();
         let ip = result["ips"][0]["address"].clone();
         twin.note(ip);
+    });
+}
+
+/// Where the kernel has no VLAN filtering, both have to be refused.
+#[test]
+fn with_vlans_if_the_kernel_has_them() {
+    alike(|twin| {
+        let trunk = json!([{"minID": 10, "maxID": 12}, {"id": 20}]);
+        for more in [
+            json!({"vlan": 7, "isGateway": true}),
+            json!({"vlan": 7, "preserveDefaultVlan": true}),
+            json!({"vlanTrunk": trunk}),
+            json!({"vlan": 7, "vlanTrunk": trunk}),
+            json!({"vlanTrunk": []}),
+        ] {
+            let plugin = bridge(&more);
+            let container = twin.container();
+            let who = twin.who(container);
+            let Ok(result) = twin.run(Command::Add, &plugin, &who) else {
+                twin.note(json!("refused"));
+                continue;
+            };
+            twin.note(common::twin::plain(&result));
+            let vlans = shell("bridge -j vlan show");
+            twin.note(common::twin::plain(&serde_json::from_str(&vlans).unwrap()));
+            twin.look();
+            twin.again(Command::Check, &plugin, &who, &result);
+            twin.again(Command::Del, &plugin, &who, &result);
+            shell("ip link del br0");
+        }
+        twin.look();
+    });
+}
+
+/// What only ours does: the stock plugin leaves the host's end.
+#[test]
+fn a_container_that_cannot_be_found_is_cut_off() {
+    on_private_host(async || {
+        let twin = Twin::new(Way::InProcess);
+        let plugin = bridge(&json!({"isGateway": true}));
+        let container = Netns::new();
+        let mut who = Who {
+            netns: Some(container.path()),
+            ..who("c1")
+        };
+        let result = twin.run(Command::Add, &plugin, &who).unwrap();
+        let port = result["interfaces"][1]["name"].as_str().unwrap().to_owned();
+        let is_there = || shell("ip -o link").contains(&port);
+        who.netns = Some("/run/netns/none-of-that-name".into());
+        // Another's result, or none, is no reason to remove anything.
+        let mut other = result.clone();
+        other["interfaces"][1]["mac"] = "02:00:00:00:00:06".into();
+        twin.again(Command::Del, &plugin, &who, &other);
+        twin.run(Command::Del, &plugin, &who).unwrap();
+        assert!(is_there());
+        twin.again(Command::Del, &plugin, &who, &result);
+        assert!(!is_there());
+        assert!(shell("ip -o link").contains("br0"));
+    });
+}
+
+#[test]
+fn many_at_once_on_a_bridge_that_is_not_there() {
+    on_private_host(async || {
+        let leases = tempfile::tempdir().unwrap();
+        let host = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
+        let plugin = json!({"cniVersion": "1.1.0", "name": "net", "type": "bridge",
+            "bridge": "br0", "isDefaultGateway": true, "ipam": {"type": "host-local",
+                "dataDir": leases.path(), "subnet": "10.77.0.0/24"}});
+        let containers: Vec<Netns> = (0..8).map(|_| Netns::new()).collect();
+        let on_host = &|number: usize, command: Command| {
+            nix::sched::setns(&host, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            let who = Who {
+                netns: Some(containers[number].path()),
+                ..who(&format!("c{number}"))
+            };
+            Way::InProcess
+                .run("bridge", command, &plugin, &who)
+                .unwrap()
+        };
+        let all = |command: Command| -> Vec<Value> {
+            std::thread::scope(|scope| {
+                let run = |number| scope.spawn(move || on_host(number, command));
+                let threads: Vec<_> = (0..containers.len()).map(run).collect();
+                threads.into_iter().map(|t| t.join().unwrap()).collect()
+            })
+        };
+        let results = all(Command::Add);
+        let addresses: std::collections::BTreeSet<String> = results
+            .iter()
+            .map(|result| result["ips"][0]["address"].to_string())
+            .collect();
+        assert_eq!(addresses.len(), containers.len());
+        assert_eq!(shell("ip -o link show master br0").lines().count(), 8);
+        for container in &containers {
+            container.ip("route get 10.77.0.1");
+        }
+        all(Command::Del);
+        assert_eq!(shell("ip -o link show master br0").lines().count(), 0);
     });
 }

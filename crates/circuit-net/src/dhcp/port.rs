@@ -15,8 +15,7 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::packet::{BROADCAST, Mac, Packet, Route, frame, unframe};
-use crate::netlink::Netlink;
-use crate::netlink::traits::{Change, Traits, by_name};
+use crate::netlink::{self, Link, LinkSpec, Netlink};
 use crate::netns::in_netns;
 
 /// How often it is looked whether to go on waiting, in milliseconds.
@@ -70,10 +69,10 @@ impl Port {
         let name = format!("interface {ifname}");
         in_netns(netns, || {
             let mut netlink = Netlink::open(None)?;
-            let link = by_name(&mut netlink, ifname)?.ok_or_else(|| gone(&name))?;
+            let link = netlink.link(ifname)?.ok_or_else(|| gone(&name))?;
             let mac = mac_of(&link, &name)?;
             if up && !link.up {
-                netlink.request(&set_up(true).message(link.index))?;
+                netlink.set_link(link.index, &up_or_down(true))?;
             }
             Ok(Self {
                 netlink,
@@ -87,8 +86,7 @@ impl Port {
 
     /// Sets the interface down.
     pub(super) fn set_down(&mut self) -> Result<()> {
-        self.netlink.request(&set_up(false).message(self.index))?;
-        Ok(())
+        Ok(self.netlink.set_link(self.index, &up_or_down(false))?)
     }
 
     /// Sends a message, whose sender has the address that it says.
@@ -154,10 +152,10 @@ impl Port {
     }
 }
 
-fn set_up(up: bool) -> Change {
-    Change {
+fn up_or_down(up: bool) -> LinkSpec<'static> {
+    LinkSpec {
         up: Some(up),
-        ..Change::default()
+        ..LinkSpec::default()
     }
 }
 
@@ -180,11 +178,12 @@ fn packet_socket(ifname: &str, name: &str) -> Result<OwnedFd> {
     Ok(socket)
 }
 
-fn mac_of(link: &Traits, name: &str) -> Result<Mac> {
-    link.mac
-        .as_slice()
-        .try_into()
-        .map_err(|_| Error::precondition(format!("{name} is no ethernet: dhcp needs one")))
+fn mac_of(link: &Link, name: &str) -> Result<Mac> {
+    let mac = link.mac.as_deref().unwrap_or_default();
+    let mac: netlink::Mac = mac
+        .parse()
+        .map_err(|_| Error::precondition(format!("{name} is no ethernet: dhcp needs one")))?;
+    Ok(mac.0)
 }
 
 fn gone(name: &str) -> Error {

@@ -30,6 +30,9 @@ const MAX_HEAD: usize = 8192;
 /// The longest that an answer takes: all tries to get a lease, and some more.
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// How long a client may say nothing.
+const SILENCE: Duration = Duration::from_secs(30);
+
 /// The arguments of every method: what the runtime told the plugin.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Arguments {
@@ -173,6 +176,9 @@ pub(super) fn serve(
     mut stream: UnixStream,
     mut answer: impl FnMut(&str, &Arguments) -> Result<Option<CniResult>, String>,
 ) -> io::Result<()> {
+    // Whoever is silent is not waited for.
+    stream.set_read_timeout(Some(SILENCE))?;
+    stream.set_write_timeout(Some(SILENCE))?;
     let head = read_head(&mut stream)?;
     if !head.starts_with("CONNECT /_goRPC_ ") {
         return stream.write_all(b"HTTP/1.0 405 must CONNECT\n\n");

@@ -117,3 +117,24 @@ fn mode(options: &Options<'_>) -> Answer<u16> {
         )
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn modes_have_the_kernels_numbers() {
+        let of = |value| mode(&Options::new(json!({ "mode": value }).as_object().unwrap()));
+        assert_eq!(of(json!(null)).unwrap(), 0);
+        for (name, number) in MODES {
+            assert_eq!(of(json!(name)).unwrap(), number);
+        }
+        assert!(
+            of(json!("l4"))
+                .unwrap_err()
+                .msg
+                .contains("\"l4\" is none of")
+        );
+    }
+}

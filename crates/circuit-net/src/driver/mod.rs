@@ -15,6 +15,7 @@ mod delegate;
 mod dhcp;
 mod dummy;
 pub mod executable;
+mod host_device;
 mod ipam;
 mod ipmasq;
 mod ipvlan;
@@ -22,6 +23,8 @@ mod loopback;
 mod macvlan;
 mod managed;
 mod options;
+mod owner;
+mod portmap;
 mod ptp;
 mod sbr;
 mod single;
@@ -92,10 +95,12 @@ pub const DRIVERS: &[(&str, &dyn Driver)] = &[
     ("bridge", &bridge::Bridge),
     ("dhcp", &dhcp::Dhcp),
     ("dummy", &dummy::Dummy),
+    ("host-device", &host_device::HostDevice),
     ("host-local", &ipam::HostLocal),
     ("ipvlan", &ipvlan::Ipvlan),
     ("loopback", &loopback::Loopback),
     ("macvlan", &macvlan::Macvlan),
+    ("portmap", &portmap::Portmap),
     ("ptp", &ptp::Ptp),
     ("sbr", &sbr::Sbr),
     ("static", &ipam::Static),

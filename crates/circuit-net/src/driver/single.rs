@@ -356,4 +356,24 @@ mod tests {
         let error = no_device("ipvlan", &NetlinkError::Kernel(libc::EOPNOTSUPP));
         assert!(error.msg.contains("no ipvlan interfaces"), "{}", error.msg);
     }
+
+    /// Kinds that a kernel for tests may lack: what it would be sent.
+    #[test]
+    fn the_kinds_attributes_are_sent() {
+        let device = Device {
+            kind: "vlan",
+            parent: Some(7),
+            mtu: Some(1400),
+            data: vec![(1, 9u16.to_ne_bytes().to_vec())],
+            ..Device::default()
+        };
+        let text = format!("{:?}", message(&device, "eth0", None));
+        let wanted = LinkSpec {
+            parent: Some(7),
+            mtu: Some(1400),
+            ..LinkSpec::named("eth0")
+        };
+        let wanted = wanted.create("vlan", |m| m.with(1, &9u16.to_ne_bytes()));
+        assert_eq!(text, format!("{wanted:?}"));
+    }
 }

@@ -102,3 +102,23 @@ fn vlan_id(options: &Options<'_>) -> Answer<u16> {
         )
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn numbers_are_those_of_vlans() {
+        let of = |value| {
+            vlan_id(&Options::new(
+                json!({ "vlanId": value }).as_object().unwrap(),
+            ))
+        };
+        assert_eq!(of(json!(null)).unwrap(), 0);
+        assert_eq!(of(json!(4094)).unwrap(), 4094);
+        for wrong in [json!(4095), json!(-1), json!(65536), json!("7")] {
+            assert!(of(wrong.clone()).is_err(), "{wrong}");
+        }
+    }
+}

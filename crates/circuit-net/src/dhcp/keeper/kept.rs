@@ -11,7 +11,6 @@ use circuit_core::{Error, Result};
 
 use super::super::lease::{Grant, Lease, Need};
 use crate::netlink::Netlink;
-use crate::netlink::traits::by_name;
 use crate::netns::{NetnsId, identity};
 
 /// An open namespace.
@@ -99,7 +98,7 @@ impl Kept {
         let lease = &self.lease;
         let there = || {
             let mut socket = Netlink::open(Some(&self.path())).ok()?;
-            by_name(&mut socket, &lease.holder.ifname).ok()?
+            socket.link(&lease.holder.ifname).ok()?
         };
         (lease.dev, lease.inode) == (netns.id.dev, netns.id.inode)
             && self.need() != Need::Expired

@@ -1,5 +1,6 @@
 //! Renewing leases when it is time.
 
+use std::mem::discriminant;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError};
 use std::thread;
@@ -106,7 +107,12 @@ impl Shared {
             return self.end(turn);
         }
         tracing::info!(?holder, error = %failure, "lease is not renewed yet");
-        kept.due = Instant::now() + kept.need().pause();
+        let now_needed = kept.need();
+        kept.due = Instant::now();
+        // What is to be done next in any case is done at once.
+        if discriminant(&now_needed) == discriminant(&need) {
+            kept.due += now_needed.pause();
+        }
         turn.keep(kept);
     }
 

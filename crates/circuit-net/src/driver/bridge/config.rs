@@ -190,3 +190,89 @@ fn mac<'a>(call: &Call<'a>) -> Answer<Option<&'a str>> {
         .or_else(|| text(call.cni_arg("mac")))
         .or_else(|| call.arg("MAC").filter(|text| !text.is_empty())))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn object(value: &Value) -> JsonObject {
+        value.as_object().cloned().unwrap()
+    }
+
+    #[test]
+    fn what_is_not_done_is_named() {
+        let key = |value: Value| {
+            let unsupported = supports(&object(&value)).err()?;
+            Some((unsupported.key, unsupported.documented))
+        };
+        let all = json!({"bridge": "br0", "isGateway": true, "isDefaultGateway": true,
+            "forceAddress": true, "ipMasq": true, "ipMasqBackend": "nftables", "mtu": 1400,
+            "hairpinMode": true, "promiscMode": false, "vlan": 7, "vlanTrunk": [{"id": 9}],
+            "preserveDefaultVlan": true, "macspoofchk": false, "enabledad": true,
+            "portIsolation": true, "disableContainerInterface": false, "ipam": {}, "dns": {}});
+        assert_eq!(key(all), None);
+        let named = |name: &str, documented| Some((name.to_owned(), documented));
+        assert_eq!(
+            key(json!({"macspoofchk": true})),
+            named("macspoofchk", true)
+        );
+        assert_eq!(
+            key(json!({"ipMasqBackend": "iptables"})),
+            named("ipMasqBackend", true)
+        );
+        assert_eq!(key(json!({"color": 1})), named("color", false));
+        assert_eq!(
+            key(json!({"vlanTrunk": [{"id": 9, "color": 1}]})),
+            named("vlanTrunk.color", false)
+        );
+    }
+
+    #[test]
+    fn trunks_are_read() {
+        let read = |trunk: Value| {
+            let config = object(&json!({ "vlanTrunk": trunk }));
+            trunk_of(&config)
+        };
+        fn trunk_of(config: &JsonObject) -> Option<Vec<u16>> {
+            trunk(&Options::new(config)).unwrap()
+        }
+        assert_eq!(trunk_of(&JsonObject::new()), None);
+        assert_eq!(read(json!([])), Some(vec![]));
+        assert_eq!(read(json!([{}])), Some(vec![]));
+        assert_eq!(
+            read(json!([{"minID": 10, "maxID": 12, "id": 5}, {"id": 4094}])),
+            Some(vec![10, 11, 12, 5, 4094])
+        );
+        for wrong in [
+            json!([{"minID": 1}]),
+            json!([{"maxID": 1}]),
+            json!([{"minID": 2, "maxID": 1}]),
+            json!([{"id": 0}]),
+            json!([{"id": 4095}]),
+            json!([7]),
+            json!({"id": 7}),
+        ] {
+            let config = object(&json!({ "vlanTrunk": wrong }));
+            assert!(trunk(&Options::new(&config)).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_make_no_sense_are_left_to_the_kernel_or_refused() {
+        let config = |value: Value| object(&value);
+        for (given, expected) in [(0, None), (-3, None), (1400, Some(1400))] {
+            let config = config(json!({ "mtu": given }));
+            assert_eq!(mtu(&Options::new(&config)).unwrap(), expected);
+        }
+        for (given, expected) in [
+            (0, Some(None)),
+            (7, Some(Some(7))),
+            (-1, None),
+            (4095, None),
+        ] {
+            let config = config(json!({ "vlan": given }));
+            assert_eq!(vlan(&Options::new(&config)).ok(), expected);
+        }
+    }
+}

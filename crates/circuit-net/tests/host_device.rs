@@ -1,0 +1,233 @@
+//! `host-device` beside the stock plugin, with one end of a pair of veth for
+//! the device.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use circuit_net::driver::Command;
+use common::plugin::{Way, Who, who, without_dns};
+use common::{Netns, on_private_host, shell};
+use serde_json::{Value, json};
+
+const KIND: &str = "host-device";
+const OURS: [Way; 2] = [Way::Ours, Way::InProcess];
+const MAC: &str = "02:00:00:00:00:08";
+
+fn make_device() {
+    shell(&format!(
+        "ip link add dev8 address {MAC} type veth peer name peer8 && ip link set dev8 up \
+         && ip link set peer8 up"
+    ));
+}
+
+fn config(leases: &tempfile::TempDir, more: &Value) -> Value {
+    let mut config = json!({"cniVersion": "1.0.0", "name": "net", "type": KIND,
+        "ipam": {"type": "host-local", "dataDir": leases.path(),
+                 "ranges": [[{"subnet": "10.9.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}});
+    for (key, value) in more.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    config
+}
+
+fn at(netns: &Netns) -> Who {
+    Who {
+        netns: Some(netns.path()),
+        ..who("web")
+    }
+}
+
+/// What matters of an interface.
+fn seen(text: &str) -> Value {
+    let links: Value = serde_json::from_str(text).unwrap();
+    let link = &links[0];
+    let up = link["flags"].as_array().unwrap().contains(&"UP".into());
+    let addresses = link["addr_info"].as_array().into_iter().flatten();
+    let addresses: Vec<&Value> = addresses
+        .filter(|address| address["scope"] != "link")
+        .map(|address| &address["local"])
+        .collect();
+    json!({"name": link["ifname"], "alias": link["ifalias"], "mac": link["address"], "up": up,
+           "addresses": addresses})
+}
+
+fn leases(dir: &tempfile::TempDir) -> usize {
+    let files = std::fs::read_dir(dir.path().join("net"))
+        .into_iter()
+        .flatten();
+    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with("10.")).count()
+}
+
+/// Everything that is seen from ADD to DEL.
+fn life(way: Way, more: &Value) -> Vec<Value> {
+    let more = more.clone();
+    let (sent, received) = std::sync::mpsc::channel();
+    on_private_host(move || async move {
+        make_device();
+        let (dir, container) = (tempfile::tempdir().unwrap(), Netns::new());
+        let mut config = config(&dir, &more);
+        let mut result = way
+            .run(KIND, Command::Add, &config, &at(&container))
+            .unwrap();
+        config["prevResult"] = result.clone();
+        way.run(KIND, Command::Check, &config, &at(&container))
+            .unwrap();
+        let inside = seen(&container.ip("-d -j address show eth0"));
+        let routes = container.ip("-j route");
+        assert!(!shell("ip -o link").contains("dev8:"));
+        way.run(KIND, Command::Del, &config, &at(&container))
+            .unwrap();
+        let outside = seen(&shell("ip -d -j address show dev8"));
+        assert_eq!(leases(&dir), 0);
+        result["interfaces"][0]["sandbox"] = Value::Null;
+        let noted = vec![without_dns(result), inside, routes.into(), outside];
+        sent.send(noted).unwrap();
+    });
+    received.recv().unwrap()
+}
+
+#[test]
+fn devices_come_and_go_as_with_the_stock_plugin() {
+    for more in [
+        json!({"device": "dev8"}),
+        json!({"device": "dev8", "ipam": {}}),
+        json!({"hwaddr": "02-00-00-00-00-08", "dns": {"nameservers": ["10.9.0.1"]}}),
+    ] {
+        let stock = life(Way::Stock19, &more);
+        assert_eq!(stock[1]["alias"], "dev8");
+        assert_eq!(stock[3]["up"], false);
+        for way in OURS {
+            assert_eq!(life(way, &more), stock, "{way:?} {more}");
+        }
+    }
+}
+
+#[test]
+fn a_failed_add_gives_the_device_back() {
+    on_private_host(|| async {
+        make_device();
+        let (dir, container) = (tempfile::tempdir().unwrap(), Netns::new());
+        let device = json!({"device": "dev8"});
+        let full = json!({"device": "dev8", "ipam": {"type": "host-local", "dataDir": dir.path(),
+            "ranges": [[{"subnet": "10.9.0.0/30", "rangeEnd": "10.9.0.1"}]]}});
+        let mut unreachable = config(&dir, &device);
+        unreachable["ipam"]["routes"] = json!([{"dst": "10.3.0.0/16", "gw": "10.4.0.1"}]);
+        for (config, text) in [
+            (
+                config(&dir, &json!({"device": "dev9"})),
+                "dev9 is no interface of the host",
+            ),
+            (
+                config(&dir, &json!({"hwaddr": "02:00:00:00:00:09"})),
+                "has hwaddr 02:",
+            ),
+            (
+                config(&dir, &json!({"kernelpath": "/etc"})),
+                "no path under /sys/devices/",
+            ),
+            (
+                config(&dir, &json!({"pciBusID": "0000:ff:1f.7"})),
+                "0000:ff:1f.7 has no driver",
+            ),
+            (config(&dir, &json!({})), "name the device by"),
+            (
+                config(&dir, &json!({"device": "lo"})),
+                "cannot move device lo",
+            ),
+            (config(&dir, &full), "no IP addresses available"),
+            (unreachable, "cannot add route 10.3.0.0/16"),
+        ] {
+            for way in OURS {
+                let error = way
+                    .run(KIND, Command::Add, &config, &at(&container))
+                    .unwrap_err();
+                assert!(error.msg.contains(text), "{way:?}: {}", error.msg);
+                let now = seen(&shell("ip -d -j address show dev8"));
+                assert_eq!(
+                    (&now["up"], &now["alias"]),
+                    (&true.into(), &Value::Null),
+                    "{text}"
+                );
+                assert!(!container.ip("-o link").contains("eth0"), "{text}");
+                assert_eq!(leases(&dir), 0, "{text}");
+            }
+        }
+        container.ip("link add eth0 type veth peer name other");
+        let config = config(&dir, &device);
+        let error = Way::InProcess.run(KIND, Command::Add, &config, &at(&container));
+        assert!(
+            error
+                .unwrap_err()
+                .msg
+                .contains("has an interface eth0 already")
+        );
+        shell("ip link show dev8");
+    });
+}
+
+/// The stock plugin fails when there is nothing, and keeps the address when
+/// there is no namespace.
+#[test]
+fn del_may_be_repeated_and_come_late() {
+    on_private_host(|| async {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(&dir, &json!({"device": "dev8"}));
+        for way in OURS {
+            make_device();
+            let container = Netns::new();
+            way.run(KIND, Command::Add, &config, &at(&container))
+                .unwrap();
+            for _ in 0..2 {
+                way.run(KIND, Command::Del, &config, &at(&container))
+                    .unwrap();
+            }
+            shell("ip link show dev8");
+            way.run(KIND, Command::Add, &config, &at(&container))
+                .unwrap();
+            let mut who = at(&container);
+            drop(container);
+            who.netns = None;
+            assert_eq!(leases(&dir), 1);
+            way.run(KIND, Command::Del, &config, &who).unwrap();
+            assert_eq!(leases(&dir), 0);
+            // The device, being virtual, went with the namespace.
+            shell("while ip link show peer8 2>/dev/null; do :; done");
+        }
+    });
+}
+
+#[test]
+fn nothing_is_overwritten_on_the_host() {
+    on_private_host(|| async {
+        make_device();
+        let (dir, container) = (tempfile::tempdir().unwrap(), Netns::new());
+        let config = config(&dir, &json!({"device": "dev8"}));
+        // The container's name is the host's too.
+        shell("ip link add eth0 type veth peer name other");
+        Way::InProcess
+            .run(KIND, Command::Add, &config, &at(&container))
+            .unwrap();
+        shell("ip link add dev8 type veth peer name another");
+        let error = Way::InProcess.run(KIND, Command::Del, &config, &at(&container));
+        assert!(
+            error
+                .unwrap_err()
+                .msg
+                .contains("another interface of that name")
+        );
+        container.ip("link show eth0");
+        shell("ip link del dev8");
+        Way::InProcess
+            .run(KIND, Command::Del, &config, &at(&container))
+            .unwrap();
+        assert!(shell("ip link show dev8").contains(MAC));
+        assert!(!shell("ip link show eth0").contains(MAC));
+        // An interface that did not come from the host stays where it is.
+        container.ip("link add eth0 type veth peer name other");
+        let error = Way::InProcess.run(KIND, Command::Del, &config, &at(&container));
+        assert!(error.unwrap_err().msg.contains("does not tell its name"));
+        container.ip("link show eth0");
+    });
+}
