@@ -6,6 +6,7 @@
 
 pub mod announce;
 pub mod cni;
+pub mod dhcp;
 pub mod driver;
 pub mod host;
 pub mod netlink;

@@ -22,7 +22,7 @@ mod route;
 pub mod rules;
 mod socket;
 pub mod tc;
-pub mod traits;
+mod toward;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -36,7 +36,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 pub use address::AddressSpec;
 pub use attributes::{Reply, attributes};
-pub use change::{LinkSpec, delete_link};
+pub use change::{LinkSpec, delete_link, delete_link_named};
 pub use defaults::order_default_routes;
 pub use link::{Link, found, get_link, get_link_at};
 pub use mac::Mac;
@@ -44,6 +44,7 @@ pub use message::Message;
 pub use port::{Vlans, add_vlans, delete_vlans, set_port};
 pub use route::{Beside, RouteSpec};
 pub use socket::{Netlink, NetlinkError};
+pub use toward::interface_toward;
 
 pub(crate) use batch::BatchError;
 pub(crate) use create::add_bridge;
@@ -101,16 +102,7 @@ pub fn links(netns: Option<&Path>) -> Result<Vec<Link>> {
 /// # Errors
 /// As [`links`].
 pub fn addresses(netns: Option<&Path>) -> Result<Vec<Address>> {
-    Ok(address_list(&mut Netlink::open(netns)?)?)
-}
-
-/// The addresses of the namespace that a socket is in.
-///
-/// # Errors
-/// When the kernel refuses.
-pub(crate) fn address_list(
-    socket: &mut Netlink,
-) -> std::result::Result<Vec<Address>, NetlinkError> {
+    let mut socket = Netlink::open(netns)?;
     let replies = socket.dump(&RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
     Ok(replies.iter().filter_map(Reply::address).collect())
 }

@@ -8,8 +8,9 @@ use sha2::{Digest, Sha512};
 use super::steps::{Step, Steps};
 use super::{Answer, Call, Driver, Options, Unsupported};
 use crate::netlink::tc::{self, TokenBucket};
-use crate::netlink::traits::{self, Traits};
-use crate::netlink::{Netlink, NetlinkError};
+use crate::netlink::{
+    Link, LinkSpec, Message, Netlink, NetlinkError, delete_link_named, found, get_link,
+};
 
 /// How long packets may wait, at most, in microseconds.
 const LATENCY: f64 = 25_000.0;
@@ -29,7 +30,10 @@ pub(super) struct Bandwidth;
 
 impl Driver for Bandwidth {
     fn supports(&self, config: &JsonObject) -> Result<(), Unsupported> {
-        Options::new(config).only(&KEYS)
+        let options = Options::new(config);
+        // Those of versions before 1.6.
+        options.not_done(&["shapedSubnets", "unshapedSubnets"])?;
+        options.only(&KEYS)
     }
 
     fn add(&self, call: &Call<'_>) -> Answer<CniResult> {
@@ -62,7 +66,8 @@ impl Driver for Bandwidth {
         }
         if let Some(bucket) = limits.egress {
             let ifb = ifb_name(call.network(), call.container_id);
-            let ifb = traits::by_name(&mut host, &ifb)
+            let ifb = host
+                .link(&ifb)
                 .map_err(|e| refused(&ifb, &e))?
                 .ok_or_else(|| refused(&ifb, &"it does not exist"))?;
             let redirected = tc::redirects(&mut host, end.index);
@@ -85,10 +90,10 @@ impl Driver for Bandwidth {
             return Ok(());
         };
         let mut host = call.host()?;
-        let all = traits::of_kind(&mut host, "ifb").map_err(|e| refused("ifb", &e))?;
+        let all = host.links_of_kind("ifb").map_err(|e| refused("ifb", &e))?;
         let orphans = all
             .iter()
-            .filter(|link| link.alias == alias && !used.contains(&link.name));
+            .filter(|link| link.alias.as_ref() == Some(&alias) && !used.contains(&link.name));
         orphans
             .map(|link| remove(&mut host, &link.name))
             .fold(Ok(()), Answer::and)
@@ -184,14 +189,16 @@ fn alias(network: &str) -> Option<String> {
 
 /// The host's end of the container's veth pair, which must be one of the
 /// result's interfaces.
-fn host_end(call: &Call<'_>, host: &mut Netlink, result: &CniResult) -> Answer<Traits> {
+fn host_end(call: &Call<'_>, host: &mut Netlink, result: &CniResult) -> Answer<Link> {
     let ifname = call.ifname;
-    let inside = traits::by_name(&mut *call.container()?, ifname)
+    let inside = call
+        .container()?
+        .link(ifname)
         .map_err(|e| refused(ifname, &e))?
         .ok_or_else(|| refused(ifname, &"it does not exist"))?;
-    let peer = inside.link.filter(|_| inside.kind == "veth");
+    let peer = inside.parent.filter(|_| inside.is("veth"));
     let peer = peer.ok_or_else(|| refused(ifname, &"it is no end of a veth pair"))?;
-    let end = traits::by_index(host, peer).map_err(|e| refused(ifname, &e))?;
+    let end = host.link_at(peer).map_err(|e| refused(ifname, &e))?;
     let known = |name: &str| {
         let mut interfaces = result.interfaces.iter();
         interfaces.any(|interface| interface.sandbox.is_none() && interface.name == name)
@@ -208,7 +215,7 @@ fn host_end(call: &Call<'_>, host: &mut Netlink, result: &CniResult) -> Answer<T
 fn shape(
     call: &Call<'_>,
     host: &mut Netlink,
-    end: &Traits,
+    end: &Link,
     limits: &Limits,
 ) -> Answer<Option<Interface>> {
     let mut steps = Steps::default();
@@ -223,7 +230,7 @@ fn make(
     steps: &mut Steps,
     call: &Call<'_>,
     host: &mut Netlink,
-    end: &Traits,
+    end: &Link,
     limits: &Limits,
 ) -> Answer<Option<Interface>> {
     let step = |name: &str, make, undo| Step {
@@ -239,8 +246,8 @@ fn make(
     }
     let no_ingress = tc::del_ingress(end.index);
     if limits.egress.is_some() {
-        let add = traits::add_ifb(&ifb, end.mtu);
-        first.push(step(&ifb, add, traits::del_name(&ifb)));
+        let add = add_ifb(&ifb, end.mtu);
+        first.push(step(&ifb, add, delete_link_named(&ifb)));
         let ingress = tc::add_ingress(end.index);
         first.push(step(&end.name, ingress, no_ingress.clone()));
     }
@@ -258,25 +265,33 @@ fn make(
     ];
     steps.take(host, second)?;
     Ok(Some(Interface {
-        mac: Some(mac(&ifb.mac)),
+        mac: ifb.mac,
         name: ifb.name,
         ..Interface::default()
     }))
 }
 
 /// Marks the new device, and looks it up.
-fn marked(call: &Call<'_>, host: &mut Netlink, name: &str) -> Answer<Traits> {
-    let mut messages = vec![traits::ask_name(name)];
+fn marked(call: &Call<'_>, host: &mut Netlink, name: &str) -> Answer<Link> {
+    let mut messages = vec![get_link(name)];
     // The mark is for GC only: without it, all else is well.
-    messages.extend(alias(call.network()).map(|alias| traits::set_alias(name, &alias)));
+    let alias = alias(call.network());
+    messages.extend(alias.as_deref().map(|alias| {
+        let marked = LinkSpec {
+            alias: Some(alias),
+            ..LinkSpec::named(name)
+        };
+        // Without an index, the name is that of the interface to change.
+        marked.change(0)
+    }));
     let answers = host.pipeline(&messages).map_err(|e| refused(name, &e))?;
     let answer = answers.into_iter().next();
-    traits::found(answer.unwrap_or(Err(NetlinkError::Lost)))
+    found(answer.unwrap_or(Err(NetlinkError::Lost)))
         .map_err(|e| refused(name, &e))?
         .ok_or_else(|| refused(name, &"it went at once"))
 }
 
-fn check_bucket(host: &mut Netlink, link: &Traits, wanted: TokenBucket) -> Answer<()> {
+fn check_bucket(host: &mut Netlink, link: &Link, wanted: TokenBucket) -> Answer<()> {
     let found = tc::qdiscs(host, link.index).map_err(|e| refused(&link.name, &e))?;
     match found.iter().find_map(|qdisc| qdisc.bucket) {
         Some(bucket) if bucket == wanted => Ok(()),
@@ -289,15 +304,22 @@ fn check_bucket(host: &mut Netlink, link: &Traits, wanted: TokenBucket) -> Answe
 }
 
 fn remove(host: &mut Netlink, name: &str) -> Answer<()> {
-    match host.request(&traits::del_name(name)) {
+    match host.request(&delete_link_named(name)) {
         Ok(_) | Err(NetlinkError::Kernel(libc::ENODEV)) => Ok(()),
         Err(error) => Err(refused(name, &error)),
     }
 }
 
-fn mac(bytes: &[u8]) -> String {
-    let pairs: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    pairs.join(":")
+/// A device that is nothing but a queue, whose own is left empty as the stock
+/// plugin does.
+fn add_ifb(name: &str, mtu: Option<u32>) -> Message {
+    let spec = LinkSpec {
+        mtu,
+        up: Some(true),
+        tx_queue: Some(0),
+        ..LinkSpec::named(name)
+    };
+    spec.create("ifb", |message| message)
 }
 
 fn refused(name: &str, error: &dyn std::fmt::Display) -> ErrorReport {

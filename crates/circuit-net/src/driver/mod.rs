@@ -12,6 +12,7 @@ mod bridge;
 mod call;
 mod configure;
 mod delegate;
+mod dhcp;
 mod dummy;
 pub mod executable;
 mod host_device;
@@ -22,6 +23,8 @@ mod loopback;
 mod macvlan;
 mod managed;
 mod options;
+mod owner;
+mod portmap;
 mod ptp;
 mod sbr;
 mod single;
@@ -91,12 +94,14 @@ pub trait Driver: Sync {
 pub const DRIVERS: &[(&str, &dyn Driver)] = &[
     ("bandwidth", &bandwidth::Bandwidth),
     ("bridge", &bridge::Bridge),
+    ("dhcp", &dhcp::Dhcp),
     ("dummy", &dummy::Dummy),
     ("host-device", &host_device::HostDevice),
     ("host-local", &ipam::HostLocal),
     ("ipvlan", &ipvlan::Ipvlan),
     ("loopback", &loopback::Loopback),
     ("macvlan", &macvlan::Macvlan),
+    ("portmap", &portmap::Portmap),
     ("ptp", &ptp::Ptp),
     ("sbr", &sbr::Sbr),
     ("static", &ipam::Static),

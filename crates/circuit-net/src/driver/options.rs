@@ -79,6 +79,21 @@ impl<'a> Options<'a> {
         }
     }
 
+    /// Refuses the first of these keys: other versions of the stock plugin have
+    /// them, so that an executable may do what they say.
+    ///
+    /// # Errors
+    /// The key.
+    pub fn not_done(&self, keys: &[&str]) -> Result<(), Unsupported> {
+        match keys.iter().find(|key| self.get(key).is_some()) {
+            None => Ok(()),
+            Some(key) => Err(Unsupported {
+                key: self.name(key),
+                documented: true,
+            }),
+        }
+    }
+
     /// The value of a key; `null` counts as absent.
     pub fn get(&self, key: &str) -> Option<&'a Value> {
         self.object.get(key).filter(|value| !value.is_null())

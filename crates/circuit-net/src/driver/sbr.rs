@@ -6,14 +6,15 @@ use std::fs::File;
 use std::net::IpAddr;
 
 use circuit_core::cni::{CniResult, ErrorReport, IpConfig, JsonObject, code};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::steps::{Step, Steps};
 use super::{Answer, Call, Driver, Options, Unsupported};
 use crate::netlink::rules::{self, LinkRoute, Rule};
-use crate::netlink::traits::by_name;
-use crate::netlink::{MAIN_TABLE, Message, Netlink, address_list};
+use crate::netlink::{Beside, MAIN_TABLE, Message, Netlink, RouteSpec};
+use crate::netns::is_netns;
 
 /// The first table that is used, unless one is named.
 const FIRST_TABLE: u32 = 100;
@@ -24,7 +25,10 @@ pub(super) struct Sbr;
 
 impl Driver for Sbr {
     fn supports(&self, config: &JsonObject) -> Result<(), Unsupported> {
-        Options::new(config).only(&["table"])
+        let options = Options::new(config);
+        // Those of later versions.
+        options.not_done(&["gateways", "addSourceHints"])?;
+        options.only(&["table"])
     }
 
     fn add(&self, call: &Call<'_>) -> Answer<CniResult> {
@@ -50,21 +54,18 @@ impl Driver for Sbr {
 
     /// The routes go with the interface; the rules would stay.
     fn del(&self, call: &Call<'_>) -> Answer<()> {
-        if call.netns.is_none() {
+        if !call.netns.is_some_and(is_netns) {
             return Ok(());
         }
         let table = table(call.config)?;
         let _lock = lock(call)?;
         let mut socket = call.container()?;
-        let found = by_name(&mut socket, call.ifname).map_err(|e| unread(&e))?;
+        let found = socket.link(call.ifname).map_err(|e| unread(&e))?;
         let Some(link) = found else {
             return Ok(());
         };
-        let addresses = address_list(&mut socket).map_err(|e| unread(&e))?;
-        let own = |ip: IpAddr| {
-            let mut all = addresses.iter();
-            all.any(|it| it.index == link.index && it.address.addr() == ip)
-        };
+        let addresses = socket.addresses(link.index).map_err(|e| unread(&e))?;
+        let own = |ip: IpAddr| addresses.iter().any(|it| it.address.addr() == ip);
         let rules = rules::rules(&mut socket).map_err(|e| unread(&e))?;
         let removals: Vec<Message> = rules
             .iter()
@@ -144,6 +145,22 @@ fn rule_step(source: IpAddr, table: u32) -> Step {
     }
 }
 
+fn default_step(gateway: IpAddr, index: u32, table: u32) -> Step {
+    let everywhere = match gateway {
+        IpAddr::V4(_) => IpNet::V4(Ipv4Net::default()),
+        IpAddr::V6(_) => IpNet::V6(Ipv6Net::default()),
+    };
+    let route = RouteSpec {
+        table: Some(table),
+        ..RouteSpec::new(everywhere, Some(gateway), index)
+    };
+    Step {
+        what: format!("add a default route by {gateway}"),
+        make: route.add(Beside::Refused),
+        undo: route.remove(),
+    }
+}
+
 /// Gives each address a table with the interface's routes that belong to it,
 /// then takes those out of the main table.
 fn move_routes(
@@ -153,7 +170,7 @@ fn move_routes(
     ips: &[&IpConfig],
 ) -> Answer<()> {
     let rules = rules::rules(socket).map_err(|e| unread(&e))?;
-    let link = by_name(socket, ifname).map_err(|e| unread(&e))?;
+    let link = socket.link(ifname).map_err(|e| unread(&e))?;
     let link = link.ok_or_else(|| {
         ErrorReport::new(code::OTHER, format!("interface {ifname} does not exist"))
     })?;
@@ -162,11 +179,10 @@ fn move_routes(
     let mut copies = Vec::new();
     for ip in ips {
         copies.push(rule_step(ip.address.addr(), table));
-        copies.extend(ip.gateway.map(|gateway| Step {
-            what: format!("add a default route by {gateway}"),
-            make: rules::add_default(gateway, link.index, table),
-            undo: rules::del_default(gateway, link.index, table),
-        }));
+        copies.extend(
+            ip.gateway
+                .map(|gateway| default_step(gateway, link.index, table)),
+        );
         let own = routes.iter().filter(|route| belongs(route, ip));
         copies.extend(own.map(|route| Step {
             what: format!("copy a route to table {table}"),

@@ -13,9 +13,9 @@ use circuit_core::Error;
 use circuit_core::cni::{CniResult, ErrorReport, JsonObject, code};
 use serde_json::Value;
 
-use super::{Answer, Call, Driver, Options, Unsupported};
-use crate::netlink::traits::{Change, Traits, by_name};
-use crate::netns::in_netns;
+use super::{Answer, Call, Driver, Options, Unsupported, args};
+use crate::netlink::{Link, LinkSpec, Mac};
+use crate::netns::{in_netns, is_netns};
 use backup::Backup;
 
 const DATA_DIR: &str = "/run/cni/tuning";
@@ -44,7 +44,7 @@ impl Driver for Tuning {
         let mut result = call.needs_prev()?.clone();
         let change = wanted.change()?;
         wanted.write_sysctls(call)?;
-        if change != Change::default() {
+        if wanted.changes_link() {
             tune(call, &wanted.data_dir, &change)?;
         }
         if let Some(mac) = wanted.mac {
@@ -66,13 +66,13 @@ impl Driver for Tuning {
             return backup::remove(&path);
         };
         let mut socket = match call.netns {
-            Some(_) => call.container()?,
-            None => return backup::remove(&path),
+            Some(netns) if is_netns(netns) => call.container()?,
+            _ => return backup::remove(&path),
         };
-        match by_name(&mut socket, call.ifname).map_err(|e| refused(call, &e))? {
+        match socket.link(call.ifname).map_err(|e| refused(call, &e))? {
             None => backup::remove(&path),
-            Some(link) => match socket.request(&backup.change().message(link.index)) {
-                Ok(_) => backup::remove(&path),
+            Some(link) => match socket.set_link(link.index, &backup.change()) {
+                Ok(()) => backup::remove(&path),
                 Err(error) => {
                     // Detaching goes on without it, as the stock plugin's does.
                     let (id, ifname) = (call.container_id, call.ifname);
@@ -87,7 +87,7 @@ impl Driver for Tuning {
         let wanted = Wanted::read(call)?;
         call.needs_prev()?;
         wanted.check_sysctls(call)?;
-        let found = by_name(&mut *call.container()?, call.ifname);
+        let found = call.container()?.link(call.ifname);
         let link = found
             .map_err(|e| refused(call, &e))?
             .ok_or_else(|| missing(call))?;
@@ -120,8 +120,9 @@ impl Wanted {
             data_dir: data_dir(call.config)?,
         };
         wanted.add_sysctls(options)?;
-        if let Some(mac) = mac_of_args(call.args)? {
-            wanted.mac = Some(mac);
+        args::only(call, "tuning", &["MAC"])?;
+        if let Some(mac) = call.arg("MAC").filter(|mac| !mac.is_empty()) {
+            wanted.mac = Some(mac.to_owned());
         }
         if let Some(runtime) = options.object("runtimeConfig")?
             && let Some(mac) = Options::at(runtime, "runtimeConfig").text("mac")?
@@ -164,14 +165,19 @@ impl Wanted {
         Ok(())
     }
 
-    fn change(&self) -> Answer<Change> {
-        Ok(Change {
+    fn changes_link(&self) -> bool {
+        let (mac, mtu) = (self.mac.is_some(), self.mtu.is_some());
+        mac || mtu || self.promisc || self.allmulti.is_some() || self.tx_queue.is_some()
+    }
+
+    fn change(&self) -> Answer<LinkSpec<'static>> {
+        Ok(LinkSpec {
             mac: self.mac.as_deref().map(parse_mac).transpose()?,
             mtu: self.mtu,
             tx_queue: self.tx_queue,
             promisc: self.promisc.then_some(true),
             allmulti: self.allmulti,
-            up: None,
+            ..LinkSpec::default()
         })
     }
 
@@ -227,7 +233,7 @@ impl Wanted {
         Ok(())
     }
 
-    fn check_link(&self, ifname: &str, link: &Traits) -> Answer<()> {
+    fn check_link(&self, ifname: &str, link: &Link) -> Answer<()> {
         let compare = |what: &str, wanted: Option<String>, found: String| match wanted {
             Some(wanted) if wanted != found => {
                 Err(differs(&format!("{what} of {ifname}"), &wanted, &found))
@@ -235,28 +241,37 @@ impl Wanted {
             _ => Ok(()),
         };
         let mac = self.mac.as_deref().map(parse_mac).transpose()?;
-        compare("mac", mac.as_deref().map(format_mac), format_mac(&link.mac))?;
+        let found = link.mac.clone().unwrap_or_default();
+        compare("mac", mac.map(|mac| mac.to_string()), found)?;
         let text = |flag: bool| flag.to_string();
-        compare("promisc", Some(text(self.promisc)), text(link.promisc))?;
+        compare(
+            "promisc",
+            Some(text(self.promisc)),
+            text(link.promiscuity != 0),
+        )?;
         let number = |number: u32| number.to_string();
-        compare("mtu", self.mtu.map(number), number(link.mtu))?;
+        compare(
+            "mtu",
+            self.mtu.map(number),
+            number(link.mtu.unwrap_or_default()),
+        )?;
         compare("allmulti", self.allmulti.map(text), text(link.allmulti))?;
         compare("txQLen", self.tx_queue.map(number), number(link.tx_queue))
     }
 }
 
 /// Keeps what is about to be changed, and changes it.
-fn tune(call: &Call<'_>, data_dir: &Path, change: &Change) -> Answer<()> {
+fn tune(call: &Call<'_>, data_dir: &Path, change: &LinkSpec<'_>) -> Answer<()> {
     let mut socket = call.container()?;
-    let found = by_name(&mut socket, call.ifname).map_err(|e| refused(call, &e))?;
+    let found = socket.link(call.ifname).map_err(|e| refused(call, &e))?;
     let link = found.ok_or_else(|| missing(call))?;
     let backup = Backup::of(&link, change);
     let path = backup::path(data_dir, call);
     backup.write(&path)?;
-    if let Err(error) = socket.request(&change.message(link.index)) {
+    if let Err(error) = socket.set_link(link.index, change) {
         // A part of it may have been done; if not even this is possible, DEL
         // tries again with what was kept.
-        if socket.request(&backup.change().message(link.index)).is_ok() {
+        if socket.set_link(link.index, &backup.change()).is_ok() {
             backup::remove(&path)?;
         }
         return Err(refused(call, &error));
@@ -267,28 +282,6 @@ fn tune(call: &Call<'_>, data_dir: &Path, change: &Change) -> Answer<()> {
 fn data_dir(config: &JsonObject) -> Answer<PathBuf> {
     let dir = Options::new(config).text("dataDir")?;
     Ok(dir.unwrap_or(DATA_DIR).into())
-}
-
-/// `MAC` of `CNI_ARGS`. As in the stock plugin, other arguments are refused
-/// unless they say themselves that they may be passed over.
-fn mac_of_args(args: &[(String, String)]) -> Answer<Option<String>> {
-    let get = |name: &str| args.iter().find(|(key, _)| key == name);
-    let ignore = get("IgnoreUnknown")
-        .is_some_and(|(_, value)| matches!(value.to_lowercase().as_str(), "1" | "true"));
-    let unknown = args
-        .iter()
-        .find(|(key, _)| key != "MAC" && key != "IgnoreUnknown");
-    if let Some((key, _)) = unknown
-        && !ignore
-    {
-        return Err(ErrorReport::new(
-            code::OTHER,
-            format!("CNI_ARGS: {key} is not known to tuning: add IgnoreUnknown=1"),
-        ));
-    }
-    Ok(get("MAC")
-        .map(|(_, mac)| mac.clone())
-        .filter(|mac| !mac.is_empty()))
 }
 
 /// The file of a sysctl: dots are slashes, and the first `IFNAME` stands for
@@ -307,35 +300,11 @@ fn sysctl_file(key: &str, ifname: &str) -> Answer<PathBuf> {
     }
 }
 
-/// Reads a hardware address: pairs of digits between colons or hyphens, or
-/// fours between dots, of 6, 8 or 20 bytes.
-fn parse_mac(text: &str) -> Answer<Vec<u8>> {
-    let read = || {
-        let (separator, digits) = match text.chars().find(|c| !c.is_ascii_hexdigit())? {
-            c @ (':' | '-') => (c, 2),
-            '.' => ('.', 4),
-            _ => return None,
-        };
-        let mut bytes = Vec::new();
-        for group in text.split(separator) {
-            let hex = group.len() == digits && group.bytes().all(|b| b.is_ascii_hexdigit());
-            let number = u16::from_str_radix(group, 16).ok().filter(|_| hex)?;
-            let number = number.to_be_bytes();
-            bytes.extend(&number[2 - digits / 2..]);
-        }
-        matches!(bytes.len(), 6 | 8 | 20).then_some(bytes)
-    };
-    read().ok_or_else(|| {
-        ErrorReport::new(
-            code::OTHER,
-            format!("mac {text:?} is no hardware address, such as 02:00:00:00:00:01"),
-        )
+fn parse_mac(text: &str) -> Answer<Mac> {
+    text.parse().map_err(|error: Error| {
+        let text = format!("mac: {}", error.message());
+        ErrorReport::new(code::OTHER, text)
     })
-}
-
-fn format_mac(bytes: &[u8]) -> String {
-    let pairs: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    pairs.join(":")
 }
 
 fn differs(what: &str, wanted: &str, found: &str) -> ErrorReport {
@@ -381,47 +350,13 @@ mod tests {
         assert!(sysctl_file("net/IFNAME/kernel", "..").is_err());
     }
 
-    #[test]
-    fn hardware_addresses_are_read_as_go_reads_them() {
-        for text in ["02:00:00:00:0A:01", "02-00-00-00-0a-01", "0200.0000.0a01"] {
-            assert_eq!(parse_mac(text).unwrap(), [2, 0, 0, 0, 10, 1], "{text}");
-        }
-        for text in [
-            "",
-            "02",
-            "02:00",
-            "2:0:0:0:a:1",
-            "02:00:00:00:0a:1g",
-            "020000000a01",
-        ] {
-            assert!(parse_mac(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn unknown_arguments_need_leave() {
-        let args = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
-            let pairs = pairs.iter();
-            pairs
-                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-                .collect()
-        };
-        let mac = args(&[("MAC", "m")]);
-        assert_eq!(mac_of_args(&mac).unwrap().as_deref(), Some("m"));
-        assert!(mac_of_args(&args(&[("MAC", "m"), ("K8S", "x")])).is_err());
-        let leave = args(&[("IgnoreUnknown", "true"), ("K8S", "x")]);
-        assert_eq!(mac_of_args(&leave).unwrap(), None);
-    }
-
     proptest! {
         #[test]
-        fn addresses_survive_text(bytes in proptest::collection::vec(any::<u8>(), 6)) {
-            prop_assert_eq!(parse_mac(&format_mac(&bytes)).unwrap(), bytes);
-        }
-
-        #[test]
-        fn any_text_is_no_panic(text in ".{0,40}") {
-            let _ = (parse_mac(&text), sysctl_file(&text, "eth0"));
+        fn any_key_is_of_net_or_refused(text in ".{0,40}") {
+            if let Ok(path) = sysctl_file(&text, "eth0") {
+                prop_assert!(path.starts_with(SYSCTLS));
+                prop_assert!(path.components().all(|part| part.as_os_str() != ".."));
+            }
         }
     }
 }

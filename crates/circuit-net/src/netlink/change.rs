@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 
 use super::attributes::{self as wire, LINK_HEADER, RTM_NEWLINK};
-use super::link::{Link, get_link, header};
+use super::link::{IFLA_TXQLEN, Link, get_link, header};
 use super::mac::Mac;
 use super::message::Message;
 use super::socket::{Netlink, NetlinkError};
@@ -44,6 +44,10 @@ pub struct LinkSpec<'a> {
     pub up: Option<bool>,
     /// Whether to take in all traffic.
     pub promisc: Option<bool>,
+    /// Whether to take in all multicasts.
+    pub allmulti: Option<bool>,
+    /// The length of the transmit queue.
+    pub tx_queue: Option<u32>,
     /// The group.
     pub group: Option<u32>,
     /// The alias; the kernel takes it for an interface that is there only.
@@ -86,7 +90,12 @@ impl<'a> LinkSpec<'a> {
 
     fn header(&self, index: u32) -> [u8; LINK_HEADER] {
         let (mut flags, mut mask) = (0, 0);
-        for (flag, wanted) in [(libc::IFF_UP, self.up), (libc::IFF_PROMISC, self.promisc)] {
+        let flags_wanted = [
+            (libc::IFF_UP, self.up),
+            (libc::IFF_PROMISC, self.promisc),
+            (libc::IFF_ALLMULTI, self.allmulti),
+        ];
+        for (flag, wanted) in flags_wanted {
             if let Some(wanted) = wanted {
                 mask |= flag.cast_unsigned();
                 flags |= if wanted { flag.cast_unsigned() } else { 0 };
@@ -110,6 +119,7 @@ impl<'a> LinkSpec<'a> {
                 m.with_u32(IFLA_LINK_NETNSID, id.cast_unsigned())
             })
             .with_some(netns, |m, fd| m.with_u32(IFLA_NET_NS_FD, fd))
+            .with_some(self.tx_queue, |m, length| m.with_u32(IFLA_TXQLEN, length))
             .with_some(self.group, |m, group| m.with_u32(IFLA_GROUP, group))
             .with_some(self.alias, |m, alias| m.with_text(IFLA_IFALIAS, alias))
     }
@@ -119,6 +129,11 @@ impl<'a> LinkSpec<'a> {
 /// other end.
 pub fn delete_link(index: u32) -> Message {
     Message::new(RTM_DELLINK, 0, &header(libc::AF_UNSPEC, index))
+}
+
+/// The request that removes the interface of that name.
+pub fn delete_link_named(name: &str) -> Message {
+    Message::new(RTM_DELLINK, 0, &header(libc::AF_UNSPEC, 0)).with_text(wire::IFLA_IFNAME, name)
 }
 
 impl Netlink {

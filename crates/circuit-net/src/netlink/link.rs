@@ -9,6 +9,7 @@ use super::socket::{Netlink, NetlinkError};
 pub(super) const RTM_GETLINK: u16 = 18;
 
 const IFLA_LINK: u16 = 5;
+pub(super) const IFLA_TXQLEN: u16 = 13;
 const IFLA_OPERSTATE: u16 = 16;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_GROUP: u16 = 27;
@@ -55,6 +56,10 @@ pub struct Link {
     pub parent_netns: Option<i32>,
     /// How many users want it promiscuous.
     pub promiscuity: u32,
+    /// Whether it takes in all multicasts.
+    pub allmulti: bool,
+    /// The length of its transmit queue.
+    pub tx_queue: u32,
     /// The group.
     pub group: u32,
     /// The alias.
@@ -109,6 +114,7 @@ impl Link {
             IFLA_LINK_NETNSID => self.parent_netns = u32_of(value).map(u32::cast_signed),
             IFLA_OPERSTATE => self.running = value.first() == Some(&IF_OPER_UP),
             IFLA_PROMISCUITY => self.promiscuity = u32_of(value).unwrap_or_default(),
+            IFLA_TXQLEN => self.tx_queue = u32_of(value).unwrap_or_default(),
             IFLA_GROUP => self.group = u32_of(value).unwrap_or_default(),
             IFLA_IFALIAS => self.alias = Some(text(value)),
             wire::IFLA_LINKINFO => {
@@ -130,6 +136,7 @@ impl Reply {
             index: u32_of(header.get(4..8)?)?,
             up: flags & libc::IFF_UP.cast_unsigned() != 0,
             loopback: flags & libc::IFF_LOOPBACK.cast_unsigned() != 0,
+            allmulti: flags & libc::IFF_ALLMULTI.cast_unsigned() != 0,
             ..Link::default()
         };
         for (kind, value) in attributes(self.payload.get(LINK_HEADER..)?) {
@@ -197,6 +204,20 @@ impl Netlink {
         let replies = self.list(&request)?;
         let links = replies.iter().filter_map(Reply::link);
         Ok(links.filter(|link| link.master == Some(master)).collect())
+    }
+
+    /// The interfaces of a kind, such as `ifb`.
+    ///
+    /// # Errors
+    /// As [`link`](Self::link).
+    pub fn links_of_kind(&mut self, kind: &str) -> Result<Vec<Link>, NetlinkError> {
+        let request = get(0).with_nest(wire::IFLA_LINKINFO, &[], |info| {
+            info.with_text(wire::IFLA_INFO_KIND, kind)
+        });
+        // A kernel that has none of it tells of all.
+        let replies = self.list(&request)?;
+        let links = replies.iter().filter_map(Reply::link);
+        Ok(links.filter(|link| link.is(kind)).collect())
     }
 }
 

@@ -4,9 +4,10 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 
 use super::MAIN_TABLE;
+use super::address::family_of;
 use super::attributes::{self as wire, Reply, attributes, gateway, ip, u32_of};
 use super::message::Message;
 use super::socket::{Netlink, NetlinkError};
@@ -62,7 +63,7 @@ pub fn del_rule(source: IpAddr, table: u32) -> Message {
 fn rule(kind: u16, flags: u16, source: IpAddr, table: u32) -> Message {
     let (low, large) = split(table);
     let header = [
-        family(source),
+        family_of(source),
         0,
         host_prefix(source),
         0,
@@ -85,7 +86,7 @@ fn rule(kind: u16, flags: u16, source: IpAddr, table: u32) -> Message {
 /// # Errors
 /// When the kernel refuses.
 pub fn rules(socket: &mut Netlink) -> Result<Vec<Rule>, NetlinkError> {
-    let request = Message::new(RTM_GETRULE, NLM_F_DUMP, &[0; wire::ROUTE_HEADER]);
+    let request = Message::new(RTM_GETRULE, 0, &[0; wire::ROUTE_HEADER]);
     Ok(socket
         .list(&request)?
         .iter()
@@ -198,53 +199,12 @@ impl LinkRoute {
 /// # Errors
 /// When the kernel refuses.
 pub fn link_routes(socket: &mut Netlink, index: u32) -> Result<Vec<LinkRoute>, NetlinkError> {
-    let request = Message::new(RTM_GETROUTE, NLM_F_DUMP, &[0; wire::ROUTE_HEADER]);
+    let request = Message::new(RTM_GETROUTE, 0, &[0; wire::ROUTE_HEADER]);
     let replies = socket.list(&request)?;
     let routes = replies.iter();
     Ok(routes
         .filter_map(|reply| LinkRoute::read(reply, index))
         .collect())
-}
-
-/// What adds a default route by a gateway to a table.
-pub fn add_default(gateway: IpAddr, index: u32, table: u32) -> Message {
-    default_route(
-        wire::RTM_NEWROUTE,
-        NLM_F_CREATE | NLM_F_EXCL,
-        gateway,
-        index,
-        table,
-    )
-}
-
-/// What removes the route that [`add_default`] adds.
-pub fn del_default(gateway: IpAddr, index: u32, table: u32) -> Message {
-    default_route(RTM_DELROUTE, 0, gateway, index, table)
-}
-
-fn default_route(kind: u16, flags: u16, gateway: IpAddr, index: u32, table: u32) -> Message {
-    let (low, large) = split(table);
-    let header = [
-        family(gateway),
-        0,
-        0,
-        0,
-        low,
-        RTPROT_BOOT,
-        0,
-        wire::RTN_UNICAST,
-        0,
-        0,
-        0,
-        0,
-    ];
-    Message::new(kind, flags, &header)
-        .with_ip(wire::RTA_DST, unspecified(gateway))
-        .with_ip(wire::RTA_GATEWAY, gateway)
-        .with_some(large, |message, table| {
-            message.with_u32(wire::RTA_TABLE, table)
-        })
-        .with_u32(wire::RTA_OIF, index)
 }
 
 /// A table's number for the header, and for an attribute when it is too large.
@@ -255,13 +215,6 @@ fn split(table: u32) -> (u8, Option<u32>) {
     }
 }
 
-fn family(ip: IpAddr) -> u8 {
-    match ip {
-        IpAddr::V4(_) => wire::AF_INET,
-        IpAddr::V6(_) => wire::AF_INET6,
-    }
-}
-
 fn host_prefix(ip: IpAddr) -> u8 {
     match ip {
         IpAddr::V4(_) => 32,
@@ -269,15 +222,9 @@ fn host_prefix(ip: IpAddr) -> u8 {
     }
 }
 
-fn unspecified(like: IpAddr) -> IpAddr {
-    match like {
-        IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::{Beside, RouteSpec};
     use super::*;
     use proptest::prelude::*;
 
@@ -301,8 +248,12 @@ mod tests {
     #[test]
     fn only_routes_of_the_main_table_and_the_interface_count() {
         let read = |table, index| {
-            let message = add_default("10.1.0.1".parse().unwrap(), index, table);
-            LinkRoute::read(&as_reply(message), 7)
+            let gateway = "10.1.0.1".parse().ok();
+            let route = RouteSpec {
+                table: Some(table),
+                ..RouteSpec::new("0.0.0.0/0".parse().unwrap(), gateway, index)
+            };
+            LinkRoute::read(&as_reply(route.add(Beside::Refused)), 7)
         };
         assert_eq!(read(254, 7).unwrap().gateway, "10.1.0.1".parse().ok());
         assert_eq!(

@@ -1,6 +1,6 @@
 //! Traffic control: queueing disciplines and filters of an interface.
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 
 use super::attributes::{Reply, attributes, u32_of};
 use super::message::Message;
@@ -151,7 +151,7 @@ fn match_all() -> [u8; 32] {
 /// # Errors
 /// When the kernel refuses.
 pub fn qdiscs(socket: &mut Netlink, index: u32) -> Result<Vec<Qdisc>, NetlinkError> {
-    let request = Message::new(RTM_GETQDISC, NLM_F_DUMP, &header(index, 0, 0, 0));
+    let request = Message::new(RTM_GETQDISC, 0, &header(index, 0, 0, 0));
     // The kernel lists those of every interface, whatever is asked for.
     let replies = socket.list(&request)?;
     let own = replies
@@ -167,7 +167,7 @@ pub fn qdiscs(socket: &mut Netlink, index: u32) -> Result<Vec<Qdisc>, NetlinkErr
 /// When the kernel refuses.
 pub fn redirects(socket: &mut Netlink, index: u32) -> Result<Vec<u32>, NetlinkError> {
     let header = header(index, 0, INGRESS_HANDLE, 0);
-    let replies = socket.list(&Message::new(RTM_GETTFILTER, NLM_F_DUMP, &header))?;
+    let replies = socket.list(&Message::new(RTM_GETTFILTER, 0, &header))?;
     Ok(replies.iter().filter_map(redirect).collect())
 }
 

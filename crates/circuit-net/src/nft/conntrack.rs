@@ -2,10 +2,9 @@
 //! sending stays with the container that it once reached, until the kernel is
 //! told to forget it.
 
-use netlink_sys::protocols::NETLINK_NETFILTER;
-
+use super::pool::Pooled;
 use super::read::attribute;
-use crate::netlink::{Message, Netlink, NetlinkError, Reply};
+use crate::netlink::{Message, NetlinkError, Reply};
 
 const SUBSYSTEM: u16 = 1 << 8;
 const NEW: u16 = SUBSYSTEM;
@@ -33,8 +32,7 @@ pub fn forget_udp(v6: bool, ports: &[u16]) -> super::Result<usize> {
     if ports.is_empty() {
         return Ok(0);
     }
-    let mut netlink =
-        Netlink::open_protocol(NETLINK_NETFILTER, None).map_err(super::NftError::Open)?;
+    let mut netlink = Pooled::open(None).map_err(super::NftError::Open)?;
     let there = netlink.list(&udp_of(v6))?;
     let deletions: Vec<Message> = there
         .iter()

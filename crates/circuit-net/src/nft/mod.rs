@@ -15,6 +15,7 @@ pub mod conntrack;
 mod expr;
 pub mod masquerade;
 mod part;
+mod pool;
 mod read;
 mod set;
 mod userdata;
@@ -22,10 +23,8 @@ mod watch;
 
 use std::path::Path;
 
+use crate::netlink::{BatchError, Message, NetlinkError, Reply};
 use circuit_core::cni::{ErrorReport, code};
-use netlink_sys::protocols::NETLINK_NETFILTER;
-
-use crate::netlink::{BatchError, Message, Netlink, NetlinkError, Reply};
 
 pub use batch::{
     Batch, Family, Hook, HookPoint, PRIORITY_DSTNAT, PRIORITY_FILTER, PRIORITY_SRCNAT, Table,
@@ -38,7 +37,10 @@ pub use part::{Chain, Part};
 pub use read::{ChainInfo, HookInfo, RuleInfo};
 pub use set::{Data, Element, Leads, Set, Type, concat};
 pub use userdata::COMMENT_MAX;
+pub(crate) use userdata::fnv;
 pub use watch::{Change, Watch};
+
+use pool::Pooled;
 
 use batch::{GETCHAIN, GETGEN, GETRULE, GETSET, GETSETELEM, head};
 
@@ -97,7 +99,7 @@ pub type Result<T> = std::result::Result<T, NftError>;
 
 /// A socket for the ruleset of one network namespace.
 pub struct Nft {
-    netlink: Netlink,
+    netlink: Pooled,
     /// What tells the namespace from every other one there ever was, where
     /// the kernel says it.
     cookie: Option<u64>,
@@ -110,7 +112,7 @@ impl Nft {
     /// # Errors
     /// When the namespace cannot be entered or the kernel refuses.
     pub fn open(netns: Option<&Path>) -> Result<Self> {
-        let netlink = Netlink::open_protocol(NETLINK_NETFILTER, netns).map_err(NftError::Open)?;
+        let netlink = Pooled::open(netns).map_err(NftError::Open)?;
         let cookie = netlink.netns_cookie();
         Ok(Self { netlink, cookie })
     }

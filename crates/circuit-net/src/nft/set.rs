@@ -24,6 +24,8 @@ pub enum Type {
     Port,
     /// An interface's name.
     Ifname,
+    /// A number, which `nft` shows as a mark.
+    Mark,
 }
 
 impl Type {
@@ -35,6 +37,7 @@ impl Type {
             Self::Protocol => (12, 1),
             Self::Port => (13, 2),
             Self::Ifname => (41, 16),
+            Self::Mark => (19, 4),
         }
     }
 }
@@ -47,6 +50,16 @@ fn concatenated(types: &[Type]) -> (u32, u32) {
             let (part, bytes) = part.id_and_length();
             (id << 6 | part, length + bytes.next_multiple_of(4))
         }),
+    }
+}
+
+/// The order of a value's bytes, as `nft` has it, without which it shows some
+/// values the wrong way round.
+fn byte_order(types: &[Type]) -> u32 {
+    match types {
+        [Type::Ifname | Type::Mark] => 1,
+        [_] => 2,
+        _ => 0,
     }
 }
 
@@ -142,11 +155,16 @@ impl Set {
     /// The attributes that say what the set is; `id` is unique in a batch.
     pub(super) fn put(&self, message: Message, id: u32) -> Message {
         let shape = self.shape();
+        let orders = match self.leads {
+            Leads::To(types) => [byte_order(self.key), byte_order(types)],
+            _ => [byte_order(self.key), 0],
+        };
         let message = message
             .with_be32(3, shape.flags)
             .with_be32(4, shape.key)
             .with_be32(5, shape.key_length)
-            .with_be32(10, id);
+            .with_be32(10, id)
+            .with(13, &userdata::byte_orders(orders));
         let message = match self.leads {
             Leads::Nowhere => message,
             Leads::To(types) => message

@@ -22,6 +22,12 @@ pub(super) fn comment(text: &str) -> Vec<u8> {
     entry(COMMENT, &value)
 }
 
+/// The orders of the bytes of a set's keys and of what they lead to.
+pub(super) fn byte_orders(orders: [u32; 2]) -> Vec<u8> {
+    let [keys, data] = orders.map(u32::to_ne_bytes);
+    [entry(0, &keys), entry(1, &data)].concat()
+}
+
 /// A digest of what was written.
 pub(super) fn digest(digest: u64) -> Vec<u8> {
     entry(DIGEST, &digest.to_be_bytes())

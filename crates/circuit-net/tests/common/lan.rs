@@ -45,6 +45,7 @@ impl Lan {
         for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
             std::fs::write(format!("/proc/sys/net/{setting}"), "1").unwrap();
         }
+        set_bridge_netfilter(false);
         let client = Netns::new();
         join(&client, "up0", "eth0");
         client.ip(&format!("addr add {CLIENT}/24 dev eth0"));
@@ -54,10 +55,35 @@ impl Lan {
         client.ip(&format!("-6 route add fd77::/64 via {HOST6}"));
         shell(&format!("ip addr add {HOST}/24 dev up0"));
         shell(&format!("ip -6 addr add {HOST6}/64 dev up0 nodad"));
-        shell("ip link add br0 type bridge && ip link set br0 up");
+        shell("ip link add br0 type bridge mcast_snooping 0 && ip link set br0 up");
         shell("ip addr add 10.77.0.1/24 dev br0 && ip -6 addr add fd77::1/64 dev br0 nodad");
-        let containers = (0..containers).map(container).collect();
+        let containers: Vec<Netns> = (0..containers).map(container).collect();
+        for n in 0..containers.len() {
+            wait_for(ip4(n));
+            wait_for(ip6(n));
+        }
         Self { client, containers }
+    }
+}
+
+/// Waits until an address answers, if only to say that nobody listens: it
+/// takes a while until a new interface carries anything.
+fn wait_for(address: IpAddr) {
+    let address = SocketAddr::new(address, 9);
+    for _ in 0..50 {
+        match TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+            Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => return,
+            _ => {}
+        }
+    }
+    panic!("{address} does not answer");
+}
+
+/// Whether packets that a bridge only passes on go through netfilter too.
+pub(crate) fn set_bridge_netfilter(on: bool) {
+    for setting in ["iptables", "ip6tables"] {
+        let path = format!("/proc/sys/net/bridge/bridge-nf-call-{setting}");
+        std::fs::write(path, if on { "1" } else { "0" }).unwrap();
     }
 }
 

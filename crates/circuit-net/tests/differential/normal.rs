@@ -13,8 +13,6 @@ use crate::snapshot::HOST;
 pub(crate) struct Names {
     /// Random names of links.
     links: BTreeMap<String, String>,
-    /// Links of the host that have a random name, and nothing at the other end.
-    orphans: BTreeSet<String>,
     /// Hardware addresses and whose they are.
     addresses: BTreeMap<String, String>,
     /// Hardware addresses of ports of bridges.
@@ -52,7 +50,6 @@ impl Names {
                 self.name(name, HOST, peer);
             }
         }
-        self.learn_orphans(namespaces, host);
         for (namespace, links) in namespaces {
             for link in links {
                 self.learn_address(namespace, link);
@@ -65,18 +62,6 @@ impl Names {
             let name = format!("(peer of {namespace} {peer})");
             self.links.insert(random.to_owned(), name);
         }
-    }
-
-    fn learn_orphans(&mut self, namespaces: &[(String, Vec<Value>)], host: &[Value]) {
-        let is_alive = |peer: &str| {
-            let mut names = namespaces.iter().map(|(name, _)| name);
-            names.any(|name| peer.starts_with(&format!("(peer of {name} ")))
-        };
-        let present = host.iter().map(|link| text(link, "ifname"));
-        self.orphans = present
-            .filter(|link| self.links.get(*link).is_some_and(|peer| !is_alive(peer)))
-            .map(str::to_owned)
-            .collect();
     }
 
     fn learn_address(&mut self, namespace: &str, link: &Value) {
@@ -98,11 +83,6 @@ impl Names {
             let owner = format!("(mac of {namespace} {owner})");
             self.addresses.insert(address.to_owned(), owner);
         }
-    }
-
-    /// Whether the other end of this link of the host is gone.
-    pub(crate) fn is_orphan(&self, link: &str) -> bool {
-        self.orphans.contains(link)
     }
 
     /// Whether a bridge has the address of a port: of which one is chance.

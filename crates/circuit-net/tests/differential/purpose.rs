@@ -3,16 +3,20 @@
 
 use crate::compare::{Difference, matches};
 
+/// The pattern of tests in which the stock plugins refuse an ADD.
+const REFUSED: &str = "(where ADD is refused)";
+
 /// Differences that are meant. Patterns may have `*` for anything.
 #[derive(Debug)]
 pub(crate) struct Meant {
-    /// The tests.
+    /// The tests, or [`REFUSED`].
     pub(crate) test: &'static str,
     /// The steps.
     pub(crate) step: &'static str,
     /// The places.
     pub(crate) path: &'static str,
-    /// What is seen on the right side, when that matters.
+    /// What is seen on the right side, when that matters; alternatives are
+    /// separated by `|`.
     pub(crate) right: Option<&'static str>,
     /// Why it is better so.
     #[allow(dead_code, reason = "for people")]
@@ -20,23 +24,170 @@ pub(crate) struct Meant {
 }
 
 impl Meant {
-    pub(crate) fn covers(&self, test: &str, difference: &Difference) -> bool {
+    /// Whether this is a difference that is meant, in this test, in which the
+    /// stock plugins refused an ADD or not.
+    pub(crate) fn covers(&self, test: &str, refused: bool, difference: &Difference) -> bool {
         let right = difference.right.to_string();
-        matches(self.test, test)
+        (matches(self.test, test) || (refused && self.test == REFUSED))
             && matches(self.step, &difference.step)
             && matches(self.path, &difference.path)
-            && self.right.is_none_or(|pattern| matches(pattern, &right))
+            && self.right.is_none_or(|patterns| {
+                let mut patterns = patterns.split('|');
+                patterns.any(|pattern| matches(pattern, &right))
+            })
     }
 }
 
 /// The native drivers against the stock plugins 1.9.1.
-pub(crate) const ON_PURPOSE: &[Meant] = &[Meant {
-    test: "*",
-    step: "VERSION",
-    path: "*.answer.supportedVersions",
-    right: None,
-    why: "versions before 0.3.1 are not spoken: nobody writes them any more",
-}];
+pub(crate) const ON_PURPOSE: &[Meant] = &[
+    Meant {
+        test: "*",
+        step: "VERSION",
+        path: "*.answer.supportedVersions",
+        right: None,
+        why: "versions before 0.3.1 are not spoken: nobody writes them any more",
+    },
+    Meant {
+        test: "*",
+        step: "VERSION",
+        path: "*.answer.cniVersion",
+        right: None,
+        why: "the specification wants the version of the question, the stock plugins say their own",
+    },
+    Meant {
+        test: "*",
+        step: "*",
+        path: "*.code",
+        right: Some("2|4|5|6|7"),
+        why: "the stock plugins say 999 of nearly everything; ours say what the specification has a code for",
+    },
+    Meant {
+        test: REFUSED,
+        step: "*",
+        path: "*",
+        right: Some("null"),
+        why: "a failed ADD leaves nothing; the stock plugins leave interfaces and leases for the DEL",
+    },
+    Meant {
+        test: REFUSED,
+        step: "*",
+        path: "*",
+        right: Some("[]"),
+        why: "a failed ADD leaves nothing, of lists too",
+    },
+    Meant {
+        test: REFUSED,
+        step: "*",
+        path: "host.links.*.address",
+        right: Some("\"00:00:00:00:00:00\""),
+        why: "a failed ADD leaves no port, whose address a bridge would have",
+    },
+    Meant {
+        test: REFUSED,
+        step: "DEL *",
+        path: "*",
+        right: Some("0"),
+        why: "DEL of what cannot have been added succeeds, so that a runtime can forget it",
+    },
+    Meant {
+        test: REFUSED,
+        step: "DEL *",
+        path: "",
+        right: Some("[*]"),
+        why: "DEL of what cannot have been added succeeds, and goes on with the other plugins",
+    },
+    Meant {
+        test: "bridge_layer_2*",
+        step: "CHECK *",
+        path: "*",
+        right: None,
+        why: "CHECK of the stock bridge fails without addresses",
+    },
+    Meant {
+        test: "bridge_disabled_container_interface",
+        step: "CHECK *",
+        path: "*",
+        right: None,
+        why: "CHECK of the stock bridge fails without addresses",
+    },
+    Meant {
+        test: "sbr_*",
+        step: "DEL two *",
+        path: "",
+        right: None,
+        why: "DEL of the stock sbr fails when the namespace is gone, and leaves a file in its place",
+    },
+    Meant {
+        test: "sbr_*",
+        step: "end",
+        path: "files.*",
+        right: Some("null"),
+        why: "DEL of the stock sbr fails when the namespace is gone, so that the lease stays",
+    },
+    Meant {
+        test: "everything_in_a_row",
+        step: "DEL two *",
+        path: "",
+        right: None,
+        why: "DEL of the stock sbr fails when the namespace is gone, and leaves a file in its place",
+    },
+    Meant {
+        test: "everything_in_a_row",
+        step: "end",
+        path: "files.*",
+        right: Some("null"),
+        why: "DEL of the stock sbr fails when the namespace is gone, so that the lease stays",
+    },
+    Meant {
+        test: "tuning_*",
+        step: "end",
+        path: "files./run/cni/tuning/*",
+        right: Some("null"),
+        why: "DEL of the stock tuning leaves its note when the namespace is gone",
+    },
+    Meant {
+        test: "tuning_folder",
+        step: "end",
+        path: "files./run/cni/elsewhere/*",
+        right: Some("null"),
+        why: "DEL of the stock tuning leaves its note when the namespace is gone",
+    },
+    Meant {
+        test: "bandwidth_*",
+        step: "*",
+        path: "host.links.bwp*.ifalias",
+        right: Some("\"cni bandwidth *\""),
+        why: "the alias tells whose the device is, for GC",
+    },
+    Meant {
+        test: "loopback_version_0_*",
+        step: "ADD *",
+        path: "0.answer.ips.*.version",
+        right: None,
+        why: "the stock loopback leaves out what versions before 1.0.0 want",
+    },
+    Meant {
+        test: "loopback_version_0_*",
+        step: "ADD *",
+        path: "0.answer.dns",
+        right: Some("{}"),
+        why: "the stock loopback leaves out what versions before 1.0.0 want",
+    },
+    Meant {
+        test: REFUSED,
+        step: "*",
+        path: "files.*/last_reserved_ip.*",
+        right: None,
+        why: "what a failed ADD left makes the stock plugins refuse the next one before they ask for an address",
+    },
+    Meant {
+        test: REFUSED,
+        step: "*",
+        path: "host.links.uplink.promiscuity",
+        right: Some("0"),
+        why: "a failed ADD leaves no macvlan, for which the master listens to all",
+    },
+];
 
 /// The stock plugins 1.9.1 against 1.1.1: what their authors changed, so that
 /// what is left shows that worlds can be compared.

@@ -119,6 +119,13 @@ impl Case {
         named.filter_map(Value::as_str).collect()
     }
 
+    /// Whether the stock plugins 1.1.1 run too: always for the versions of the
+    /// protocol and what is used most, for all that they know when asked to.
+    fn is_tried_with_old(&self) -> bool {
+        let asked = std::env::var_os("CIRCUIT_DIFFERENTIAL_OLD").is_some();
+        self.old && (asked || self.name.contains("_version_"))
+    }
+
     /// Runs it everywhere, and compares.
     pub(crate) fn run(&self) {
         let native = native_kinds();
@@ -129,7 +136,7 @@ impl Case {
             .collect();
         let (old, new, ours) = std::thread::scope(|scope| {
             let live = |side: Side| scope.spawn(move || live(self, side));
-            let old = self.old.then(|| live(Side::Old));
+            let old = self.is_tried_with_old().then(|| live(Side::Old));
             let ours = missing.is_empty().then(|| live(Side::Ours));
             let new = live(Side::New).join().unwrap();
             (
@@ -161,9 +168,20 @@ pub(crate) fn judge(
     meant: &[purpose::Meant],
 ) {
     let found = differences(left, right);
-    let (known, unknown): (Vec<_>, Vec<_>) = found
-        .iter()
-        .partition(|difference| meant.iter().any(|meant| meant.covers(test, difference)));
+    let refused = left.steps.iter().any(|(step, seen)| {
+        let is_first = ["ADD one", "ADD two"].contains(&step.as_str());
+        is_first
+            && seen
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|answer| answer["exit"] != 0)
+    });
+    let (known, unknown): (Vec<_>, Vec<_>) = found.iter().partition(|difference| {
+        meant
+            .iter()
+            .any(|meant| meant.covers(test, refused, difference))
+    });
     if std::env::var_os("CIRCUIT_DIFFERENTIAL_SHOW").is_some() {
         for difference in &known {
             eprintln!("{test}: meant: {difference}");
@@ -227,16 +245,15 @@ impl<'a> Life<'a> {
         self.world.shell(&self.case.prepare);
         self.ask("VERSION");
         self.add(0);
-        self.snapshot("one is attached");
         self.check(0, "one");
         if !self.case.short {
             self.share();
         }
+        self.snapshot("attached");
         self.del(0, "one");
         self.del(0, "one again");
         self.check(0, "one that is gone");
         if !self.case.short {
-            self.snapshot("one is gone");
             self.mishaps();
         }
         self.snapshot("end");
@@ -248,15 +265,18 @@ impl<'a> Life<'a> {
         }
     }
 
-    /// Two containers, and what they say to each other and to the world.
+    /// Two containers, what they say to each other and to the world, and what
+    /// must change nothing.
     fn share(&mut self) {
         if self.case.has_status_and_gc() {
             self.ask("STATUS");
         }
         self.add(1);
         self.check(1, "two");
-        self.snapshot("both are attached");
-        self.talk();
+        // What a failed ADD leaves behind is looked at, not talked to.
+        if self.results.iter().all(|result| !result.is_null()) {
+            self.talk();
+        }
         if self.case.has_status_and_gc() {
             let answers = self
                 .runtime
@@ -265,7 +285,6 @@ impl<'a> Life<'a> {
         }
         let again = self.runtime.add(&self.attachments[0]);
         self.saw("ADD one again", &again);
-        self.snapshot("still both are attached");
     }
 
     /// What was attached is broken, and its namespace goes before the DEL.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 
 use crate::normal::Names;
-use crate::world::{CONTAINERS, World, feed, netns_path};
+use crate::world::{CONTAINERS, WATCH, World, feed, netns_path};
 
 /// The name of the host in a snapshot, which is the empty one in [`World`].
 pub(crate) const HOST: &str = "host";
@@ -17,7 +17,7 @@ pub(crate) const HOST: &str = "host";
 /// Folders in which plugins keep what outlives them.
 const FILES: [&str; 2] = ["/var/lib/cni", "/run/cni"];
 
-/// How long devices may take to come up, or to go with their namespace.
+/// How long devices may take to come up.
 const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Keys of links and of addresses that say nothing of what a plugin did: they
@@ -101,12 +101,12 @@ fn settled(world: &World, names: &mut Names) -> Vec<(String, Vec<Value>)> {
             let links = world.inside(world_name(&name), || {
                 documents(&feed("ip", &["-j", "-d", "addr", "show"], ""))
             });
-            all.push((name, array(links.into_iter().next())));
+            let mut links = array(links.into_iter().next());
+            links.retain(|link| link["ifname"] != WATCH);
+            all.push((name, links));
         }
         names.learn(&all);
-        let waits = all
-            .iter()
-            .any(|(name, links)| links.iter().any(|link| is_passing(name, link, names)));
+        let waits = all.iter().any(|(_, links)| links.iter().any(is_passing));
         if !waits || start.elapsed() > PATIENCE {
             return all;
         }
@@ -115,17 +115,12 @@ fn settled(world: &World, names: &mut Names) -> Vec<(String, Vec<Value>)> {
 }
 
 /// Whether a link is about to change by itself.
-fn is_passing(namespace: &str, link: &Value, names: &Names) -> bool {
+fn is_passing(link: &Value) -> bool {
     let flag = |name: &str| link["flags"].as_array().unwrap().iter().any(|f| f == name);
     let addresses = link["addr_info"].as_array().unwrap();
-    let is_up = flag("UP") && flag("LOWER_UP");
     let state = link["operstate"].as_str().unwrap_or_default();
-    let comes = is_up && !["UP", "UNKNOWN"].contains(&state);
-    let tentative = addresses.iter().any(|address| address["tentative"] == true);
-    let name = link["ifname"].as_str().unwrap();
-    // Its peer was in a namespace that is about to go.
-    let orphan = namespace == HOST && names.is_orphan(name);
-    comes || tentative || orphan
+    let comes = flag("UP") && flag("LOWER_UP") && !["UP", "UNKNOWN"].contains(&state);
+    comes || addresses.iter().any(|address| address["tentative"] == true)
 }
 
 fn namespace_of(name: &str, links: Vec<Value>, names: &Names) -> Value {
@@ -151,6 +146,7 @@ fn namespace_of(name: &str, links: Vec<Value>, names: &Names) -> Value {
         .flat_map(|table| array(Some(table)))
         .collect::<Vec<_>>();
     let rules6 = array(documents(&feed("ip", &["-6", "-j", "-d", "rule", "show"], "")).pop());
+    let host = name == HOST;
     json!({
         "links": by_name(links, names, name),
         "routes": routes,
@@ -158,8 +154,8 @@ fn namespace_of(name: &str, links: Vec<Value>, names: &Names) -> Value {
         "rules6": rules6,
         "neighbours": neighbours,
         "sysctls": sysctls(),
-        "ports": ports(),
-        "tc": traffic_control(&devices),
+        "ports": if host { ports() } else { Value::Null },
+        "tc": if host { traffic_control(&devices) } else { Value::Null },
     })
 }
 
@@ -256,8 +252,10 @@ fn without_numbers(line: &str) -> String {
         }
     });
     let mut words: Vec<String> = words.collect();
-    if let Some(at) = words.iter().position(|word| word == "refcnt") {
-        words.drain(at..(at + 2).min(words.len()));
+    for count in ["refcnt", "index"] {
+        if let Some(at) = words.iter().position(|word| word == count) {
+            words.drain(at..(at + 2).min(words.len()));
+        }
     }
     words.join(" ")
 }
@@ -290,7 +288,7 @@ fn sysctls() -> Value {
 
 /// The files that plugins keep, with what is in them.
 pub(crate) fn files() -> Value {
-    fn walk(folder: &Path, found: &mut BTreeMap<String, String>) {
+    fn walk(folder: &Path, found: &mut BTreeMap<String, Value>) {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
             let path = entry.path();
             if path.is_dir() {
@@ -298,7 +296,10 @@ pub(crate) fn files() -> Value {
             } else {
                 let text = std::fs::read(&path).unwrap_or_default();
                 let name = path.to_str().unwrap().to_owned();
-                found.insert(name, String::from_utf8_lossy(&text).into_owned());
+                let plain = || Value::from(String::from_utf8_lossy(&text));
+                // How JSON is set out does not matter.
+                let json = serde_json::from_slice(&text).ok().filter(Value::is_object);
+                found.insert(name, json.unwrap_or_else(plain));
             }
         }
     }

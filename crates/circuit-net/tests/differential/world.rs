@@ -8,6 +8,7 @@ use std::fs::{File, create_dir_all};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -22,6 +23,17 @@ pub(crate) const OUTSIDE_V6: &str = "2001:db8:51::2";
 /// The namespaces besides the host's.
 pub(crate) const OUTSIDE: &str = "outside";
 pub(crate) const CONTAINERS: [&str; 2] = ["one", "two"];
+
+/// In each container the end of a wire whose other end is outside: it goes
+/// when the container's devices go.
+pub(crate) const WATCH: &str = "watch";
+
+/// How long a namespace may take to end.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn watched(container: &str) -> String {
+    format!("watch-{container}")
+}
 
 /// Duplicate address detection that finds at once that there is none; the
 /// sysctl that plugins set is another, `accept_dad`. The rest must not depend
@@ -63,6 +75,12 @@ impl World {
         world.add_netns(OUTSIDE);
         for container in CONTAINERS {
             world.add_netns(container);
+            world.inside(container, || {
+                let watched = watched(container);
+                world.ip(&format!(
+                    "link add {WATCH} type veth peer name {watched} netns {OUTSIDE}"
+                ));
+            });
         }
         world.wire();
         world
@@ -104,11 +122,20 @@ impl World {
         });
     }
 
-    /// Ends a namespace, as a container's death does; its file goes too.
+    /// Ends a namespace, as a container's death does, and waits until its
+    /// devices are gone; its file goes too.
     pub(crate) fn remove_netns(&self, name: &str) {
         let path = netns_path(name);
         nix::mount::umount2(&path, nix::mount::MntFlags::MNT_DETACH).unwrap();
         std::fs::remove_file(path).unwrap();
+        let other_end = Path::new("/sys/class/net").join(watched(name));
+        self.inside_with_sys(OUTSIDE, || {
+            let start = Instant::now();
+            while other_end.exists() {
+                assert!(start.elapsed() < PATIENCE, "namespace {name} does not end");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
     }
 
     /// Runs `body` in a namespace; the empty name is the host.

@@ -9,8 +9,7 @@ use circuit_core::cni::{ErrorReport, code};
 use serde::{Deserialize, Serialize};
 
 use super::super::{Answer, Call};
-use super::{format_mac, parse_mac};
-use crate::netlink::traits::{Change, Traits};
+use crate::netlink::{Link, LinkSpec};
 
 /// What is to be restored.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,25 +42,25 @@ pub(super) fn remove(path: &Path) -> Answer<()> {
 
 impl Backup {
     /// What `change` is going to change.
-    pub(super) fn of(link: &Traits, change: &Change) -> Self {
+    pub(super) fn of(link: &Link, change: &LinkSpec<'_>) -> Self {
         Self {
-            mac: change.mac.as_ref().map(|_| format_mac(&link.mac)),
-            promisc: change.promisc.map(|_| link.promisc),
-            mtu: change.mtu.map(|_| link.mtu),
+            mac: change.mac.and_then(|_| link.mac.clone()),
+            promisc: change.promisc.map(|_| link.promiscuity != 0),
+            mtu: change.mtu.and(link.mtu),
             allmulti: change.allmulti.map(|_| link.allmulti),
             tx_queue: change.tx_queue.map(|_| link.tx_queue),
         }
     }
 
     /// What undoes it.
-    pub(super) fn change(&self) -> Change {
-        Change {
-            mac: self.mac.as_deref().and_then(|mac| parse_mac(mac).ok()),
+    pub(super) fn change(&self) -> LinkSpec<'static> {
+        LinkSpec {
+            mac: self.mac.as_deref().and_then(|mac| mac.parse().ok()),
             mtu: self.mtu.filter(|mtu| *mtu != 0),
             tx_queue: self.tx_queue,
             promisc: self.promisc,
             allmulti: self.allmulti,
-            up: None,
+            ..LinkSpec::default()
         }
     }
 
@@ -95,16 +94,14 @@ fn failed(what: &str, path: &Path, error: &io::Error) -> ErrorReport {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::Mac;
 
     #[test]
     fn the_stock_plugins_file_is_read() {
         let text = r#"{"mac": "c2:b0:57:49:47:f1", "promisc": false, "mtu": 1454, "txQLen": 0}"#;
         let backup: Backup = serde_json::from_str(text).unwrap();
         let change = backup.change();
-        assert_eq!(
-            change.mac.as_deref(),
-            Some(&[0xc2, 0xb0, 0x57, 0x49, 0x47, 0xf1][..])
-        );
+        assert_eq!(change.mac, Some(Mac([0xc2, 0xb0, 0x57, 0x49, 0x47, 0xf1])));
         assert_eq!(
             (change.promisc, change.mtu, change.tx_queue),
             (Some(false), Some(1454), Some(0))
@@ -116,14 +113,14 @@ mod tests {
     fn only_what_is_changed_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/c_eth0.json");
-        let link = Traits {
-            mtu: 1500,
-            promisc: true,
-            ..Traits::default()
+        let link = Link {
+            mtu: Some(1500),
+            promiscuity: 1,
+            ..Link::default()
         };
-        let change = Change {
+        let change = LinkSpec {
             mtu: Some(1400),
-            ..Change::default()
+            ..LinkSpec::default()
         };
         Backup::of(&link, &change).write(&path).unwrap();
         let read = Backup::read(&path).unwrap();

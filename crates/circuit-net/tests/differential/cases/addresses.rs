@@ -51,7 +51,7 @@ cases! {
         json!({"subnet": "10.88.0.0/24", "rangeStart": "10.88.0.7", "rangeEnd": "10.88.0.8"}));
     host_local_subnet_beside_ranges => |name| local(name,
         json!({"subnet": "10.88.0.0/24", "ranges": [[{"subnet": "10.89.0.0/24"}]]}));
-    host_local_host_bits => |name| local(name, json!({"subnet": "10.88.0.77/24"})).fails();
+    host_local_host_bits_are_refused => |name| local(name, json!({"subnet": "10.88.0.77/24"})).fails();
     host_local_point_to_point => |name| local(name, json!({"subnet": "10.88.0.4/30"}));
     host_local_leases_of_others => |name| local(name, simple()).prepare(LEASES);
     host_local_folder => |name| local(name, with(simple(), json!({"dataDir": "/run/cni/leases"})));
@@ -109,7 +109,7 @@ cases! {
     static_by_all => |name| with_args(fixed(name, json!({"addresses": [{"address": "10.88.0.2/24"}]})),
         json!({"ips": ["10.88.0.8/24"]})).args("IgnoreUnknown=1;IP=10.88.0.7/24")
         .capabilities(json!({"ips": ["10.88.0.9/24"]}), json!({}));
-    static_without_addresses => |name| fixed(name, json!({})).fails().short();
+    static_without_addresses_is_refused => |name| fixed(name, json!({})).fails().short();
     static_without_prefix_is_refused => |name| fixed(name,
         json!({"addresses": [{"address": "10.88.0.2"}]})).fails().short();
     static_nonsense_is_refused => |name| fixed(name, json!({"addresses": [{"address": "oops"}]})).fails().short();

@@ -74,7 +74,7 @@ cases! {
         json!({"vlan": 100, "isGateway": true}));
     bridge_vlan_trunk_is_refused_without_vlan_filtering_in_the_kernel => |name| refused(name,
         json!({"vlanTrunk": [{"minID": 10, "maxID": 12}, {"id": 20}]})).only_new();
-    bridge_empty_vlan_trunk => |name| bridge(name, json!({"vlanTrunk": []})).fails().short().only_new();
+    bridge_empty_vlan_trunk_is_refused_without_vlan_filtering_in_the_kernel => |name| bridge(name, json!({"vlanTrunk": []})).fails().short().only_new();
     bridge_preserve_default_vlan_alone => |name| bridge(name, json!({"preserveDefaultVlan": true})).short();
     bridge_vlan_out_of_range_is_refused => |name| refused(name, json!({"vlan": 4095}));
     bridge_vlan_trunk_without_end_is_refused => |name| refused(name, json!({"vlanTrunk": [{"minID": 3}]})).only_new();
@@ -136,6 +136,7 @@ cases! {
     bridge_everything => |name| Case::new(name, "1.1.0", json!([plugin("bridge", json!({"bridge": "br9",
         "isDefaultGateway": true, "forceAddress": true, "ipMasq": true, "ipMasqBackend": "nftables", "mtu": 1380,
         "hairpinMode": true, "macspoofchk": true, "enabledad": true, "portIsolation": true,
-        "capabilities": {"mac": true, "ips": true}}))]))
+        "capabilities": {"mac": true, "ips": true},
+        "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.88.0.0/24"}], [{"subnet": "fd00:88::/64"}]]}}))]))
         .capabilities(json!({"mac": "02:11:22:33:44:55", "ips": ["10.88.0.77"]}), json!({"mac": "02:11:22:33:44:66"}));
 }

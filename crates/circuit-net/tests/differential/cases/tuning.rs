@@ -20,7 +20,7 @@ fn refused(name: &'static str, keys: Value) -> Case {
 
 fn everything() -> Value {
     json!({"sysctl": {"net.ipv4.conf.eth0.arp_filter": "1", "net.core.somaxconn": "500"},
-        "mac": "02:11:22:33:44:55", "promisc": true, "mtu": 1400, "allmulti": true, "txQLen": 77})
+        "promisc": true, "mtu": 1400, "allmulti": true, "txQLen": 77})
 }
 
 fn sbr(name: &'static str, version: &str, keys: Value) -> Case {
@@ -63,9 +63,9 @@ cases! {
         json!({"sysctl": {"net/ipv4/../../kernel/domainname": "x"}}));
     tuning_mac_that_is_none_is_refused => |name| refused(name, json!({"mac": "oops"}));
     tuning_mtu_too_small_is_refused => |name| refused(name, json!({"mtu": 20}));
-    tuning_alone => |name| Case::new(name, "1.0.0",
+    tuning_alone_is_refused => |name| Case::new(name, "1.0.0",
         json!([{"type": "tuning", "sysctl": {"net.core.somaxconn": "500"}}])).fails().short();
-    tuning_allowlist => |name| tuning(name, "1.0.0", json!({"sysctl": {"net.core.somaxconn": "500"}})).fails().short()
+    tuning_sysctl_that_is_not_on_the_list_is_refused => |name| tuning(name, "1.0.0", json!({"sysctl": {"net.core.somaxconn": "500"}})).fails().short()
         .prepare("mkdir -p /run/etc/cni/tuning; cp -r /etc/passwd /etc/group /etc/protocols /run/etc 2>/dev/null || true; \
                   echo '^net.ipv4.conf.*' > /run/etc/cni/tuning/allowlist.conf; mount --bind /run/etc /etc").only_new();
 
