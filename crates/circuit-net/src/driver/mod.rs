@@ -7,8 +7,10 @@
 //! an async runtime.
 
 mod call;
+mod dbus;
 mod delegate;
 pub mod executable;
+mod firewall;
 mod options;
 mod owner;
 mod portmap;
@@ -68,7 +70,10 @@ pub trait Driver: Sync {
 }
 
 /// Every driver by the `type` that names it in a configuration.
-pub const DRIVERS: &[(&str, &dyn Driver)] = &[("portmap", &portmap::Portmap)];
+pub const DRIVERS: &[(&str, &dyn Driver)] = &[
+    ("firewall", &firewall::Firewall),
+    ("portmap", &portmap::Portmap),
+];
 
 /// The driver of a plugin type.
 pub fn driver(kind: &str) -> Option<&'static dyn Driver> {
