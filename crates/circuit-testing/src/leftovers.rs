@@ -174,6 +174,19 @@ impl TestNode {
         all
     }
 
+    /// How many attachments on record were made by executables.
+    pub fn executed(&self) -> usize {
+        let by_driver = |attachment: &&Value| {
+            let natives = attachment["natives"].as_array();
+            natives.is_some_and(|natives| !natives.is_empty())
+        };
+        let records = self.journal();
+        let attachments = records
+            .values()
+            .filter_map(|record| record["attachments"].as_array());
+        attachments.flatten().filter(|a| !by_driver(a)).count()
+    }
+
     /// What is remembered about a container on disk, if anything.
     pub fn record(&self, container: &str) -> Option<Value> {
         self.journal().remove(container)

@@ -7,7 +7,7 @@ use circuit_testing::{NodeBuilder, PATIENCE, TestNode, network, wait_until};
 
 use crate::support::{NETWORK, RESTART, assert_exactly, create_ctr0, ips};
 
-crate::on_both_plugins!(
+crate::on_every_data_path!(
     killed_while_connecting,
     killed_while_disconnecting,
     killed_while_restarting,

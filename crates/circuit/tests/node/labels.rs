@@ -8,7 +8,7 @@ use crate::support::{
     NETWORK, assert_exactly, assert_names, create_ctr0, ips, logged, problems, wait_for_problem,
 };
 
-crate::on_both_plugins!(
+crate::on_every_data_path!(
     order_is_kept,
     wishes_are_granted,
     ports_lead_to_the_container

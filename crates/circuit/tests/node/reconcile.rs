@@ -11,7 +11,7 @@ use circuit_testing::{NodeBuilder, PATIENCE, TestNode, network, wait_until};
 
 use crate::support::{NETWORK, RESTART, assert_exactly, create_ctr0, ips, names, run_containers};
 
-crate::on_both_plugins!(
+crate::on_every_data_path!(
     the_daemon_was_away,
     containerd_comes_back,
     the_machine_reboots,

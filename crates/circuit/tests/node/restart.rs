@@ -6,7 +6,7 @@ use circuit_testing::{NodeBuilder, PATIENCE, network, wait_until};
 
 use crate::support::{NETWORK, RESTART, assert_exactly, create_ctr0, ips};
 
-crate::on_both_plugins!(
+crate::on_every_data_path!(
     every_old_value_means_always,
     the_address_and_the_ports_are_kept,
     a_network_joined_by_hand_is_joined_again,
