@@ -2,7 +2,8 @@
 
 #![allow(dead_code, reason = "every test binary uses another part")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command as Process;
 
 use circuit_core::cni::{CniResult, CniVersion, ErrorReport, JsonObject};
 use circuit_net::driver::executable::dispatch;
@@ -72,4 +73,39 @@ pub(crate) fn bridge_result(netns: &Path, addresses: &[String]) -> Value {
         "ips": ips,
         "dns": {},
     })
+}
+
+/// The stock plugin 1.9.1, as `scripts/fetch-test-deps` unpacks it.
+pub(crate) fn stock_plugin(kind: &str) -> PathBuf {
+    let cache = std::env::var_os("CIRCUIT_CACHE").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache"),
+        PathBuf::from,
+    );
+    let plugin = cache.join("cni-1.9/bin").join(kind);
+    assert!(
+        plugin.exists(),
+        "{} is missing: run scripts/fetch-test-deps",
+        plugin.display()
+    );
+    plugin
+}
+
+/// The executable of the drivers.
+pub(crate) fn executable() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let path = test
+        .parent()
+        .unwrap()
+        .parent()
+        .unwrap()
+        .join("examples/cni");
+    // Cargo builds it by itself only when it builds all tests.
+    if !path.exists() {
+        let cargo = std::env::var("CARGO").unwrap_or("cargo".to_owned());
+        let built = Process::new(cargo)
+            .args(["build", "-q", "-p", "circuit-net", "--example", "cni"])
+            .status();
+        assert!(built.unwrap().success());
+    }
+    path
 }
