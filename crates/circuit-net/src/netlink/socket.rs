@@ -94,6 +94,9 @@ impl Netlink {
             let make = || {
                 let mut socket = Socket::new(protocol)?;
                 socket.bind_auto()?;
+                // A refusal is not to repeat what it refuses: many of them
+                // would not fit into the socket's buffer.
+                socket.set_cap_ack(true)?;
                 setsockopt(
                     &socket,
                     sockopt::ReceiveTimeout,
