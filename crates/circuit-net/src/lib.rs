@@ -1,7 +1,7 @@
 //! The kernel and CNI: namespaces, netlink, announcements, plugin execution.
 //!
 //! The only crate with `unsafe` code, in [`cni`] (what a child does between
-//! fork and exec) and [`netns`] (one ioctl).
+//! fork and exec), [`netns`] (one ioctl) and [`netlink`] (one socket option).
 #![deny(unsafe_code)]
 
 pub mod announce;

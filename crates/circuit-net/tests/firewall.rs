@@ -2,19 +2,19 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "common/attachment.rs"]
+mod attachment;
 mod common;
 #[path = "common/lan.rs"]
 mod lan;
-#[path = "common/plugin.rs"]
-mod plugin;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command as Process, Stdio};
 
+use attachment::*;
 use circuit_net::driver::{Command, driver};
-use common::{STOCK_PLUGINS, on_private_host, shell};
+use common::{on_private_host, shell};
 use lan::*;
-use plugin::*;
 use serde_json::{Value, json};
 
 fn config(n: usize, policy: &str) -> Value {
@@ -35,19 +35,10 @@ fn native(n: usize, command: Command, config: &Value) -> Result<(), String> {
     result.map(drop).map_err(|error| error.msg)
 }
 
-/// The newer stock plugin where it is there, else the distribution's.
-fn stock_plugin() -> PathBuf {
-    let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/cni-1.9/bin/firewall");
-    match cache.exists() {
-        true => cache,
-        false => Path::new(STOCK_PLUGINS).join("firewall"),
-    }
-}
-
 fn stock(n: usize, command: &str, config: &Value) -> Result<(), String> {
     let mut config = config.clone();
     config["prevResult"]["cniVersion"] = json!("1.0.0");
-    let mut child = Process::new(stock_plugin())
+    let mut child = Process::new(stock_plugin("firewall"))
         .env("CNI_COMMAND", command)
         .env("CNI_CONTAINERID", format!("container{n}"))
         .env("CNI_NETNS", "/run/netns/x")

@@ -2,20 +2,20 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "common/attachment.rs"]
+mod attachment;
 mod common;
 #[path = "common/lan.rs"]
 mod lan;
-#[path = "common/plugin.rs"]
-mod plugin;
 
 use std::path::PathBuf;
 
+use attachment::*;
 use circuit_core::cni::{CniResult, ErrorReport};
 use circuit_net::driver::Command;
 use circuit_net::nft::{Nft, TABLE, is_intact};
 use common::{on_private_host, shell};
 use lan::*;
-use plugin::*;
 use serde_json::{Value, json};
 
 /// A container of the network `net` that wants ports.
@@ -547,22 +547,6 @@ fn a_thousand_ports_of_a_hundred_containers() {
         big.del();
         assert_eq!(elements(), 0);
     });
-}
-
-/// The executable of the drivers.
-fn executable() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let path = test
-        .parent()
-        .unwrap()
-        .parent()
-        .unwrap()
-        .join("examples/cni");
-    if !path.exists() {
-        let cargo = std::env::var("CARGO").unwrap_or("cargo".to_owned());
-        shell(&format!("{cargo} build -q -p circuit-net --example cni"));
-    }
-    path
 }
 
 #[test]
