@@ -111,6 +111,17 @@ pub trait Datapath: Send + Sync {
     /// Asks whether an attachment is as ADD left it.
     async fn check(&self, attachment: &Attachment) -> Result<()>;
 
+    /// Makes again what other programs may have taken away of an attachment's
+    /// firewall rules. Doing it in vain is no error.
+    async fn mend(&self, attachment: &Attachment) -> Result<()>;
+
+    /// Returns when another program has taken firewall rules of attachments
+    /// away: all of them are to be mended.
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    async fn disturbed(&self) -> Result<()>;
+
     /// Removes whatever the network's plugins hold beyond these attachments,
     /// given as CNI container id and interface.
     async fn gc(&self, config: &str, valid: &[(String, String)]) -> Result<()>;

@@ -89,6 +89,8 @@ pub(super) struct NativeCall {
     pub(super) args: Vec<(String, String)>,
     pub(super) config: JsonObject,
     pub(super) version: CniVersion,
+    /// What the attachment has outside of the container is to be made again.
+    pub(super) mend: bool,
     /// Held until the driver has ended, whoever waits for it.
     pub(super) lock: Option<OperationLock>,
     pub(super) others: Others,
@@ -177,7 +179,10 @@ impl NativeCall {
             delegate: &delegate,
             sockets,
         };
-        let result = dispatch(driver, &call)?;
+        let result = match self.mend {
+            true => driver.mend(&call).map(|()| None),
+            false => dispatch(driver, &call),
+        }?;
         Ok(result.map(|result| result.to_version(self.version)))
     }
 }

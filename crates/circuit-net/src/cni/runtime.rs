@@ -212,6 +212,38 @@ impl CniRuntime {
         Ok(())
     }
 
+    /// Makes again what other programs may have taken away of an attachment's
+    /// firewall rules, as far as drivers made them.
+    ///
+    /// # Errors
+    /// The first [`CniError`]; the other plugins are asked all the same.
+    pub async fn mend(
+        &self,
+        list: &ConfigList,
+        args: &AttachmentArgs,
+        prev: &Value,
+        lock: Option<&OperationLock>,
+    ) -> Result<(), CniError> {
+        check_args(args)?;
+        let list = self.list_for(list, Some(prev)).await;
+        let call = Call {
+            command: Command::Add,
+            args,
+            prev: Some(prev),
+            valid: None,
+        };
+        let (mut first, mut sockets) = (None, Sockets::default());
+        for index in args.natives.iter().copied() {
+            let (plugin, config) = configuration(&list, index, &call)?;
+            let mut native = self.native_call(&list, plugin, &call, config, lock)?;
+            native.mend = true;
+            if let Err(e) = native.run(&mut sockets).await {
+                keep_first(&mut first, e);
+            }
+        }
+        first.map_or(Ok(()), Err)
+    }
+
     /// Asks every plugin whether it could serve an ADD. Lists that have no
     /// STATUS always can.
     ///
@@ -428,20 +460,7 @@ impl CniRuntime {
         sockets: &mut Sockets,
         lock: Option<&OperationLock>,
     ) -> Result<Output, CniError> {
-        let invocation = Invocation {
-            capability_args: Some(&call.args.capability_args),
-            config_args: Some(&call.args.config_args),
-            prev_result: call.prev,
-            valid_attachments: call.valid,
-        };
-        let (Some(plugin), Some(config)) = (
-            list.plugins.get(index),
-            plugin_config(list, index, &invocation),
-        ) else {
-            return Err(CniError::NotRun(Error::internal(format!(
-                "list has no plugin {index}"
-            ))));
-        };
+        let (plugin, config) = configuration(list, index, call)?;
         if call.args.natives.contains(&index) {
             let native = self.native_call(list, plugin, call, config, lock)?;
             return native.run(sockets).await.map(Output::Returned);
@@ -477,6 +496,7 @@ impl CniRuntime {
             args: call.args.cni_args.clone(),
             config,
             version: list.cni_version,
+            mend: false,
             lock: lock
                 .map(OperationLock::share)
                 .transpose()
@@ -523,6 +543,25 @@ struct Call<'a> {
     args: &'a AttachmentArgs,
     prev: Option<&'a Value>,
     valid: Option<&'a [ValidAttachment]>,
+}
+
+/// A plugin of a list, and what it is told.
+fn configuration<'a>(
+    list: &'a ConfigList,
+    index: usize,
+    call: &Call<'_>,
+) -> Result<(&'a PluginConfig, JsonObject), CniError> {
+    let invocation = Invocation {
+        capability_args: Some(&call.args.capability_args),
+        config_args: Some(&call.args.config_args),
+        prev_result: call.prev,
+        valid_attachments: call.valid,
+    };
+    let config = plugin_config(list, index, &invocation);
+    list.plugins
+        .get(index)
+        .zip(config)
+        .ok_or_else(|| CniError::NotRun(Error::internal(format!("list has no plugin {index}"))))
 }
 
 fn keep_first(first: &mut Option<CniError>, error: CniError) {

@@ -78,6 +78,10 @@ impl Driver for Bridge {
         }
     }
 
+    fn mend(&self, call: &Call<'_>) -> Answer<()> {
+        ipmasq::mend(call)
+    }
+
     fn check(&self, call: &Call<'_>) -> Answer<()> {
         let config = Config::read(call)?;
         if let Some(ipam) = Managed::of(call)? {

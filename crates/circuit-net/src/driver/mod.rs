@@ -83,6 +83,16 @@ pub trait Driver: Sync {
         Ok(())
     }
 
+    /// Makes again what other programs may have taken away from outside of the
+    /// container, its firewall rules, when the attachment is made; the previous
+    /// result of the call is its final one. Doing it in vain is no error.
+    ///
+    /// # Errors
+    /// An error object.
+    fn mend(&self, _call: &Call<'_>) -> Answer<()> {
+        Ok(())
+    }
+
     /// Removes what belongs to no attachment of [`Call::valid`].
     ///
     /// # Errors

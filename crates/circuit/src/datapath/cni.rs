@@ -24,7 +24,10 @@ use circuit_net::{
 use ipnet::IpNet;
 use tokio::task::AbortHandle;
 
-use super::arguments::{arguments, granted};
+use super::{
+    arguments::{arguments, granted},
+    disturbances::Disturbances,
+};
 
 /// DEL is run this often before its failure is told: plugins lose races for
 /// iptables' chains against each other.
@@ -45,6 +48,7 @@ pub struct CniDatapath {
     announcing: Mutex<HashMap<(String, String), AbortHandle>>,
     /// What was said of plugins that no driver can take the place of.
     told: Mutex<HashSet<String>>,
+    disturbances: Disturbances,
 }
 
 impl CniDatapath {
@@ -57,6 +61,7 @@ impl CniDatapath {
             pins,
             announcing: Mutex::default(),
             told: Mutex::default(),
+            disturbances: Disturbances::default(),
         }
     }
 
@@ -342,6 +347,25 @@ impl Datapath for CniDatapath {
             .cni
             .check(&config, &args(attachment), result, Some(&lock))
             .await?)
+    }
+
+    async fn mend(&self, attachment: &Attachment) -> Result<()> {
+        let Some(result) = &attachment.result else {
+            return Ok(());
+        };
+        if attachment.natives.is_empty() {
+            return Ok(());
+        }
+        let config = ConfigList::parse(attachment.config.as_bytes())?;
+        let lock = self.lock(attachment).await?;
+        Ok(self
+            .cni
+            .mend(&config, &args(attachment), result, Some(&lock))
+            .await?)
+    }
+
+    async fn disturbed(&self) -> Result<()> {
+        self.disturbances.next().await
     }
 
     async fn gc(&self, config: &str, valid: &[(String, String)]) -> Result<()> {

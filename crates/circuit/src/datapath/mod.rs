@@ -3,5 +3,6 @@
 
 mod arguments;
 mod cni;
+mod disturbances;
 
 pub use cni::CniDatapath;
