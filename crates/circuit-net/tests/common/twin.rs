@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use circuit_core::cni::ErrorReport;
 use circuit_net::driver::Command;
@@ -85,9 +87,18 @@ impl Twin {
         &self.containers[container]
     }
 
-    /// Ends a container's namespace.
+    /// Ends a container's namespace, and waits until the kernel has taken away
+    /// what was in it.
     pub(crate) fn end(&mut self, container: usize) {
+        let veths = || shell("ip -o link").matches(": veth").count();
+        let inside = self.netns(container).ip("-o link");
+        let left = veths() - inside.matches("@if").count();
         self.containers[container] = Netns::new();
+        let start = Instant::now();
+        while veths() > left {
+            assert!(start.elapsed() < Duration::from_secs(10));
+            sleep(Duration::from_millis(10));
+        }
     }
 
     /// A configuration with what is the same in all; `$LEASES` in it is a
@@ -252,10 +263,13 @@ pub(crate) fn plain(value: &Value) -> Value {
         "txqlen",
     ];
     // Addresses of links are made when these carry traffic, routes to those of
-    // bridges when it is known that nobody else has them.
+    // the host when it is known that nobody else has them.
     let late = |value: &Value| {
         let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
-        if text("table") == "255" && text("dev").starts_with("br0") && text("dst").contains(':') {
+        let outside = ["br0", "veth"]
+            .iter()
+            .any(|dev| text("dev").starts_with(dev));
+        if text("table") == "255" && outside && text("dst").contains(':') {
             return true;
         }
         ["local", "dst"].iter().any(|key| {
