@@ -21,8 +21,8 @@ mod port;
 mod route;
 pub mod rules;
 mod socket;
-mod toward;
 pub mod tc;
+mod toward;
 
 use std::net::IpAddr;
 use std::path::Path;
