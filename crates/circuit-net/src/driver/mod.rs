@@ -11,10 +11,12 @@ mod bandwidth;
 mod bridge;
 mod call;
 mod configure;
+mod dbus;
 mod delegate;
 mod dhcp;
 mod dummy;
 pub mod executable;
+mod firewall;
 mod host_device;
 mod ipam;
 mod ipmasq;
@@ -90,23 +92,24 @@ pub trait Driver: Sync {
 }
 
 /// Every driver by the `type` that names it in a configuration.
+pub const DRIVERS: &[(&str, &dyn Driver)] = &[
     ("bandwidth", &bandwidth::Bandwidth),
     ("bridge", &bridge::Bridge),
     ("dhcp", &dhcp::Dhcp),
     ("dummy", &dummy::Dummy),
+    ("firewall", &firewall::Firewall),
     ("host-device", &host_device::HostDevice),
     ("host-local", &ipam::HostLocal),
     ("ipvlan", &ipvlan::Ipvlan),
     ("loopback", &loopback::Loopback),
     ("macvlan", &macvlan::Macvlan),
+    ("portmap", &portmap::Portmap),
     ("ptp", &ptp::Ptp),
     ("sbr", &sbr::Sbr),
     ("static", &ipam::Static),
     ("tuning", &tuning::Tuning),
     ("vlan", &vlan::Vlan),
 ];
-pub const DRIVERS: &[(&str, &dyn Driver)] = &[
-pub const DRIVERS: &[(&str, &dyn Driver)] = &[("portmap", &portmap::Portmap)];
 
 /// The driver of a plugin type.
 pub fn driver(kind: &str) -> Option<&'static dyn Driver> {
