@@ -146,7 +146,11 @@ impl CniResult {
                 object.insert(key.to_owned(), values.into());
             }
         }
-        object.insert("dns".to_owned(), self.dns.to_json());
+        // Before 1.0.0 it is always there, as the plugins write it.
+        let dns = self.dns.to_json();
+        if version < CniVersion::V1_0_0 || dns.as_object().is_some_and(|dns| !dns.is_empty()) {
+            object.insert("dns".to_owned(), dns);
+        }
         object.into()
     }
 

@@ -58,9 +58,9 @@ fn serve(kind: &str, version: &mut CniVersion) -> Answer<Option<Value>> {
     if command == Command::Version {
         return Ok(Some(versions(&input)));
     }
+    env.check(command)?;
     let config = parse_config(&input)?;
     *version = parse_version(&config)?;
-    env.check(command)?;
     check_command(command, *version)?;
     let prev = parse_prev(&config, *version)?;
     let sockets = Sockets::default();
@@ -134,6 +134,9 @@ impl Environment {
                 format!("{name} is missing, and {command} needs it"),
             ))
         };
+        if self.path.is_empty() {
+            return missing("CNI_PATH");
+        }
         if !matches!(command, Command::Add | Command::Del | Command::Check) {
             return Ok(());
         }
@@ -151,6 +154,10 @@ impl Environment {
                 code::INVALID_ENVIRONMENT,
                 format!("CNI_CONTAINERID {:?} is no container id", self.container_id),
             ));
+        }
+        // The loopback plugin is called for it.
+        if self.ifname == "lo" {
+            return Ok(());
         }
         check_interface(&self.ifname).map_err(|error| {
             ErrorReport::new(code::INVALID_ENVIRONMENT, error.message()).context("CNI_IFNAME")
@@ -212,12 +219,34 @@ fn read_input() -> Answer<Vec<u8>> {
 }
 
 fn parse_config(input: &[u8]) -> Answer<JsonObject> {
-    serde_json::from_slice(input).map_err(|e| {
+    let config: JsonObject = serde_json::from_slice(input).map_err(|e| {
         ErrorReport::new(
             code::DECODING_FAILURE,
             format!("the configuration on standard input is no json object: {e}"),
         )
-    })
+    })?;
+    check_name(config.get("name"))?;
+    Ok(config)
+}
+
+/// The network's name becomes part of paths and rules.
+fn check_name(name: Option<&Value>) -> Answer<()> {
+    let wrong = |code, text| Err(ErrorReport::new(code, text));
+    match name {
+        None | Some(Value::Null) => wrong(
+            code::INVALID_CONFIG,
+            "the network has no name: give it one".to_owned(),
+        ),
+        Some(Value::String(name)) if is_network_name(name) => Ok(()),
+        Some(Value::String(name)) => wrong(
+            code::INVALID_CONFIG,
+            format!("{name:?} is no name for a network: use letters, digits, '_', '.' and '-'"),
+        ),
+        Some(other) => wrong(
+            code::DECODING_FAILURE,
+            format!("name is {other}, not a string"),
+        ),
+    }
 }
 
 fn parse_version(config: &JsonObject) -> Answer<CniVersion> {
@@ -379,16 +408,36 @@ mod tests {
 
     #[test]
     fn the_environment_is_checked_by_command() {
-        let env = environment(&[("CNI_CONTAINERID", "a"), ("CNI_IFNAME", "eth0")]).unwrap();
+        let path = ("CNI_PATH", "/bin");
+        let env = environment(&[("CNI_CONTAINERID", "a"), ("CNI_IFNAME", "eth0"), path]).unwrap();
         assert!(env.check(Command::Del).is_ok());
         assert_eq!(
             env.check(Command::Add).unwrap_err().code,
             code::INVALID_ENVIRONMENT
         );
-        assert!(environment(&[]).unwrap().check(Command::Gc).is_ok());
+        assert!(environment(&[path]).unwrap().check(Command::Gc).is_ok());
+        assert!(environment(&[]).unwrap().check(Command::Gc).is_err());
         for (id, ifname) in [("", "eth0"), ("a", ""), ("a/b", "eth0"), ("a", "a/b")] {
-            let env = environment(&[("CNI_CONTAINERID", id), ("CNI_IFNAME", ifname)]).unwrap();
+            let env =
+                environment(&[("CNI_CONTAINERID", id), ("CNI_IFNAME", ifname), path]).unwrap();
             assert!(env.check(Command::Del).is_err(), "{id:?} {ifname:?}");
+        }
+        let lo = environment(&[("CNI_CONTAINERID", "a"), ("CNI_IFNAME", "lo"), path]).unwrap();
+        assert!(lo.check(Command::Del).is_ok());
+    }
+
+    #[test]
+    fn networks_have_proper_names() {
+        assert!(parse_config(br#"{"name":"a-net_1.x"}"#).is_ok());
+        for (config, expected) in [
+            ("{}", code::INVALID_CONFIG),
+            (r#"{"name":""}"#, code::INVALID_CONFIG),
+            (r#"{"name":"../up"}"#, code::INVALID_CONFIG),
+            (r#"{"name":7}"#, code::DECODING_FAILURE),
+            ("[]", code::DECODING_FAILURE),
+        ] {
+            let error = parse_config(config.as_bytes()).unwrap_err();
+            assert_eq!(error.code, expected, "{config}");
         }
     }
 
