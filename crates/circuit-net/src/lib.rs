@@ -1,7 +1,8 @@
 //! The kernel and CNI: namespaces, netlink, announcements, plugin execution.
 //!
 //! The only crate with `unsafe` code, in [`cni`] (what a child does between
-//! fork and exec) and [`netns`] (one ioctl).
+//! fork and exec), [`netns`], [`netlink`] and [`dhcp`] (single calls that no
+//! crate offers).
 #![deny(unsafe_code)]
 
 pub mod announce;

@@ -299,9 +299,10 @@ fn a_lease_is_renewed_by_its_server() {
         let lan = Lan::with_server();
         let keeper = lan.keeper();
         lan.acquire(&keeper);
+        let asked = lan.said("DHCPDISCOVER(srv0)");
         eventually("it is renewed twice", || lan.said("DHCPACK(srv0)") >= 3).await;
         // Not got anew.
-        assert_eq!(lan.said("DHCPDISCOVER(srv0)"), 1);
+        assert_eq!(lan.said("DHCPDISCOVER(srv0)"), asked);
         keeper.stop();
         // Stopping does not give it back.
         assert!(lan.text("leases").contains("10.1.0."));
@@ -314,6 +315,7 @@ fn a_keeper_that_is_started_anew_keeps_the_leases() {
         let lan = Lan::with_server();
         let first = lan.keeper();
         let address = lan.acquire(&first);
+        let asked = lan.said("DHCPDISCOVER(srv0)");
         first.stop();
         first.stop();
         assert!(first.acquire(&lan.request()).is_err());
@@ -323,7 +325,7 @@ fn a_keeper_that_is_started_anew_keeps_the_leases() {
         let acks = lan.said("DHCPACK(srv0)");
         eventually("the second renews it", || lan.said("DHCPACK(srv0)") > acks).await;
         assert_eq!(lan.acquire(&second), address);
-        assert_eq!(lan.said("DHCPDISCOVER(srv0)"), 1);
+        assert_eq!(lan.said("DHCPDISCOVER(srv0)"), asked);
         second.release(&holder()).unwrap();
         eventually("the lease is given back", || lan.text("leases").is_empty()).await;
         assert_eq!((second.holders(), lan.kept()), (Vec::new(), 0));
@@ -362,11 +364,12 @@ fn a_server_that_moved_is_found_again() {
         lan.start(&["--dhcp-option=59,5s"]);
         let keeper = lan.keeper();
         lan.acquire(&keeper);
+        let asked = lan.said("DHCPDISCOVER(srv0)");
         // What is sent to its former hardware address, it does not get.
         lan.server.ip("link set srv0 address 02:00:00:00:00:99");
         eventually("any server renews it", || lan.said("DHCPACK(srv0)") >= 2).await;
         eventually("its server renews it", || lan.said("DHCPACK(srv0)") >= 3).await;
-        assert_eq!(lan.said("DHCPDISCOVER(srv0)"), 1);
+        assert_eq!(lan.said("DHCPDISCOVER(srv0)"), asked);
         keeper.stop();
     });
 }
@@ -475,6 +478,66 @@ fn without_a_server_it_fails_in_time_or_when_it_is_released() {
             "{:?}",
             start.elapsed()
         );
+        keeper.stop();
+    });
+}
+
+#[test]
+fn many_containers_get_and_keep_leases_at_once() {
+    on_private_host(|| async {
+        let mut lan = Lan::new();
+        lan.server.ip("link add br0 type bridge");
+        lan.server.ip("link set br0 up");
+        lan.server.ip("addr flush dev srv0");
+        lan.server.ip("link set srv0 master br0");
+        lan.server.ip("link set br0 name srv1");
+        lan.server.ip("addr add 10.1.0.1/24 dev srv1");
+        lan.start(&["--interface=srv1"]);
+        let containers: Vec<Netns> = (0..8).map(|_| Netns::new()).collect();
+        for (number, container) in containers.iter().enumerate() {
+            let name = name_of(container);
+            lan.server.ip(&format!(
+                "link add p{number} master srv1 type veth peer name eth0 netns {name}"
+            ));
+            lan.server.ip(&format!("link set p{number} up"));
+        }
+        let settings = Settings {
+            broadcast: true,
+            ..settings()
+        };
+        let keeper = LeaseKeeper::start(&lan.file("state"), settings).unwrap();
+        let request = |number: usize| LeaseRequest {
+            holder: Holder {
+                container_id: format!("c{number}"),
+                ..holder()
+            },
+            netns: containers[number].path(),
+            ..lan.request()
+        };
+        let addresses: Vec<String> = std::thread::scope(|scope| {
+            let ask = |number| {
+                let (keeper, request) = (keeper.clone(), request(number));
+                scope.spawn(move || keeper.acquire(&request).unwrap().ips[0].address.to_string())
+            };
+            let asked: Vec<_> = (0..containers.len()).map(ask).collect();
+            asked.into_iter().map(|it| it.join().unwrap()).collect()
+        });
+        let mut distinct = addresses.clone();
+        distinct.sort();
+        distinct.dedup();
+        assert_eq!(distinct.len(), containers.len(), "{addresses:?}");
+        for (container, address) in containers.iter().zip(&addresses) {
+            container.ip(&format!("addr add {address} dev eth0"));
+        }
+        eventually("all are renewed", || lan.said("DHCPACK(srv1)") >= 16).await;
+        for number in 0..containers.len() {
+            keeper.release(&request(number).holder).unwrap();
+        }
+        eventually("the leases are given back", || {
+            lan.text("leases").is_empty()
+        })
+        .await;
+        assert_eq!((keeper.holders(), lan.kept()), (Vec::new(), 0));
         keeper.stop();
     });
 }

@@ -549,22 +549,6 @@ fn a_thousand_ports_of_a_hundred_containers() {
     });
 }
 
-/// The executable of the drivers.
-fn executable() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let path = test
-        .parent()
-        .unwrap()
-        .parent()
-        .unwrap()
-        .join("examples/cni");
-    if !path.exists() {
-        let cargo = std::env::var("CARGO").unwrap_or("cargo".to_owned());
-        shell(&format!("{cargo} build -q -p circuit-net --example cni"));
-    }
-    path
-}
-
 #[test]
 fn processes_at_once_share_the_table() {
     on_private_host(|| async {

@@ -51,7 +51,8 @@ pub(super) struct Client<'a> {
 }
 
 impl Client<'_> {
-    /// Gets a lease, with tries and pauses as the stock plugin makes them.
+    /// Gets a lease, with tries and pauses as the stock plugin makes them, but
+    /// for those after a refusal.
     pub(super) fn acquire(&self) -> Result<Grant, Failure> {
         let end = Instant::now() + self.timing.acquisition;
         let (mut fast, mut slow) = (FAST_TRIES, SLOW_PAUSE);
@@ -69,7 +70,11 @@ impl Client<'_> {
                 }
                 _ => {
                     fast -= 1;
-                    FAST_PAUSE
+                    match failure {
+                        // Somebody else was faster: another address is free.
+                        Failure::Refused(_) => continue,
+                        _ => FAST_PAUSE,
+                    }
                 }
             };
             self.pause((Instant::now() + jittered(pause)).min(end))?;

@@ -68,7 +68,8 @@ struct Shared {
 impl LeaseKeeper {
     /// Starts a keeper whose leases are in a folder, which is made when it is
     /// not there; those that it finds there are kept on. No two keepers may
-    /// have the same folder.
+    /// have the same folder. It may be one that does not outlive the machine's
+    /// reboot, as `/run`: neither do containers, and writing there is faster.
     ///
     /// # Errors
     /// When the folder cannot be used, or no thread be started.

@@ -1,15 +1,15 @@
 //! An interface of a container as a place to send and receive messages.
 
 use std::net::Ipv4Addr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use circuit_core::{Error, Result};
 use nix::errno::Errno;
-use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike as _, bind, recv, send,
     setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
@@ -23,7 +23,7 @@ const TICK: i64 = 100;
 
 /// How long the first answer is waited for before the question is repeated;
 /// each further one twice as long.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
+const FIRST_WAIT: Duration = Duration::from_millis(500);
 
 const LONGEST_FRAME: usize = 64 * 1024;
 
@@ -57,7 +57,8 @@ impl Target {
 /// One interface, by sockets that stay in its namespace whoever uses them.
 pub(super) struct Port {
     netlink: Netlink,
-    socket: OwnedFd,
+    /// `None` only when this is dropped.
+    socket: Option<OwnedFd>,
     index: u32,
     name: String,
     pub(super) mac: Mac,
@@ -76,7 +77,7 @@ impl Port {
             }
             Ok(Self {
                 netlink,
-                socket: packet_socket(ifname, &name)?,
+                socket: Some(packet_socket(link.index, &name)?),
                 index: link.index,
                 name,
                 mac,
@@ -98,7 +99,9 @@ impl Port {
             to: to.address,
         };
         let frame = frame(route, &packet.to_bytes());
-        let sent = send(self.socket.as_raw_fd(), &frame, MsgFlags::empty());
+        let sent = self
+            .socket()
+            .and_then(|socket| send(socket, &frame, MsgFlags::empty()));
         sent.map(drop).map_err(|e| self.refused(e))
     }
 
@@ -140,11 +143,19 @@ impl Port {
     /// The next message of a server, if one comes within a moment.
     fn receive(&self) -> Result<Option<(Mac, Packet)>> {
         let mut buffer = vec![0; LONGEST_FRAME];
-        match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+        let received = self
+            .socket()
+            .and_then(|socket| recv(socket, &mut buffer, MsgFlags::empty()));
+        match received {
             Ok(length) => Ok(unframe(buffer.get(..length).unwrap_or_default())),
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
             Err(errno) => Err(self.refused(errno)),
         }
+    }
+
+    fn socket(&self) -> nix::Result<RawFd> {
+        let socket = self.socket.as_ref().ok_or(Errno::EBADF)?;
+        Ok(socket.as_raw_fd())
     }
 
     fn refused(&self, errno: Errno) -> Error {
@@ -159,23 +170,47 @@ fn up_or_down(up: bool) -> LinkSpec<'static> {
     }
 }
 
-/// A socket that gets the frames of an interface of the calling thread's
-/// namespace.
-fn packet_socket(ifname: &str, name: &str) -> Result<OwnedFd> {
-    let all =
-        getifaddrs().map_err(|e| Error::unavailable(format!("cannot look for {name}: {e}")))?;
-    let link: LinkAddr = all
-        .filter(|found| found.interface_name == ifname)
-        .find_map(|found| found.address?.as_link_addr().copied())
-        .ok_or_else(|| gone(name))?;
+impl Drop for Port {
+    /// Closing a packet socket waits until no processor uses it any more, for
+    /// some ten milliseconds; nobody needs to wait for that.
+    fn drop(&mut self) {
+        let socket = self.socket.take();
+        let closing = thread::Builder::new().name("netns-close".to_owned());
+        // Without a thread it is closed here.
+        let _ = closing.spawn(move || drop(socket));
+    }
+}
+
+/// A socket that gets the IPv4 frames of an interface of the calling thread's
+/// namespace. It gets none before it is bound: to change what it gets, the
+/// kernel would wait as it does for closing it.
+fn packet_socket(index: u32, name: &str) -> Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC;
-    let protocol = SockProtocol::EthIp;
-    let socket = socket(AddressFamily::Packet, SockType::Raw, flags, protocol)
+    let socket = socket(AddressFamily::Packet, SockType::Raw, flags, None)
         .map_err(|e| Error::unavailable(format!("cannot open a packet socket: {e}")))?;
-    bind(socket.as_raw_fd(), &link).map_err(|e| refused(name, e))?;
+    let address = link_address(index).ok_or_else(|| gone(name))?;
+    bind(socket.as_raw_fd(), &address).map_err(|e| refused(name, e))?;
     let tick = TimeVal::milliseconds(TICK);
     setsockopt(&socket, sockopt::ReceiveTimeout, &tick).map_err(|e| refused(name, e))?;
     Ok(socket)
+}
+
+/// The address of IPv4 on an interface.
+#[allow(unsafe_code, reason = "nix makes such an address of a raw one only")]
+fn link_address(index: u32) -> Option<LinkAddr> {
+    let raw = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: (libc::ETH_P_IP as u16).to_be(),
+        sll_ifindex: i32::try_from(index).ok()?,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    let length = size_of_val(&raw) as libc::socklen_t;
+    // SAFETY: the pointer leads to a whole address of that length, which is
+    // copied.
+    unsafe { LinkAddr::from_raw((&raw const raw).cast(), Some(length)) }
 }
 
 fn mac_of(link: &Link, name: &str) -> Result<Mac> {

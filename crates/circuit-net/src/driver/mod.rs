@@ -11,10 +11,12 @@ mod bandwidth;
 mod bridge;
 mod call;
 mod configure;
+mod dbus;
 mod delegate;
 mod dhcp;
 mod dummy;
 pub mod executable;
+mod firewall;
 mod host_device;
 mod ipam;
 mod ipmasq;
@@ -95,6 +97,7 @@ pub const DRIVERS: &[(&str, &dyn Driver)] = &[
     ("bridge", &bridge::Bridge),
     ("dhcp", &dhcp::Dhcp),
     ("dummy", &dummy::Dummy),
+    ("firewall", &firewall::Firewall),
     ("host-device", &host_device::HostDevice),
     ("host-local", &ipam::HostLocal),
     ("ipvlan", &ipvlan::Ipvlan),

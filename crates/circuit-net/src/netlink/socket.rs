@@ -97,6 +97,9 @@ impl Netlink {
                 // The kernel then lists only what is asked for. Old kernels
                 // cannot, and list all.
                 let _ = socket.set_netlink_get_strict_chk(true);
+                // A refusal is not to repeat what it refuses: many of them
+                // would not fit into the socket's buffer.
+                socket.set_cap_ack(true)?;
                 setsockopt(
                     &socket,
                     sockopt::ReceiveTimeout,

@@ -128,9 +128,10 @@ impl Batch {
     }
 
     /// Makes a table, if it is not there.
-    pub fn add_table(&mut self, table: Table, comment: &str) {
+    pub fn add_table(&mut self, table: Table, comment: Option<&str>) {
         self.put(NEWTABLE, NLM_F_CREATE, table, |m| {
-            m.with_be32(2, 0).with(6, &userdata::comment(comment))
+            m.with_be32(2, 0)
+                .with_some(comment, |m, text| m.with(6, &userdata::comment(text)))
         });
     }
 
@@ -176,9 +177,10 @@ impl Batch {
 
     fn rule(&mut self, flags: u16, table: Table, chain: &str, rule: &Rule) {
         self.put(NEWRULE, flags, table, |m| {
+            let userdata = Some(rule.userdata()).filter(|bytes| !bytes.is_empty());
             m.with_text(2, chain)
                 .with_nest(4, &[], |list| list.with_raw(rule.expressions()))
-                .with(7, &rule.userdata())
+                .with_some(userdata, |m, bytes| m.with(7, &bytes))
         });
     }
 

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::read::attribute;
 use super::userdata::{self, fnv};
 use crate::netlink::Message;
 
@@ -106,8 +107,17 @@ impl Verdict {
         }
     }
 
-    /// Reads the value of [`NFTA_DATA_VERDICT`].
-    pub(super) fn read(code: i32, chain: Option<String>) -> Option<Self> {
+    /// Reads the value of the attribute of a verdict.
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
+        let code = i32::from_be_bytes(*attribute(bytes, 1)?.first_chunk()?);
+        let chain = attribute(bytes, 2).map(|name| {
+            let name = name.strip_suffix(&[0]).unwrap_or(name);
+            String::from_utf8_lossy(name).into_owned()
+        });
+        Self::read(code, chain)
+    }
+
+    fn read(code: i32, chain: Option<String>) -> Option<Self> {
         Some(match (code, chain) {
             (0, _) => Self::Drop,
             (1, _) => Self::Accept,
@@ -142,6 +152,7 @@ pub(super) fn put_value(message: Message, kind: u16, value: &[u8]) -> Message {
 pub struct Rule {
     expressions: Vec<u8>,
     comment: Option<String>,
+    bare: bool,
 }
 
 impl Rule {
@@ -157,6 +168,14 @@ impl Rule {
         self
     }
 
+    /// Without anything that iptables would not write: neither comment nor
+    /// digest.
+    #[must_use]
+    pub(crate) fn bare(mut self) -> Self {
+        self.bare = true;
+        self
+    }
+
     /// The expressions, as list elements.
     pub(super) fn expressions(&self) -> &[u8] {
         &self.expressions
@@ -169,6 +188,9 @@ impl Rule {
     }
 
     pub(super) fn userdata(&self) -> Vec<u8> {
+        if self.bare {
+            return Vec::new();
+        }
         let mut bytes = self
             .comment
             .as_deref()

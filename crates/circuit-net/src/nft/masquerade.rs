@@ -1,5 +1,6 @@
 //! Masquerading of networks: what leaves a network's subnets gets this host's
 //! address. One rule for each subnet of a network, however many containers.
+//! Rules that name an interface need Linux 5.7.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -34,6 +34,7 @@ pub use expr::{
     CT_STATE_NEW, Compare, IPS_DST_NAT, Load, Register, Rule, Verdict, ifname_key, ip_key,
 };
 pub use part::{Chain, Part};
+pub(crate) use read::attribute;
 pub use read::{ChainInfo, HookInfo, RuleInfo};
 pub use set::{Data, Element, Leads, Set, Type, concat};
 pub use userdata::COMMENT_MAX;

@@ -128,7 +128,7 @@ impl Part {
     /// Makes the part out of whatever there is.
     fn build(&self, found: &Found) -> Batch {
         let mut batch = Batch::new();
-        batch.add_table(TABLE, TABLE_COMMENT);
+        batch.add_table(TABLE, Some(TABLE_COMMENT));
         for chain in &self.chains {
             let Some(there) = found.chain(chain.name) else {
                 continue;

@@ -145,10 +145,9 @@ fn data(bytes: &[u8]) -> Option<Data> {
     if let Some(value) = attribute(bytes, 1) {
         return Some(Data::Value(value.to_vec()));
     }
-    let verdict = attribute(bytes, 2)?;
-    let code = attribute(verdict, 1).and_then(be32)?.cast_signed();
-    let chain = attribute(verdict, 2).map(text);
-    Verdict::read(code, chain).map(Data::Verdict)
+    attribute(bytes, 2)
+        .and_then(Verdict::parse)
+        .map(Data::Verdict)
 }
 
 fn body(reply: &Reply, kind: u16) -> Option<&[u8]> {
@@ -159,7 +158,7 @@ fn find(payload: &[u8], kind: u16) -> Option<&[u8]> {
     attribute(payload.get(HEAD..)?, kind)
 }
 
-pub(super) fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+pub(crate) fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     attributes(bytes)
         .find(|(kind, _)| *kind == wanted)
         .map(|(_, value)| value)
