@@ -76,6 +76,7 @@ fn make(
         let outer = LinkSpec {
             mtu: pair.mtu,
             master: pair.master,
+            tx_queue: Some(0),
             up: Some(true),
             ..LinkSpec::named(&name)
         };

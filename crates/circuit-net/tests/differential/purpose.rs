@@ -187,6 +187,69 @@ pub(crate) const ON_PURPOSE: &[Meant] = &[
         right: Some("0"),
         why: "a failed ADD leaves no macvlan, for which the master listens to all",
     },
+    Meant {
+        test: "*_masquerade_by_nftables",
+        step: "DEL one",
+        path: "0.*",
+        right: None,
+        why: "DEL of the stock plugins fails after masquerade by nftables, for they look for rules of iptables too",
+    },
+    Meant {
+        test: "sbr_alone_is_refused",
+        step: "CHECK *",
+        path: "*",
+        right: None,
+        why: "CHECK of the stock sbr says yes to what cannot have been added",
+    },
+    Meant {
+        test: REFUSED,
+        step: "*",
+        path: "host.sysctls.*.route_localnet",
+        right: Some("\"0\""),
+        why: "the stock portmap sets it before it fails",
+    },
+    Meant {
+        test: "bandwidth_*",
+        step: "attached",
+        path: "host.tc",
+        right: Some("[]"),
+        why: "the stock bandwidth writes its redirection twice: the second one never runs",
+    },
+    Meant {
+        test: "bridge_everything",
+        step: "DEL one",
+        path: "0.*",
+        right: None,
+        why: "DEL of the stock plugins fails after masquerade by nftables, for they look for rules of iptables too",
+    },
+    Meant {
+        test: "bridge_routes_of_all_kinds",
+        step: "CHECK *",
+        path: "0.*",
+        right: None,
+        why: "CHECK of the stock bridge looks for routes of all tables in the main one",
+    },
+    Meant {
+        test: "portmap_by_nftables*",
+        step: "traffic",
+        path: "two to *",
+        right: Some("\"from *\""),
+        why: "the answer gets lost that one container gives another by a port of the host, where bridged traffic is not filtered",
+    },
+    Meant {
+        test: "portmap_behind_ptp",
+        step: "traffic",
+        path: "two to *",
+        right: Some("\"from *.3\"|\"from *::3\""),
+        why: "the stock portmap hides who asks from the container's whole subnet; ours only where the answer would go astray",
+    },
+    Meant {
+        test: "portmap_where_bridged_traffic_is_filtered",
+        step: "traffic",
+        path: "two to *",
+        right: Some("\"from *.3\"|\"from *::3\""),
+        why: "the stock portmap hides who asks from the container's whole subnet; ours only where the answer would go astray",
+    },
 ];
 
 /// The stock plugins 1.9.1 against 1.1.1: what their authors changed, so that
@@ -303,5 +366,12 @@ pub(crate) const VERSIONS: &[Meant] = &[
         path: "*",
         right: None,
         why: "1.1.1 looks for IFNAME itself",
+    },
+    Meant {
+        test: "sbr_version_0_*",
+        step: "DEL *",
+        path: "*",
+        right: None,
+        why: "DEL of 1.1.1's sbr fails when the interface is gone",
     },
 ];

@@ -47,6 +47,8 @@ pub(crate) struct Case {
     pub(crate) old: bool,
     /// Whether ADD must succeed, that the case tries what it means to.
     pub(crate) succeeds: bool,
+    /// Whether the native drivers leave it to the stock plugins, with code 2.
+    pub(crate) left: bool,
     /// The interface's name.
     pub(crate) ifname: &'static str,
     /// Whether a tenth of a life is enough: ADD, CHECK and DEL.
@@ -64,6 +66,7 @@ impl Case {
             prepare: String::new(),
             old: version != "1.1.0",
             succeeds: true,
+            left: false,
             ifname: "eth0",
             short: false,
         }
@@ -94,6 +97,13 @@ impl Case {
     pub(crate) fn fails(mut self) -> Self {
         self.succeeds = false;
         self
+    }
+
+    /// The native drivers refuse it with code 2, so that a runtime uses the
+    /// stock executable.
+    pub(crate) fn left_to_the_stock_plugin(mut self) -> Self {
+        self.left = true;
+        self.short()
     }
 
     pub(crate) fn ifname(mut self, name: &'static str) -> Self {
@@ -149,6 +159,7 @@ impl Case {
             judge(self.name, "1.1.1", &old, "1.9.1", &new, purpose::VERSIONS);
         }
         match ours {
+            Some(ours) if self.left => assert_left(self.name, &new, &ours),
             Some(ours) => judge(self.name, "1.9.1", &new, "ours", &ours, purpose::ON_PURPOSE),
             None => assert!(
                 std::env::var_os("CIRCUIT_DIFFERENTIAL_PARTS").is_some(),
@@ -197,6 +208,20 @@ pub(crate) fn judge(
         unknown.len(),
         lines.join("\n")
     );
+}
+
+/// Fails unless the stock plugins do what ours refuse with code 2.
+fn assert_left(test: &str, stock: &Record, ours: &Record) {
+    let add = |record: &Record| {
+        let (_, seen) = record
+            .steps
+            .iter()
+            .find(|(step, _)| step == "ADD one")
+            .unwrap();
+        seen.as_array().unwrap().last().unwrap().clone()
+    };
+    assert_eq!(add(stock)["exit"], 0, "{test}: {:?}", add(stock));
+    assert_eq!(add(ours)["code"], 2, "{test}: {:?}", add(ours));
 }
 
 /// One life of a configuration in a world of its own.

@@ -37,8 +37,8 @@ fn watched(container: &str) -> String {
 
 /// Duplicate address detection that finds at once that there is none; the
 /// sysctl that plugins set is another, `accept_dad`. The rest must not depend
-/// on the machine.
-const SYSCTLS: [(&str, &str); 7] = [
+/// on the machine: what is bridged is not filtered, unless a case says so.
+const SYSCTLS: [(&str, &str); 9] = [
     ("ipv6/conf/all/dad_transmits", "0"),
     ("ipv6/conf/default/dad_transmits", "0"),
     ("ipv6/conf/all/router_solicitation_delay", "0"),
@@ -46,6 +46,8 @@ const SYSCTLS: [(&str, &str); 7] = [
     ("ipv4/conf/all/rp_filter", "0"),
     ("ipv4/conf/default/rp_filter", "0"),
     ("ipv4/ip_forward", "0"),
+    ("bridge/bridge-nf-call-iptables", "0"),
+    ("bridge/bridge-nf-call-ip6tables", "0"),
 ];
 
 /// A world, seen from its own thread, which is in the host's namespace.
@@ -187,7 +189,11 @@ fn enter(name: &str) {
 
 fn set_sysctls() {
     for (name, value) in SYSCTLS {
-        std::fs::write(Path::new("/proc/sys/net").join(name), value).unwrap();
+        let path = Path::new("/proc/sys/net").join(name);
+        // Those of bridges are there when its part of netfilter is.
+        if !name.starts_with("bridge/") || path.exists() {
+            std::fs::write(path, value).unwrap();
+        }
     }
 }
 

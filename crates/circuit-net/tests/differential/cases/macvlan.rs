@@ -74,7 +74,7 @@ cases! {
 
     host_device_by_name => |name| device(name, json!({"device": "hd0"}));
     host_device_by_address => |name| device(name, json!({"hwaddr": "02:00:00:00:07:00"}));
-    host_device_by_path => |name| device(name, json!({"kernelpath": "/sys/devices/virtual/net/hd0"}));
+    host_device_by_path_that_is_no_device_is_refused => |name| device(name, json!({"kernelpath": "/sys/devices/virtual/net/hd0"})).fails().short();
     host_device_with_addresses => |name| device(name, json!({"device": "hd0",
         "ipam": {"type": "host-local", "subnet": "10.88.0.0/24", "routes": [{"dst": "0.0.0.0/0"}]}}));
     host_device_version_1_1_0 => |name| Case::new(name, "1.1.0",

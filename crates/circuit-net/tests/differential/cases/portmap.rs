@@ -54,12 +54,13 @@ cases! {
     portmap_mark_bit => |name| portmap(name, json!({"markMasqBit": 7}), tcp());
     portmap_mark_bit_out_of_range_is_refused => |name| portmap(name, json!({"markMasqBit": 32}), tcp()).fails().short();
     portmap_with_conditions => |name| portmap(name, json!({"conditionsV4": ["-s", "198.51.100.2"],
-        "conditionsV6": ["-s", "2001:db8:51::2"]}), tcp());
-    portmap_by_iptables => |name| portmap(name, json!({"backend": "iptables"}), tcp()).only_new();
+        "conditionsV6": ["-s", "2001:db8:51::2"]}), tcp()).left_to_the_stock_plugin();
+    portmap_by_iptables => |name| portmap(name, json!({"backend": "iptables"}), tcp()).only_new()
+        .left_to_the_stock_plugin();
     portmap_by_nftables => |name| portmap(name, json!({"backend": "nftables"}), tcp()).only_new();
     portmap_by_nftables_with_conditions => |name| portmap(name, json!({"backend": "nftables",
         "conditionsV4": ["ip", "saddr", "198.51.100.2"], "conditionsV6": ["ip6", "saddr", "2001:db8:51::2"]}), tcp())
-        .only_new();
+        .only_new().left_to_the_stock_plugin();
     portmap_by_nftables_of_udp => |name| portmap(name, json!({"backend": "nftables"}),
         json!([mapping(18081, "udp"), mapping(18080, "tcp")])).only_new();
     portmap_by_nftables_without_snat => |name| portmap(name, json!({"backend": "nftables", "snat": false}), tcp())
@@ -70,6 +71,9 @@ cases! {
         .only_new().fails().short();
     portmap_behind_a_hairpin => |name| behind(name, "1.0.0",
         plugin("bridge", json!({"isGateway": true, "ipMasq": true, "hairpinMode": true})), json!({}), tcp());
+    portmap_where_bridged_traffic_is_filtered => |name| portmap(name, json!({}), tcp())
+        .prepare("echo 1 > /proc/sys/net/bridge/bridge-nf-call-iptables; \
+                  echo 1 > /proc/sys/net/bridge/bridge-nf-call-ip6tables");
     portmap_behind_ptp => |name| behind(name, "1.0.0", plugin("ptp", json!({"ipMasq": true})), json!({}), tcp());
     portmap_of_port_0_is_refused => |name| portmap(name, json!({}), json!([mapping(0, "tcp")])).fails().short();
     portmap_of_a_port_too_high_is_refused => |name| portmap(name, json!({}),
