@@ -129,11 +129,49 @@ impl TestNode {
     /// Firewall chains and rules that belong to one attachment; the plugins'
     /// static chains are meant to stay.
     pub fn chains(&self) -> Vec<String> {
-        self.firewall()
+        let mut chains: Vec<String> = self
+            .firewall()
             .lines()
             .filter(|line| is_of_attachment(line))
             .map(str::to_owned)
-            .collect()
+            .collect();
+        chains.extend(self.native_rules());
+        chains
+    }
+
+    /// What the native drivers have in their table for networks in use and for
+    /// published ports.
+    pub fn native_rules(&self) -> Vec<String> {
+        let table = self.native_table();
+        let mut rules: Vec<String> = table
+            .iter()
+            .filter_map(|entry| entry["rule"]["comment"].as_str())
+            .filter(|comment| comment.starts_with("network "))
+            .map(|comment| format!("masquerade of {comment}"))
+            .collect();
+        rules.extend(mappings(&table));
+        rules
+    }
+
+    fn native_table(&self) -> Vec<Value> {
+        let listed = self.run("nft", &["-j", "list", "table", "inet", "circuit"]);
+        // Without attachments there may be no such table.
+        let listed: Value = serde_json::from_str(&listed.stdout).unwrap_or_default();
+        listed["nftables"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// Published ports, whoever published them: `udp 5353 -> 10.1.0.2:53`.
+    pub fn publications(&self) -> Vec<String> {
+        let firewall = self.firewall();
+        let by_executables = firewall.lines().filter_map(|line| {
+            let after = |word: &str| line.split_once(word)?.1.split(' ').next();
+            let (protocol, port) = (after("-p ")?, after("--dport ")?);
+            let to = after("--to-destination ")?;
+            Some(format!("{protocol} {port} -> {to}"))
+        });
+        let mut all: Vec<String> = by_executables.collect();
+        all.extend(mappings(&self.native_table()));
+        all
     }
 
     /// Every iptables rule of IPv4 and IPv6, as `iptables-save` prints them.
@@ -225,6 +263,32 @@ fn is_forgotten(record: &Value) -> bool {
             .iter()
             .all(|(key, value)| key == "container" || empty(value))
     })
+}
+
+/// The port mappings among what `nft -j list table` prints.
+fn mappings(table: &[Value]) -> Vec<String> {
+    let maps = table.iter().filter_map(|entry| entry.get("map"));
+    let of_ports = |map: &&Value| {
+        let name = map["name"].as_str().unwrap_or_default();
+        name.trim_start_matches("host_").starts_with("ports")
+    };
+    let elements = maps
+        .filter(of_ports)
+        .filter_map(|map| map["elem"].as_array())
+        .flatten();
+    elements.filter_map(mapping).collect()
+}
+
+fn mapping(element: &Value) -> Option<String> {
+    let key = element.get(0)?;
+    let key = key.get("elem").map_or(key, |elem| &elem["val"]);
+    let from = key["concat"].as_array()?;
+    let to = element.get(1)?["concat"].as_array()?;
+    let [.., protocol, port] = from.as_slice() else {
+        return None;
+    };
+    let (protocol, ip) = (protocol.as_str()?, to.first()?.as_str()?);
+    Some(format!("{protocol} {port} -> {ip}:{}", to.get(1)?))
 }
 
 /// The CNI plugins name a chain of one attachment `CNI-` and a hash, a chain of

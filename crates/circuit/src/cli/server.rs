@@ -80,6 +80,10 @@ pub struct ServerArgs {
     #[arg(long, value_name = "DIRECTORY", default_value = "/run/circuit")]
     run_dir: PathBuf,
 
+    /// Where dhcp plugins find the keeper of leases.
+    #[arg(long, value_name = "PATH", default_value = "/run/cni/dhcp.sock")]
+    dhcp_socket: PathBuf,
+
     /// How long a CNI plugin may run before it is killed.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = some_duration)]
     cni_timeout: Duration,
@@ -120,6 +124,8 @@ pub struct ServerOptions {
     pub state_dir: PathBuf,
     /// Where sockets and pins live.
     pub run_dir: PathBuf,
+    /// The socket of the keeper of DHCP leases.
+    pub dhcp_socket: PathBuf,
     /// How long a CNI plugin may run.
     pub cni_timeout: Duration,
     /// The time between two full passes.
@@ -173,6 +179,7 @@ impl ServerArgs {
             network_label: self.network_label,
             cni_path,
             data_path: self.data_path,
+            dhcp_socket: self.dhcp_socket,
             node_name: node_name(self.node_name)?,
             state_dir: self
                 .state_dir

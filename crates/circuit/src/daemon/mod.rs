@@ -1,12 +1,14 @@
 //! The daemon: builds its parts from the options, runs them as one supervised
 //! set, and drains them. The only place that names concrete backends.
 
+mod leases;
 mod signals;
 
 use std::{sync::Arc, time::Duration};
 
 use circuit_core::{Error, Result, runtime::Runtime as _};
 use circuit_net::cni::{CniRuntime, OperationLock, PluginPath};
+use leases::Leases;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -49,6 +51,7 @@ struct Daemon {
     attachments: Arc<Attachments>,
     reconciler: Arc<Reconciler>,
     wakes: mpsc::UnboundedReceiver<String>,
+    leases: Leases,
     /// Keeps a second daemon away from the same records.
     _lock: OperationLock,
 }
@@ -109,6 +112,7 @@ impl Daemon {
             attachments,
             reconciler,
             wakes,
+            leases: Leases::start(&options.run_dir.join("dhcp"), &options.dhcp_socket)?,
             _lock: lock,
         })
     }
@@ -137,6 +141,11 @@ impl Daemon {
             reconciler.run(wakes, stop).await;
             ("reconciler", Ok(()))
         });
+        let (stop, reconciler) = (shutdown.clone(), Arc::clone(&self.reconciler));
+        parts.spawn(async move {
+            reconciler.guard(stop).await;
+            ("firewall", Ok(()))
+        });
         let (stop, reconciler) = (shutdown.clone(), self.reconciler);
         let every = options.reconcile_interval;
         parts.spawn(async move {
@@ -148,6 +157,7 @@ impl Daemon {
         let outcome = supervise(parts, shutdown).await;
         // What is not written now is written by the next start.
         let _ = tokio::time::timeout(DRAIN, self.attachments.idle()).await;
+        self.leases.stop().await;
         self.attachments.book().close();
         tracing::info!("stopped: attachments stay as they are");
         outcome

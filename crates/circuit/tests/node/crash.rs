@@ -12,8 +12,13 @@ crate::on_every_data_path!(
     killed_while_disconnecting,
     killed_while_restarting,
     killed_while_containers_come_and_go,
-    killed_while_a_plugin_runs,
 );
+
+mod executables {
+    use super::killed_while_a_plugin_runs;
+
+    crate::on_both_plugins!(killed_while_a_plugin_runs);
+}
 
 /// From before the first system call to after the last one.
 fn moments() -> impl Iterator<Item = Duration> {

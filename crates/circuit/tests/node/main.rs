@@ -15,6 +15,7 @@ mod crash;
 mod labels;
 mod load;
 mod main_job;
+mod native;
 mod networks;
 mod original;
 mod plugins;
@@ -34,6 +35,20 @@ fn node() -> NodeBuilder {
 /// A node whose networks are made by the stock plugins of that version.
 fn node_with(plugins: Plugins) -> NodeBuilder {
     node().plugins(plugins).server(&["--data-path", "exec"])
+}
+
+/// Makes two tests of a function that takes the node's builder, which needs
+/// the stock plugins: on both versions of them.
+#[macro_export]
+macro_rules! on_both_plugins {
+    ($($name:ident),+ $(,)?) => {
+        mod plugins_1_1 {
+            $(#[test] fn $name() { super::$name($crate::node_with($crate::Plugins::System)); })+
+        }
+        mod plugins_1_9 {
+            $(#[test] fn $name() { super::$name($crate::node_with($crate::Plugins::Newer)); })+
+        }
+    };
 }
 
 /// Makes three tests of a function that takes the node's builder: on both

@@ -9,7 +9,7 @@ use prost::Message as _;
 
 use crate::support::{Api, NETWORK, RESTART, create_ctr0, ips};
 
-crate::on_every_data_path!(
+crate::on_both_plugins!(
     listed_and_disconnected,
     cleaned_when_its_task_ends,
     cleaned_when_its_task_is_gone_already,

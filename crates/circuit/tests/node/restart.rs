@@ -54,11 +54,9 @@ fn the_address_and_the_ports_are_kept(node: NodeBuilder) {
         node.kill_task("web");
         pid = node.wait_for_new_task("web", pid);
         assert_eq!(node.wait_for_addresses("web"), before);
-        let rules = node.firewall();
-        let leading = rules
-            .lines()
-            .filter(|l| l.contains("--dport 8081") && l.contains("DNAT"));
-        assert_eq!(leading.count(), 1, "{rules}");
+        let published = node.publications();
+        let leading = published.iter().filter(|one| one.starts_with("tcp 8081 "));
+        assert_eq!(leading.count(), 1, "{published:?}");
     }
     node.remove_container("web");
     node.assert_nothing_left();
