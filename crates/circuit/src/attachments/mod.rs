@@ -9,6 +9,7 @@ mod service;
 mod sightings;
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap, HashSet},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -18,6 +19,7 @@ use async_trait::async_trait;
 use circuit_core::{
     Error, Result,
     attachment::{ContainerRecord, Phase, Sandbox},
+    cni::ConfigList,
     datapath::Datapath,
     labels::Labels,
     runtime::{Container, ExtensionEntry, Runtime, Task},
@@ -289,9 +291,11 @@ impl Attachments {
         self.publishing.wait().await;
     }
 
-    /// Gives the container one default route: that of the first network its
-    /// labels name, else of the first it was connected to. The others' stay as
-    /// fall-backs. Plugins by themselves let the last one win.
+    /// Gives the container one default route: that of the network with the
+    /// highest priority by label or configuration; among equals that of the
+    /// first network its labels name, else of the first it was connected to.
+    /// The others' stay as fall-backs. Plugins by themselves let the last one
+    /// win.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -311,12 +315,14 @@ impl Attachments {
         ) else {
             return Ok(());
         };
-        attached.sort_by_key(|a| {
-            labels
-                .networks
-                .iter()
-                .position(|n| n.network == a.network)
-                .unwrap_or(usize::MAX)
+        attached.sort_by_cached_key(|a| {
+            let named = labels.networks.iter().position(|n| n.network == a.network);
+            let priority = labels.gw_priorities.get(&a.network).copied();
+            let priority = priority.or_else(|| {
+                let config = ConfigList::parse(a.config.as_bytes()).ok()?;
+                config.gw_priority
+            });
+            (Reverse(priority.unwrap_or(0)), named.unwrap_or(usize::MAX))
         });
         let interfaces: Vec<String> = attached.iter().map(|a| a.interface.clone()).collect();
         self.parts.datapath.order_routes(&netns, &interfaces).await

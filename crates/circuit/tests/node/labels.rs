@@ -10,6 +10,7 @@ use crate::support::{
 
 crate::on_every_data_path!(
     order_is_kept,
+    the_default_route_goes_where_it_is_wished,
     wishes_are_granted,
     ports_lead_to_the_container
 );
@@ -56,6 +57,37 @@ fn order_is_kept(node: NodeBuilder) {
     assert_names(&way_out(&node, "web"), &["via 10.3.0.1", "dev eth0"]);
     node.exec("web", &["ping", "-c", "1", "-W", "5", "10.2.0.1"])
         .ok();
+    node.remove_container("web");
+    node.assert_nothing_left();
+}
+
+fn the_default_route_goes_where_it_is_wished(node: NodeBuilder) {
+    let node = node.start();
+    three_networks(&node);
+    let mut list: serde_json::Value =
+        serde_json::from_str(&network::full("high", "10.4.0.0/16")).unwrap();
+    list["io.circuit.gw-priority"] = 5.into();
+    node.create_network("high", &list.to_string());
+    let labels = [
+        (NETWORK, "a,b,high"),
+        ("io.circuit.network.b.gw-priority", "10"),
+    ];
+    node.run_container("web", &labels, &[]);
+    wait_for_ips(&node, "web", 3);
+    let way_is = |by: [&str; 2]| {
+        wait_until(&format!("the way out is {by:?}"), PATIENCE, || {
+            let way = way_out(&node, "web");
+            by.iter().all(|part| way.contains(part))
+        });
+    };
+    way_is(["via 10.2.0.1", "dev eth1"]);
+    node.circuit(&["network", "disconnect", "web", "b"]).ok();
+    way_is(["via 10.4.0.1", "dev eth2"]);
+    node.circuit(&["network", "disconnect", "web", "high"]).ok();
+    way_is(["via 10.1.0.1", "dev eth0"]);
+    // By hand, it has the priority that the labels give it.
+    node.circuit(&["network", "connect", "web", "b"]).ok();
+    way_is(["via 10.2.0.1", "dev eth1"]);
     node.remove_container("web");
     node.assert_nothing_left();
 }
