@@ -5,6 +5,7 @@ mod exec;
 mod lock;
 mod native;
 mod path;
+mod probe;
 mod runtime;
 
 pub use error::{AddError, CniError};

@@ -43,10 +43,14 @@ pub(super) fn way(data_path: DataPath, plugin: &PluginConfig) -> Way {
     }
 }
 
-/// Whether addresses of that type are given out in this process for a plugin
-/// that is itself run here.
-pub(super) fn serves(ipam: &str, plugin: &PluginConfig) -> bool {
-    driver(ipam).is_some_and(|driver| driver.supports(&plugin.raw).is_ok())
+/// How addresses of that type are given out for a plugin that is itself run in
+/// this process.
+pub(super) fn way_of_ipam(ipam: &str, plugin: &PluginConfig) -> Way {
+    match driver(ipam).map(|driver| driver.supports(&plugin.raw)) {
+        None => Way::Exec,
+        Some(Ok(())) => Way::Native,
+        Some(Err(unsupported)) => Way::Fallback(unsupported),
+    }
 }
 
 /// Decides for each plugin of a list how it is run.

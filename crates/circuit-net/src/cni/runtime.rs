@@ -2,20 +2,20 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use circuit_core::cni::{
     CniResult, CniVersion, ConfigList, DataPath, Invocation, JsonObject, PluginConfig,
-    ValidAttachment, code, plugin_config, supported_versions,
+    ValidAttachment, code, plugin_config,
 };
 use circuit_core::{Error, Result};
 use serde_json::Value;
 
 use super::exec::{Command, PluginCall, run};
 use super::native::{self, NativeCall, Natives, Others, Way};
+use super::probe::Executable;
 use super::{AddError, CniError, OperationLock, PluginPath};
 use crate::driver::Sockets;
 
@@ -43,19 +43,12 @@ pub struct AttachmentArgs {
 /// Runs configuration lists.
 #[derive(Debug, Clone)]
 pub struct CniRuntime {
-    path: PluginPath,
-    timeout: Duration,
+    pub(super) path: PluginPath,
+    pub(super) timeout: Duration,
     data_path: DataPath,
     /// What plugins answered to VERSION, by what tells one executable from
     /// another.
-    spoken: Arc<Mutex<HashMap<Executable, Vec<CniVersion>>>>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Executable {
-    path: PathBuf,
-    inode: u64,
-    modified: (i64, i64),
+    pub(super) spoken: Arc<Mutex<HashMap<Executable, Vec<CniVersion>>>>,
 }
 
 impl CniRuntime {
@@ -86,11 +79,19 @@ impl CniRuntime {
         native::natives(self.data_path_of(list), list)
     }
 
-    /// How each plugin of a list is run, with its type.
+    /// How each plugin of a list is run, with its type; address management too,
+    /// as far as it is for Circuit to run.
     pub fn ways(&self, list: &ConfigList) -> Vec<(String, Way)> {
         let data_path = self.data_path_of(list);
-        let way = |plugin: &PluginConfig| (plugin.kind.clone(), native::way(data_path, plugin));
-        list.plugins.iter().map(way).collect()
+        let mut ways = Vec::new();
+        for plugin in &list.plugins {
+            let way = native::way(data_path, plugin);
+            let ipam = plugin.ipam().and_then(|ipam| ipam.kind());
+            let ipam = ipam.filter(|_| way == Way::Native);
+            ways.push((plugin.kind.clone(), way));
+            ways.extend(ipam.map(|kind| (kind.to_owned(), native::way_of_ipam(kind, plugin))));
+        }
+        ways
     }
 
     fn data_path_of(&self, list: &ConfigList) -> DataPath {
@@ -308,133 +309,12 @@ impl CniRuntime {
         first.map_or(Ok(()), Err)
     }
 
-    /// The versions known here that a plugin speaks. An executable is asked
-    /// once, until it is replaced.
-    ///
-    /// # Errors
-    /// A [`CniError`] when it cannot be run or does not answer.
-    pub async fn versions(&self, plugin: &str) -> Result<Vec<CniVersion>, CniError> {
-        let executable = self.executable(plugin)?;
-        if let Some(known) = self.spoken().get(&executable) {
-            return Ok(known.clone());
-        }
-        // Plugins made for old versions check the other variables even here.
-        let call = PluginCall {
-            kind: plugin,
-            command: Command::Version,
-            container_id: "dummy",
-            netns: Some(Path::new("dummy")),
-            ifname: "dummy",
-            args: &[],
-            stdin: br#"{"cniVersion":"1.0.0"}"#,
-        };
-        let stdout = run(&self.path, &call, self.timeout, None).await?;
-        let versions = supported_versions(&stdout)
-            .map_err(|e| bad_output(plugin, Command::Version, e.message()))?;
-        self.spoken().insert(executable, versions.clone());
-        Ok(versions)
-    }
-
-    /// Makes sure that a list can be run: every plugin, and every executable
-    /// of address management, is there, and all plugins speak one of the
-    /// list's versions. Returns the highest such version.
-    ///
-    /// # Errors
-    /// [`FailedPrecondition`](circuit_core::ErrorKind::FailedPrecondition) that
-    /// says what to do.
-    pub async fn probe(&self, list: &ConfigList) -> Result<CniVersion> {
-        let natives = self.natives(list)?;
-        self.find_all(list, &natives, true)?;
-        let mut common = list.versions.clone();
-        for (index, plugin) in list.plugins.iter().enumerate() {
-            let spoken = if natives.contains(&index) {
-                CniVersion::SUPPORTED.to_vec()
-            } else {
-                self.versions(&plugin.kind).await?
-            };
-            if CniVersion::highest_common(&common, &spoken).is_none() {
-                let text = |versions: &[CniVersion]| {
-                    versions
-                        .iter()
-                        .map(ToString::to_string)
-                        .collect::<Vec<_>>()
-                        .join(", ")
-                };
-                return Err(Error::precondition(format!(
-                    "cni plugin {} speaks {}, not {}: change cniVersion or install another version of the plugin",
-                    plugin.kind,
-                    if spoken.is_empty() {
-                        "no known version".to_owned()
-                    } else {
-                        text(&spoken)
-                    },
-                    text(&common),
-                )));
-            }
-            common.retain(|version| spoken.contains(version));
-        }
-        common
-            .first()
-            .copied()
-            .ok_or_else(|| Error::precondition("no usable cniVersion"))
-    }
-
-    /// Makes sure that every executable is there that a list needs, with those
-    /// of address management on request.
-    fn find_all(
-        &self,
-        list: &ConfigList,
-        natives: &Natives,
-        with_ipam: bool,
-    ) -> Result<(), CniError> {
-        for (index, plugin) in list.plugins.iter().enumerate() {
-            let native = natives.contains(&index);
-            if !native {
-                self.path.find(&plugin.kind)?;
-            }
-            // A driver gives out addresses itself, where it can.
-            if let Some(ipam) = plugin.ipam().and_then(|ipam| ipam.kind())
-                && with_ipam
-                && !(native && native::serves(ipam, plugin))
-            {
-                self.path.find(ipam)?;
-            }
-        }
-        Ok(())
-    }
-
     /// What plugins are told when no container is concerned.
     fn without_container(&self, list: &ConfigList) -> Result<AttachmentArgs, CniError> {
         Ok(AttachmentArgs {
             natives: self.natives(list).map_err(CniError::NotRun)?,
             ..AttachmentArgs::default()
         })
-    }
-
-    /// The list in the highest version that it and all its plugins know. Only
-    /// a list that offers a choice costs runs of VERSION.
-    async fn negotiated<'a>(&self, list: &'a ConfigList) -> Result<Cow<'a, ConfigList>, CniError> {
-        if list.versions.len() < 2 {
-            return Ok(Cow::Borrowed(list));
-        }
-        let version = self.probe(list).await.map_err(CniError::NotRun)?;
-        Ok(Cow::Owned(list.at_version(version)))
-    }
-
-    /// The list in the version in which the attachment was made.
-    async fn list_for<'a>(
-        &self,
-        list: &'a ConfigList,
-        prev: Option<&Value>,
-    ) -> Cow<'a, ConfigList> {
-        let made = prev.and_then(|prev| prev.get("cniVersion")?.as_str()?.parse().ok());
-        match made {
-            Some(version) if list.versions.contains(&version) => {
-                Cow::Owned(list.at_version(version))
-            }
-            // Detaching must be tried even when a plugin is gone.
-            _ => self.negotiated(list).await.unwrap_or(Cow::Borrowed(list)),
-        }
     }
 
     async fn prepare_add<'a>(
@@ -507,25 +387,6 @@ impl CniRuntime {
                 data_path: self.data_path_of(list),
             },
         })
-    }
-
-    fn executable(&self, plugin: &str) -> Result<Executable, CniError> {
-        let path = self.path.find(plugin)?;
-        let meta = path.metadata().map_err(|e| {
-            CniError::NotRun(Error::precondition(format!(
-                "cannot read {}: {e}",
-                path.display()
-            )))
-        })?;
-        Ok(Executable {
-            path,
-            inode: meta.ino(),
-            modified: (meta.mtime(), meta.mtime_nsec()),
-        })
-    }
-
-    fn spoken(&self) -> std::sync::MutexGuard<'_, HashMap<Executable, Vec<CniVersion>>> {
-        self.spoken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -608,7 +469,7 @@ fn read_result(kind: &str, list: &ConfigList, stdout: &[u8]) -> Result<Value, Cn
     Ok(value)
 }
 
-fn bad_output(plugin: &str, command: Command, reason: &str) -> CniError {
+pub(super) fn bad_output(plugin: &str, command: Command, reason: &str) -> CniError {
     CniError::BadOutput {
         plugin: plugin.to_owned(),
         command,
