@@ -86,6 +86,10 @@ pub trait Datapath: Send + Sync {
     /// As [`Datapath::sandbox`], and when the namespace is not the sandbox's.
     async fn pin(&self, sandbox: Sandbox, pin: &Path) -> Result<()>;
 
+    /// Pins a task's namespace, as [`Datapath::pin`], and lists the names of the
+    /// interfaces in it.
+    async fn prepare(&self, sandbox: Sandbox, pin: &Path) -> Result<Vec<String>>;
+
     /// Takes a pin away; one that is gone is no error.
     async fn unpin(&self, pin: &Path) -> Result<()>;
 

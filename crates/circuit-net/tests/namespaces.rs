@@ -8,12 +8,12 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use circuit_core::{Error, ErrorKind};
+use circuit_core::{Error, ErrorKind, Result};
 use circuit_net::host::overlaps;
 use circuit_net::netlink::{self, Link};
 use circuit_net::netns::{
-    self, host_identity, identity, in_netns, in_netns_async, is_netns, list_pins, pin, pin_fd,
-    unpin,
+    self, Workers, host_identity, identity, in_netns, in_netns_async, is_netns, list_pins, pin,
+    pin_fd, unpin,
 };
 use common::{Netns, eventually, on_private_host, shell};
 
@@ -415,5 +415,44 @@ fn without_a_path_the_callers_namespace_is_read() {
         assert_eq!(names(links), ["lo", "only-here"]);
         assert_eq!(netlink::addresses(None).unwrap().len(), 2);
         assert_eq!(netlink::routes(None).unwrap(), []);
+    });
+}
+
+#[test]
+fn workers_visit_namespaces_and_come_back() {
+    on_private_host(|| async {
+        let (workers, there) = (Workers::default(), Netns::new());
+        let home = netns::host_identity().unwrap();
+        let wanted = netns::identity(there.path()).unwrap();
+        let visit = |path: std::path::PathBuf, fail: bool| {
+            workers.run(move || {
+                let seen = netns::in_netns(&path, || {
+                    let seen = netns::host_identity()?;
+                    match fail {
+                        true => Err(Error::internal("no")),
+                        false => Ok(seen),
+                    }
+                });
+                (seen, netns::host_identity())
+            })
+        };
+        let (seen, after) = visit(there.path(), false).await.unwrap();
+        assert_eq!((seen.unwrap(), after.unwrap()), (wanted, home));
+        // After an error, in the work or on the way, it is back as well.
+        for (path, fail) in [(there.path(), true), ("/nowhere".into(), false)] {
+            let (seen, after) = visit(path, fail).await.unwrap();
+            assert!(seen.is_err());
+            assert_eq!(after.unwrap(), home);
+        }
+        // One that panics there serves nobody any more.
+        let path = there.path();
+        let panicked = workers.run(move || {
+            let _ = netns::in_netns(&path, || -> Result<()> { panic!("oops") });
+        });
+        assert!(panicked.await.is_err());
+        for _ in 0..4 {
+            let after = workers.run(netns::host_identity).await.unwrap();
+            assert_eq!(after.unwrap(), home);
+        }
     });
 }

@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use super::exec::{Command, PluginCall, run};
 use super::{CniError, OperationLock, PluginPath};
 use crate::driver::{Answer, Call, Delegate, Driver, Sockets, Unsupported, dispatch, driver};
+use crate::netns::Workers;
 
 /// Which plugins of a list are run in this process, by their place in it. An
 /// attachment is taken away the way it was made.
@@ -113,6 +114,7 @@ impl NativeCall {
     /// when nobody waits any more. `sockets` is given back with the answer.
     pub(super) async fn run(
         self,
+        workers: &Workers,
         sockets: &mut Sockets,
     ) -> std::result::Result<Option<Value>, CniError> {
         let (plugin, command, limit) = (self.kind.clone(), self.command, self.others.timeout);
@@ -123,7 +125,7 @@ impl NativeCall {
         };
         let lent = std::mem::take(sockets);
         let handle = Handle::current();
-        let work = tokio::task::spawn_blocking(move || {
+        let work = workers.run(move || {
             let answer = self.serve(driver, &lent, handle);
             (answer, lent)
         });

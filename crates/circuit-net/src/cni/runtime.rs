@@ -18,6 +18,7 @@ use super::native::{self, NativeCall, Natives, Others, Way};
 use super::probe::Executable;
 use super::{AddError, CniError, OperationLock, PluginPath};
 use crate::driver::Sockets;
+use crate::netns::Workers;
 
 /// What an attachment's plugins are told besides the network's configuration.
 /// The same must be given to ADD, CHECK and DEL.
@@ -46,6 +47,7 @@ pub struct CniRuntime {
     pub(super) path: PluginPath,
     pub(super) timeout: Duration,
     data_path: DataPath,
+    workers: Workers,
     /// What plugins answered to VERSION, by what tells one executable from
     /// another.
     pub(super) spoken: Arc<Mutex<HashMap<Executable, Vec<CniVersion>>>>,
@@ -59,6 +61,7 @@ impl CniRuntime {
             path,
             timeout,
             data_path: DataPath::Exec,
+            workers: Workers::default(),
             spoken: Arc::default(),
         }
     }
@@ -101,6 +104,11 @@ impl CniRuntime {
     /// Where plugins are looked for.
     pub fn path(&self) -> &PluginPath {
         &self.path
+    }
+
+    /// The threads on which drivers run.
+    pub fn workers(&self) -> &Workers {
+        &self.workers
     }
 
     /// How long one run of a plugin may take.
@@ -238,7 +246,7 @@ impl CniRuntime {
             let (plugin, config) = configuration(&list, index, &call)?;
             let mut native = self.native_call(&list, plugin, &call, config, lock)?;
             native.mend = true;
-            if let Err(e) = native.run(&mut sockets).await {
+            if let Err(e) = native.run(&self.workers, &mut sockets).await {
                 keep_first(&mut first, e);
             }
         }
@@ -343,7 +351,10 @@ impl CniRuntime {
         let (plugin, config) = configuration(list, index, call)?;
         if call.args.natives.contains(&index) {
             let native = self.native_call(list, plugin, call, config, lock)?;
-            return native.run(sockets).await.map(Output::Returned);
+            return native
+                .run(&self.workers, sockets)
+                .await
+                .map(Output::Returned);
         }
         let stdin = Value::Object(config).to_string();
         let call = PluginCall {

@@ -1,8 +1,9 @@
 //! Doing something inside a network namespace.
 //!
-//! A thread made for the purpose enters the namespace and ends with the work.
-//! No thread that serves anything else ever changes its namespace, so nothing
-//! that goes wrong can leave one in the wrong place.
+//! A thread made for the purpose enters the namespace and ends with the work, or
+//! one of the [`Workers`](super::Workers) enters and comes back. No thread that
+//! serves anything else ever changes its namespace, so nothing that goes wrong
+//! can leave one in the wrong place.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,7 +27,10 @@ where
     F: FnOnce() -> Result<T> + Send,
 {
     let path = path.as_ref();
-    on_own_thread(path, || guarded(path, || enter(path), f))
+    match super::workers::visit(path, f) {
+        Ok(done) => done,
+        Err(f) => on_own_thread(path, || guarded(path, || enter(path), f)),
+    }
 }
 
 /// Runs `f` inside a new namespace, which ends with it unless `f` keeps it,
@@ -102,7 +106,7 @@ fn guarded<T>(
     .unwrap_or_else(|payload| Err(panicked(path, payload.as_ref())))
 }
 
-fn enter(path: &Path) -> Result<()> {
+pub(super) fn enter(path: &Path) -> Result<()> {
     let namespace = super::open(path)?;
     setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(|e| {
         Error::precondition(format!(

@@ -3,6 +3,7 @@
 mod enter;
 mod pin;
 mod stand_in;
+mod workers;
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd};
@@ -15,6 +16,7 @@ use nix::sys::statfs::{NSFS_MAGIC, fstatfs, statfs};
 pub use enter::{in_netns, in_netns_async};
 pub use pin::{Pin, list_pins, pin, pin_fd, unpin};
 pub use stand_in::stand_in;
+pub use workers::Workers;
 
 /// What tells one network namespace from another, as long as it lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -10,7 +10,7 @@ use circuit_core::{
     plan::interface_names,
 };
 
-use super::Attachments;
+use super::{Attachments, book::Noted};
 
 /// How a container joins a network.
 #[derive(Debug, Clone)]
@@ -83,8 +83,7 @@ impl Attachments {
         let pin = self.pin_path(&record.container, join.sandbox);
         let _sandbox = self.sandboxes.lock(&join.sandbox.netns.to_string()).await;
         let _no_gc = self.collecting.read().await;
-        datapath.pin(join.sandbox, &pin).await?;
-        let taken = datapath.interfaces(&pin).await;
+        let taken = datapath.prepare(join.sandbox, &pin).await;
         let interface = match taken.and_then(|taken| choose(&taken, join.interface.as_deref())) {
             Ok(interface) => interface,
             Err(error) => {
@@ -109,29 +108,40 @@ impl Attachments {
             result: None,
         };
         record.put(attachment.clone());
-        if let Err(error) = self.book().note(record) {
-            record.take(&attachment.network, &attachment.interface);
-            self.unpin_unused(record, &pin).await;
-            return Err(error);
-        }
+        let intent = match self.book().note(record) {
+            Ok(intent) => intent,
+            Err(error) => {
+                record.take(&attachment.network, &attachment.interface);
+                self.unpin_unused(record, &pin).await;
+                return Err(error);
+            }
+        };
         match datapath.add(&attachment).await {
             Ok(added) => {
                 finish(&mut attachment, added);
-                self.keep(record, attachment).await
+                self.keep(record, attachment, intent).await
             }
             Err(failure) => Err(self.undo(record, &attachment, failure).await),
         }
     }
 
-    /// The result is on disk before the caller hears of it.
+    /// The result is written before the caller hears of it, and the intent has
+    /// reached the disk: after a power cut, which takes the interface too, the
+    /// container is connected again.
     async fn keep(
         &self,
         record: &mut ContainerRecord,
         attachment: Attachment,
+        intent: Noted,
     ) -> Result<Attachment> {
         record.last.remove(&attachment.network);
         record.put(attachment.clone());
-        if let Err(error) = self.book().save(record).await {
+        let noted = self.book().note(record);
+        let kept = match noted {
+            Ok(_) => self.book().durable(intent).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = kept {
             // The disk still says that the attachment is being made.
             let failure = AddFailure {
                 error,
@@ -158,7 +168,7 @@ impl Attachments {
         match deleted {
             Ok(()) => {
                 record.take(&attachment.network, &attachment.interface);
-                match self.forget(record, attachment).await {
+                match self.forget(record, attachment) {
                     Ok(unused) => self.unpin(unused).await,
                     Err(error) => {
                         tracing::warn!(container = record.container, %error, "will clean up later");
@@ -219,12 +229,13 @@ impl Attachments {
         let Some(attachment) = found.cloned() else {
             return Ok(None);
         };
+        let mut intent = None;
         if attachment.phase == Phase::Attached {
             record.put(Attachment {
                 phase: Phase::Detaching,
                 ..attachment.clone()
             });
-            self.book().note(record)?;
+            intent = Some(self.book().note(record)?);
         }
         let reachable = self.reachable(attachment.clone()).await;
         let _sandbox = self
@@ -234,7 +245,11 @@ impl Attachments {
         let _no_gc = self.collecting.read().await;
         self.parts.datapath.del(&reachable).await?;
         record.take(network, interface);
-        self.forget(record, &attachment).await
+        let unused = self.forget(record, &attachment)?;
+        if let Some(intent) = intent {
+            self.book().durable(intent).await?;
+        }
+        Ok(unused)
     }
 
     /// The same attachment without a namespace that is gone.
@@ -249,13 +264,10 @@ impl Attachments {
 
     /// The record of an attachment that is gone from the kernel goes; returns
     /// its pin, when nothing uses it any more. A crash before that is taken away
-    /// leaves a pin, which the next start sweeps.
-    async fn forget(
-        &self,
-        record: &ContainerRecord,
-        attachment: &Attachment,
-    ) -> Result<Option<PathBuf>> {
-        self.book().save(record).await?;
+    /// leaves a pin, which the next start sweeps; after a power cut DEL may be
+    /// repeated.
+    fn forget(&self, record: &ContainerRecord, attachment: &Attachment) -> Result<Option<PathBuf>> {
+        self.book().note(record)?;
         let pin = attachment.netns.clone();
         Ok(pin.filter(|pin| self.is_unused(record, pin)))
     }

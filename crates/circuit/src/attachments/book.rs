@@ -18,6 +18,10 @@ use crate::state::{State, Ticket};
 /// The addresses of every container.
 pub(super) type Snapshot = HashMap<String, Arc<[ContainerIp]>>;
 
+/// A record that was noted.
+#[derive(Debug, Clone, Copy)]
+pub struct Noted(Ticket);
+
 /// The records of every container.
 pub struct Book {
     state: State,
@@ -75,8 +79,19 @@ impl Book {
     ///
     /// # Errors
     /// When the disk refuses; memory then still says what the disk says.
-    pub fn note(&self, record: &ContainerRecord) -> Result<()> {
-        self.write(record).map(drop)
+    pub fn note(&self, record: &ContainerRecord) -> Result<Noted> {
+        let record = Arc::new(record.clone());
+        let ticket = self.state.put(Arc::clone(&record))?;
+        self.show(record);
+        Ok(Noted(ticket))
+    }
+
+    /// Waits until what was noted survives the end of the machine.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub async fn durable(&self, noted: Noted) -> Result<()> {
+        self.state.durable(noted.0).await
     }
 
     /// Notes a record and waits until it survives the end of the machine.
@@ -84,15 +99,8 @@ impl Book {
     /// # Errors
     /// When the disk refuses.
     pub async fn save(&self, record: &ContainerRecord) -> Result<()> {
-        let ticket = self.write(record)?;
-        self.state.durable(ticket).await
-    }
-
-    fn write(&self, record: &ContainerRecord) -> Result<Ticket> {
-        let record = Arc::new(record.clone());
-        let ticket = self.state.put(Arc::clone(&record))?;
-        self.show(record);
-        Ok(ticket)
+        let noted = self.note(record)?;
+        self.durable(noted).await
     }
 
     fn show(&self, record: Arc<ContainerRecord>) {

@@ -265,18 +265,17 @@ impl Datapath for CniDatapath {
         process::started(pid)
     }
 
-    async fn pin(&self, sandbox: Sandbox, pin: &Path) -> Result<()> {
-        let source = PathBuf::from(format!("/proc/{}/ns/net", sandbox.pid));
-        let pinned = netns::pin(&source, pin)?;
-        if pinned.inode != sandbox.netns {
-            // The pid was given to another process in between.
-            netns::unpin(pin)?;
-            return Err(Error::precondition(format!(
-                "the task with pid {} has just ended: start it again",
-                sandbox.pid
-            )));
-        }
-        Ok(())
+    async fn pin(&self, sandbox: Sandbox, path: &Path) -> Result<()> {
+        pin(sandbox, path)
+    }
+
+    async fn prepare(&self, sandbox: Sandbox, path: &Path) -> Result<Vec<String>> {
+        let path = path.to_path_buf();
+        let work = move || {
+            pin(sandbox, &path)?;
+            names(&path)
+        };
+        self.cni.workers().run(work).await?
     }
 
     async fn unpin(&self, pin: &Path) -> Result<()> {
@@ -304,17 +303,13 @@ impl Datapath for CniDatapath {
 
     async fn interfaces(&self, netns: &Path) -> Result<Vec<String>> {
         let netns = netns.to_path_buf();
-        let links = tokio::task::spawn_blocking(move || netlink::links(Some(&netns)))
-            .await
-            .map_err(|error| Error::internal(format!("listing interfaces failed: {error}")))??;
-        Ok(links.into_iter().map(|link| link.name).collect())
+        self.cni.workers().run(move || names(&netns)).await?
     }
 
     async fn order_routes(&self, netns: &Path, interfaces: &[String]) -> Result<()> {
         let (netns, interfaces) = (netns.to_path_buf(), interfaces.to_vec());
-        tokio::task::spawn_blocking(move || netlink::order_default_routes(&netns, &interfaces))
-            .await
-            .map_err(|error| Error::internal(format!("ordering routes failed: {error}")))?
+        let order = move || netlink::order_default_routes(&netns, &interfaces);
+        self.cni.workers().run(order).await?
     }
 
     async fn add(&self, attachment: &Attachment) -> Result<Added, AddFailure> {
@@ -396,6 +391,26 @@ impl Datapath for CniDatapath {
         let text = std::fs::read_to_string(lease).ok()?;
         text.lines().next().map(|owner| owner.trim().to_owned())
     }
+}
+
+fn pin(sandbox: Sandbox, pin: &Path) -> Result<()> {
+    let source = PathBuf::from(format!("/proc/{}/ns/net", sandbox.pid));
+    let pinned = netns::pin(&source, pin)?;
+    if pinned.inode != sandbox.netns {
+        // The pid was given to another process in between.
+        netns::unpin(pin)?;
+        return Err(Error::precondition(format!(
+            "the task with pid {} has just ended: start it again",
+            sandbox.pid
+        )));
+    }
+    Ok(())
+}
+
+/// The names of the interfaces in a namespace.
+fn names(netns: &Path) -> Result<Vec<String>> {
+    let links = netlink::links(Some(netns))?;
+    Ok(links.into_iter().map(|link| link.name).collect())
 }
 
 fn key(attachment: &Attachment) -> (String, String) {
