@@ -20,6 +20,9 @@ const CONTAINER_PORT: u16 = 8080;
 /// And those that stand for any service, each used once at a time.
 const FIRST_PORT: u16 = 1000;
 
+/// Shows all rules, those of `iptables` too.
+const RULES: &str = "nft -s list ruleset";
+
 /// Somebody who talks to somebody.
 struct Probe {
     name: String,
@@ -235,6 +238,8 @@ struct Life<'a> {
     world: &'a World,
     runtime: Runtime,
     names: Names,
+    /// The firewall's rules before anything was done.
+    rules: String,
     attachments: Vec<Attachment>,
     results: Vec<Value>,
     record: Record,
@@ -259,6 +264,7 @@ impl<'a> Life<'a> {
             world,
             runtime: Runtime::new(side.folder(), &case.list),
             names: Names::new(given),
+            rules: String::new(),
             attachments,
             results: vec![Value::Null; CONTAINERS.len()],
             record: Record::default(),
@@ -268,6 +274,7 @@ impl<'a> Life<'a> {
 
     fn run(mut self) -> Record {
         self.world.shell(&self.case.prepare);
+        self.rules = self.world.shell(RULES);
         self.ask("VERSION");
         self.add(0);
         self.check(0, "one");
@@ -487,19 +494,13 @@ impl<'a> Life<'a> {
         if self.side != Side::Ours {
             return;
         }
-        let rules = self.world.shell("nft list ruleset");
+        let rules = self.world.shell(RULES);
+        let mut new = rules.lines().filter(|line| !self.rules.contains(*line));
         let addresses = (0..CONTAINERS.len()).flat_map(|which| self.addresses(which, "address"));
-        let ids = self
-            .attachments
-            .iter()
-            .map(|attachment| attachment.id.clone());
-        for trace in addresses.map(|address| address.to_string()).chain(ids) {
-            assert!(
-                !rules.contains(&trace),
-                "{}: {trace} is left in {rules}",
-                self.case.name
-            );
-        }
+        let mut traces: Vec<String> = addresses.map(|address| address.to_string()).collect();
+        traces.extend(self.attachments.iter().map(|to| to.id.clone()));
+        let left = new.find(|line| traces.iter().any(|trace| line.contains(trace)));
+        assert_eq!(left, None, "{}: is left in {rules}", self.case.name);
     }
 }
 
