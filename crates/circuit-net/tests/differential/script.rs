@@ -398,6 +398,9 @@ impl<'a> Life<'a> {
 
     /// Everybody talks to everybody, by every address there is.
     fn talk(&mut self) {
+        // Until the kernel has looked for duplicates of an IPv6 address, here
+        // as long as it takes to get to it, nobody is answered at it.
+        snapshot::settle(self.world, &mut self.names);
         let probes = self.probes();
         let world = self.world;
         let mut seen: Map<String, Value> = std::thread::scope(|scope| {
