@@ -257,6 +257,62 @@ pub(crate) const ON_PURPOSE: &[Meant] = &[
         right: None,
         why: "the stock firewall does not speak 0.3.1",
     },
+    Meant {
+        test: REFUSED,
+        step: "*",
+        path: "host.links.*.mtu",
+        right: Some("1500"),
+        why: "a failed ADD leaves no port, whose mtu a bridge would have",
+    },
+    Meant {
+        test: REFUSED,
+        step: "*",
+        path: "host.sysctls.ipv6.conf.*.mtu",
+        right: Some("\"1500\""),
+        why: "a failed ADD leaves no port, whose mtu a bridge would have",
+    },
+    Meant {
+        test: "generated_*",
+        step: "DEL one",
+        path: "*",
+        right: Some("null|0"),
+        why: "DEL of the stock plugins fails when it takes the rules of two addresses of a family away, or looks for those of another backend",
+    },
+    Meant {
+        test: "generated_chains",
+        step: "end",
+        path: "files./run/cni/tuning/*",
+        right: Some("null"),
+        why: "DEL of the stock tuning leaves its note when the namespace is gone",
+    },
+    Meant {
+        test: REFUSED,
+        step: "*",
+        path: "host.sysctls.*forward*",
+        right: Some("\"0\""),
+        why: "an ADD that fails before it makes anything does not have the host forward either",
+    },
+    Meant {
+        test: REFUSED,
+        step: "*",
+        path: "host.sysctls.*.accept_redirects",
+        right: Some("\"1\""),
+        why: "an ADD that fails before it makes anything does not have the host forward either",
+    },
+    Meant {
+        test: "generated_bridges",
+        step: "CHECK *",
+        path: "0.*",
+        right: Some("null|0"),
+        why: "CHECK of the stock bridge fails without addresses",
+    },
+    Meant {
+        test: REFUSED,
+        step: "STATUS",
+        path: "*",
+        right: None,
+        why: "STATUS tells that an ADD would be refused; the stock address management is not asked",
+    },
 ];
 
 /// The stock plugins 1.9.1 against 1.1.1: what their authors changed, so that
