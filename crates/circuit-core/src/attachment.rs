@@ -1,7 +1,11 @@
 //! An attachment: one container on one network through one interface, and what
 //! is remembered about it on disk.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::PathBuf,
+};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -70,6 +74,10 @@ pub struct Attachment {
     /// Entries of `args.cni`.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub config_args: Map<String, Value>,
+    /// The plugins that made it in this process, by their place in the
+    /// configuration: what a driver made, a driver takes away.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub natives: BTreeSet<usize>,
     /// The container's addresses, in the order of the CNI result.
     #[serde(default)]
     pub ips: Vec<IpNet>,

@@ -1,6 +1,9 @@
 //! What Circuit needs of whatever brings an attachment into the kernel.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use async_trait::async_trait;
 use ipnet::IpNet;
@@ -22,6 +25,9 @@ pub struct Arguments {
     /// True when an address is asked for that the container merely had before:
     /// when it is taken, another will do.
     pub preferred_only: bool,
+    /// The plugins of the network, by their place in its configuration, that
+    /// are run in this process.
+    pub natives: BTreeSet<usize>,
 }
 
 /// What an ADD gave.
@@ -70,6 +76,10 @@ pub trait Datapath: Send + Sync {
     /// namespace.
     async fn sandbox(&self, pid: u32) -> Result<Sandbox>;
 
+    /// When the process with this pid was started, in any unit; `None` when it
+    /// has ended. A process that gets the same pid later has another start.
+    fn started(&self, pid: u32) -> Option<u64>;
+
     /// Pins a task's namespace at `pin`; doing it twice is no error.
     ///
     /// # Errors
@@ -100,6 +110,17 @@ pub trait Datapath: Send + Sync {
 
     /// Asks whether an attachment is as ADD left it.
     async fn check(&self, attachment: &Attachment) -> Result<()>;
+
+    /// Makes again what other programs may have taken away of an attachment's
+    /// firewall rules. Doing it in vain is no error.
+    async fn mend(&self, attachment: &Attachment) -> Result<()>;
+
+    /// Returns when another program has taken firewall rules of attachments
+    /// away: all of them are to be mended.
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    async fn disturbed(&self) -> Result<()>;
 
     /// Removes whatever the network's plugins hold beyond these attachments,
     /// given as CNI container id and interface.

@@ -87,6 +87,9 @@ pub struct LabelProblem {
 pub struct Labels {
     /// Networks, in order: the first gives the default route.
     pub networks: Vec<DesiredNetwork>,
+    /// Which networks' default routes come first, by network: the highest
+    /// number does, networks without one have 0.
+    pub gw_priorities: HashMap<String, i32>,
     /// Published ports.
     pub ports: Vec<PortMapping>,
     /// What could not be read.
@@ -97,6 +100,7 @@ impl Labels {
     /// Reads a container's labels; `key` is the network label's key.
     pub fn read(labels: &HashMap<String, String>, key: &str) -> Self {
         let mut read = Self::default();
+        read.read_priorities(labels, key);
         let Some(list) = labels.get(key) else {
             if labels.contains_key(PORTS_LABEL) {
                 read.problem(
@@ -120,7 +124,7 @@ impl Labels {
                 Err(error) => read.problem(name, error.message().to_owned()),
             }
         }
-        if read.networks.is_empty() && read.problems.is_empty() {
+        if read.networks.is_empty() && list.trim_matches([',', ' ']).is_empty() {
             read.problem(
                 "",
                 format!("label {key} names no network: write a network's name"),
@@ -140,6 +144,28 @@ impl Labels {
             }
         }
         read
+    }
+
+    /// Also for networks that are joined by hand.
+    fn read_priorities(&mut self, labels: &HashMap<String, String>, key: &str) {
+        for (label, value) in labels {
+            let named = label
+                .strip_prefix(key)
+                .and_then(|rest| rest.strip_prefix('.'))
+                .and_then(|rest| rest.strip_suffix(".gw-priority"));
+            let Some(network) = named.filter(|network| !network.is_empty()) else {
+                continue;
+            };
+            match value.trim().parse() {
+                Ok(priority) => {
+                    self.gw_priorities.insert(network.to_owned(), priority);
+                }
+                Err(_) => self.problem(
+                    network,
+                    format!("label {label}: {value:?} is no whole number: write one like 10"),
+                ),
+            }
+        }
     }
 
     fn problem(&mut self, network: &str, message: String) {

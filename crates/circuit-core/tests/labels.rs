@@ -36,6 +36,25 @@ fn several_networks_keep_their_order() {
 }
 
 #[test]
+fn priorities_are_read_for_every_network() {
+    let labels = read(&[
+        (NETWORK_LABEL, "a,b"),
+        ("io.circuit.network.b.gw-priority", " 10 "),
+        ("io.circuit.network.by.hand.gw-priority", "-3"),
+        ("io.circuit.network.a.gw-priority", "first"),
+    ]);
+    assert_eq!(names(&labels), ["a", "b"]);
+    assert_eq!(labels.gw_priorities.get("b"), Some(&10));
+    assert_eq!(labels.gw_priorities.get("by.hand"), Some(&-3));
+    assert_eq!(labels.problems.len(), 1);
+    assert_eq!(labels.problems[0].network, "a");
+    assert!(labels.problems[0].message.contains("no whole number"));
+    // Without a list of networks they count for what is joined by hand.
+    let alone = read(&[("io.circuit.network.b.gw-priority", "1")]);
+    assert!(alone.problems.is_empty() && alone.networks.is_empty());
+}
+
+#[test]
 fn another_key_brings_its_own_family() {
     let map = HashMap::from([
         ("net".to_owned(), "a".to_owned()),

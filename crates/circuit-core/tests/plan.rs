@@ -23,6 +23,7 @@ fn attachment(network: &str, phase: Phase, origin: Origin) -> Attachment {
         config: String::new(),
         capability_args: Map::new(),
         config_args: Map::new(),
+        natives: Default::default(),
         ips: Vec::new(),
         mac: None,
         result: None,

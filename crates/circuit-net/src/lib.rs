@@ -13,3 +13,4 @@ pub mod host;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
+pub mod process;

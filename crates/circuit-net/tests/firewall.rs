@@ -2,19 +2,19 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "common/attachment.rs"]
+mod attachment;
 mod common;
 #[path = "common/lan.rs"]
 mod lan;
-#[path = "common/plugin.rs"]
-mod plugin;
 
 use std::path::Path;
 use std::process::{Command as Process, Stdio};
 
+use attachment::*;
 use circuit_net::driver::{Command, driver};
 use common::{on_private_host, shell};
 use lan::*;
-use plugin::*;
 use serde_json::{Value, json};
 
 fn config(n: usize, policy: &str) -> Value {

@@ -3,9 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "common/attachment.rs"]
+mod attachment;
 mod common;
-#[path = "common/plugin.rs"]
-mod plugin;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -13,8 +13,8 @@ use std::path::Path;
 use std::process::{Command as Process, Stdio};
 use std::sync::{Arc, Mutex};
 
+use attachment::*;
 use common::{on_private_host, shell};
-use plugin::*;
 use serde_json::{Value, json};
 
 /// A bus on which firewalld is alone. It refuses what has `bad` in its zone,

@@ -2,20 +2,20 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "common/attachment.rs"]
+mod attachment;
 mod common;
 #[path = "common/lan.rs"]
 mod lan;
-#[path = "common/plugin.rs"]
-mod plugin;
 
 use std::path::PathBuf;
 
+use attachment::*;
 use circuit_core::cni::{CniResult, ErrorReport};
 use circuit_net::driver::Command;
 use circuit_net::nft::{Nft, TABLE, is_intact};
 use common::{on_private_host, shell};
 use lan::*;
-use plugin::*;
 use serde_json::{Value, json};
 
 /// A container of the network `net` that wants ports.

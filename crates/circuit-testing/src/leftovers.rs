@@ -2,6 +2,7 @@
 //! firewall chains, records.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     fs::{self, DirEntry},
     path::{Path, PathBuf},
@@ -128,11 +129,49 @@ impl TestNode {
     /// Firewall chains and rules that belong to one attachment; the plugins'
     /// static chains are meant to stay.
     pub fn chains(&self) -> Vec<String> {
-        self.firewall()
+        let mut chains: Vec<String> = self
+            .firewall()
             .lines()
             .filter(|line| is_of_attachment(line))
             .map(str::to_owned)
-            .collect()
+            .collect();
+        chains.extend(self.native_rules());
+        chains
+    }
+
+    /// What the native drivers have in their table for networks in use and for
+    /// published ports.
+    pub fn native_rules(&self) -> Vec<String> {
+        let table = self.native_table();
+        let mut rules: Vec<String> = table
+            .iter()
+            .filter_map(|entry| entry["rule"]["comment"].as_str())
+            .filter(|comment| comment.starts_with("network "))
+            .map(|comment| format!("masquerade of {comment}"))
+            .collect();
+        rules.extend(mappings(&table));
+        rules
+    }
+
+    fn native_table(&self) -> Vec<Value> {
+        let listed = self.run("nft", &["-j", "list", "table", "inet", "circuit"]);
+        // Without attachments there may be no such table.
+        let listed: Value = serde_json::from_str(&listed.stdout).unwrap_or_default();
+        listed["nftables"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// Published ports, whoever published them: `udp 5353 -> 10.1.0.2:53`.
+    pub fn publications(&self) -> Vec<String> {
+        let firewall = self.firewall();
+        let by_executables = firewall.lines().filter_map(|line| {
+            let after = |word: &str| line.split_once(word)?.1.split(' ').next();
+            let (protocol, port) = (after("-p ")?, after("--dport ")?);
+            let to = after("--to-destination ")?;
+            Some(format!("{protocol} {port} -> {to}"))
+        });
+        let mut all: Vec<String> = by_executables.collect();
+        all.extend(mappings(&self.native_table()));
+        all
     }
 
     /// Every iptables rule of IPv4 and IPv6, as `iptables-save` prints them.
@@ -141,14 +180,31 @@ impl TestNode {
         save("iptables-save") + &save("ip6tables-save")
     }
 
+    /// What the daemon's journal says last of each container.
+    fn journal(&self) -> BTreeMap<String, Value> {
+        let mut records = BTreeMap::new();
+        let journals = files(&self.path(STATE_DIR));
+        let is_journal = |file: &&PathBuf| file.extension().is_some_and(|e| e == "journal");
+        for file in journals.iter().filter(is_journal) {
+            let bytes = fs::read(file).unwrap_or_default();
+            let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+            // A checksum and a space come before the JSON.
+            let lines = text.split(|byte| *byte == b'\n').skip(1);
+            for line in lines.filter_map(|line| line.get(9..)) {
+                if let Ok(record) = serde_json::from_slice::<Value>(line) {
+                    let container = record["container"].as_str().unwrap_or_default();
+                    records.insert(container.to_owned(), record);
+                }
+            }
+        }
+        records.retain(|_, record| !is_forgotten(record));
+        records
+    }
+
     /// Containers whose record on disk names an attachment, with the networks.
     pub fn records(&self) -> Vec<String> {
         let mut all = Vec::new();
-        for file in files(&self.path(STATE_DIR)) {
-            let record: Value = fs::read(&file)
-                .ok()
-                .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-                .unwrap_or_default();
+        for record in self.journal().values() {
             for attachment in record["attachments"].as_array().into_iter().flatten() {
                 all.push(format!("{}/{}", record["container"], attachment["network"]));
             }
@@ -156,12 +212,22 @@ impl TestNode {
         all
     }
 
+    /// How many attachments on record were made by executables.
+    pub fn executed(&self) -> usize {
+        let by_driver = |attachment: &&Value| {
+            let natives = attachment["natives"].as_array();
+            natives.is_some_and(|natives| !natives.is_empty())
+        };
+        let records = self.journal();
+        let attachments = records
+            .values()
+            .filter_map(|record| record["attachments"].as_array());
+        attachments.flatten().filter(|a| !by_driver(a)).count()
+    }
+
     /// What is remembered about a container on disk, if anything.
     pub fn record(&self, container: &str) -> Option<Value> {
-        files(&self.path(STATE_DIR))
-            .iter()
-            .filter_map(|file| serde_json::from_slice::<Value>(&fs::read(file).ok()?).ok())
-            .find(|record| record["container"] == container)
+        self.journal().remove(container)
     }
 
     /// Everything that attachments hold now.
@@ -187,6 +253,42 @@ impl TestNode {
             last.is_empty().then_some(())
         });
     }
+}
+
+/// A record with nothing in it is the last word about a container.
+fn is_forgotten(record: &Value) -> bool {
+    let empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
+    record.as_object().is_some_and(|record| {
+        record
+            .iter()
+            .all(|(key, value)| key == "container" || empty(value))
+    })
+}
+
+/// The port mappings among what `nft -j list table` prints.
+fn mappings(table: &[Value]) -> Vec<String> {
+    let maps = table.iter().filter_map(|entry| entry.get("map"));
+    let of_ports = |map: &&Value| {
+        let name = map["name"].as_str().unwrap_or_default();
+        name.trim_start_matches("host_").starts_with("ports")
+    };
+    let elements = maps
+        .filter(of_ports)
+        .filter_map(|map| map["elem"].as_array())
+        .flatten();
+    elements.filter_map(mapping).collect()
+}
+
+fn mapping(element: &Value) -> Option<String> {
+    let key = element.get(0)?;
+    let key = key.get("elem").map_or(key, |elem| &elem["val"]);
+    let from = key["concat"].as_array()?;
+    let to = element.get(1)?["concat"].as_array()?;
+    let [.., protocol, port] = from.as_slice() else {
+        return None;
+    };
+    let (protocol, ip) = (protocol.as_str()?, to.first()?.as_str()?);
+    Some(format!("{protocol} {port} -> {ip}:{}", to.get(1)?))
 }
 
 /// The CNI plugins name a chain of one attachment `CNI-` and a hash, a chain of

@@ -9,6 +9,8 @@ pub enum Plugins {
     System,
     /// 1.9.1, unpacked by `scripts/fetch-test-deps`.
     Newer,
+    /// No executables at all.
+    None,
 }
 
 impl Plugins {
@@ -17,6 +19,7 @@ impl Plugins {
         let folder = match self {
             Self::System => PathBuf::from("/usr/lib/cni"),
             Self::Newer => cache().join("cni-1.9/bin"),
+            Self::None => return PathBuf::from("/nonexistent"),
         };
         present(&folder.join("bridge"));
         folder

@@ -10,6 +10,7 @@ pub mod grpc;
 pub mod logging;
 pub mod networks;
 pub mod node;
+pub mod plugin;
 pub mod reconciler;
 pub mod state;
 pub mod store;

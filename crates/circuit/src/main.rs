@@ -3,10 +3,16 @@
 
 use std::process::ExitCode;
 
-use circuit::cli::{self, Cli, ClientCommand, Command, Failure, Global, server::ServerArgs};
+use circuit::{
+    cli::{self, Cli, ClientCommand, Command, Failure, Global, server::ServerArgs},
+    plugin,
+};
 use clap::Parser;
 
 fn main() -> ExitCode {
+    if let Some(kind) = plugin::called(std::env::args_os()) {
+        return plugin::serve(&kind);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
@@ -20,6 +26,8 @@ fn main() -> ExitCode {
         Command::Network(command) => client(&cli.global, ClientCommand::Network(command)),
         Command::Cluster(command) => client(&cli.global, ClientCommand::Cluster(command)),
         Command::Container(command) => client(&cli.global, ClientCommand::Container(command)),
+        // Complete calls do not come here.
+        Command::Cni(args) => return plugin::serve(&args.kind),
     };
     match result {
         Ok(()) | Err(Failure::Unread) => ExitCode::SUCCESS,

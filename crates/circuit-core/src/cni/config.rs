@@ -5,8 +5,12 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::{CniVersion, IpamConfig, JsonObject, json_kind};
+use super::{CniVersion, DataPath, IpamConfig, JsonObject, json_kind};
 use crate::{Error, Result};
+
+/// The key of a configuration list that says how its default route stands to
+/// those of a container's other networks.
+pub const GW_PRIORITY_KEY: &str = "io.circuit.gw-priority";
 
 /// The largest configuration that is read; a real one has a few kilobytes.
 pub const MAX_CONFIG_BYTES: usize = 1 << 20;
@@ -24,6 +28,11 @@ pub struct ConfigList {
     pub disable_check: bool,
     /// GC is not to be run: another runtime uses the network too.
     pub disable_gc: bool,
+    /// Which way its plugins are run, when it says so itself.
+    pub data_path: Option<DataPath>,
+    /// Whether a container's default route leads here rather than to its other
+    /// networks: the highest number wins, networks without one have 0.
+    pub gw_priority: Option<i32>,
     /// The plugins, in the order of ADD; never empty.
     pub plugins: Vec<PluginConfig>,
 }
@@ -58,6 +67,8 @@ impl ConfigList {
             versions,
             disable_check: parse_switch(&top, "disableCheck")?,
             disable_gc: parse_switch(&top, "disableGC")?,
+            data_path: parse_data_path(&top)?,
+            gw_priority: parse_gw_priority(&top)?,
             plugins,
         })
     }
@@ -302,6 +313,31 @@ fn parse_versions(top: &JsonObject) -> Result<Vec<CniVersion>> {
     Ok(usable)
 }
 
+fn parse_data_path(top: &JsonObject) -> Result<Option<DataPath>> {
+    let key = DataPath::KEY;
+    match top.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => text.parse().map(Some).map_err(|e: Error| e.context(key)),
+        Some(other) => Err(Error::invalid(format!(
+            "{key} is {}, not a string",
+            json_kind(other)
+        ))),
+    }
+}
+
+fn parse_gw_priority(top: &JsonObject) -> Result<Option<i32>> {
+    let key = GW_PRIORITY_KEY;
+    match top.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => match value.as_i64().and_then(|n| i32::try_from(n).ok()) {
+            Some(priority) => Ok(Some(priority)),
+            None => Err(Error::invalid(format!(
+                "{key} is {value}, not a whole number"
+            ))),
+        },
+    }
+}
+
 /// Both a boolean and its text are in use.
 fn parse_switch(top: &JsonObject, key: &str) -> Result<bool> {
     match top.get(key) {
@@ -350,7 +386,8 @@ mod tests {
 
     const LIST: &[u8] = br#"{
       "cniVersion": "0.4.0", "cniVersions": ["1.0.0", "2.0.0"], "name": "ctr0",
-      "disableCheck": "TRUE", "disableGC": true,
+      "disableCheck": "TRUE", "disableGC": true, "io.circuit.data-path": "exec",
+      "io.circuit.gw-priority": 7,
       "plugins": [
         {"type": "bridge", "bridge": "ctr0", "ipam": {"type": "host-local", "ranges": [
             [{"subnet": "10.77.0.1/24", "gateway": "10.77.0.1"}], [{"subnet": "fd00:77::/64"}]]}},
@@ -380,6 +417,8 @@ mod tests {
         assert_eq!(list.cni_version, CniVersion::V1_0_0);
         assert_eq!(list.versions, [CniVersion::V1_0_0, CniVersion::V0_4_0]);
         assert!(list.disable_check && list.disable_gc);
+        assert_eq!(list.data_path, Some(DataPath::Exec));
+        assert_eq!(list.gw_priority, Some(7));
         assert_eq!(list.first_kind(), "bridge");
         assert!(list.uses("portmap") && !list.uses("firewall"));
         assert!(list.declares("portMappings") && !list.declares("mac"));
@@ -397,6 +436,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!((list.plugins.len(), list.first_kind()), (1, "ptp"));
+        assert_eq!(list.data_path, None);
         assert_eq!(list.subnets(), ["10.1.0.0/16".parse().unwrap()]);
         list.validate().unwrap();
     }
@@ -433,6 +473,14 @@ mod tests {
         assert!(
             with(r#""cniVersion":"1.0.0","name":"a","disableGC":"maybe""#)
                 .contains("disableGC is \"maybe\"")
+        );
+        assert!(
+            with(r#""cniVersion":"1.0.0","name":"a","io.circuit.data-path":"fast""#)
+                .contains("io.circuit.data-path: \"fast\" is not auto, native or exec")
+        );
+        assert!(
+            with(r#""cniVersion":"1.0.0","name":"a","io.circuit.gw-priority":"high""#)
+                .contains("io.circuit.gw-priority is \"high\", not a whole number")
         );
         assert!(
             with(r#""cniVersion":"1.0.0","name":"a","capabilities":{"ips":1}"#)

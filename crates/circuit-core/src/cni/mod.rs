@@ -3,13 +3,15 @@
 //! business of `circuit-net`.
 
 mod config;
+mod data_path;
 mod ipam;
 mod report;
 mod result;
 mod stdin;
 mod version;
 
-pub use config::{ConfigList, MAX_CONFIG_BYTES, PluginConfig, is_network_name};
+pub use config::{ConfigList, GW_PRIORITY_KEY, MAX_CONFIG_BYTES, PluginConfig, is_network_name};
+pub use data_path::DataPath;
 pub use ipam::IpamConfig;
 pub use report::{ErrorReport, code, supported_versions};
 pub use result::{CniResult, Dns, Interface, IpConfig, Route};

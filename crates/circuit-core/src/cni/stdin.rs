@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::{CniResult, CniVersion, ConfigList, JsonObject, PluginConfig};
+use super::{
+    CniResult, CniVersion, ConfigList, DataPath, GW_PRIORITY_KEY, JsonObject, PluginConfig,
+};
 
 /// An attachment that GC must leave alone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -40,7 +42,8 @@ pub fn plugin_config(list: &ConfigList, index: usize, call: &Invocation<'_>) -> 
     let plugin = list.plugins.get(index)?;
     let mut config = plugin.raw.clone();
     // Capabilities are the runtime's to read, and a list's keys are no plugin's.
-    for key in ["capabilities", "cniVersions", "prevResult"] {
+    let theirs = ["capabilities", "cniVersions", "prevResult"];
+    for key in theirs.into_iter().chain([DataPath::KEY, GW_PRIORITY_KEY]) {
         config.shift_remove(key);
     }
     config.insert("cniVersion".to_owned(), list.cni_version.as_str().into());

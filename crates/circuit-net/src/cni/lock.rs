@@ -87,6 +87,21 @@ impl OperationLock {
         }))
     }
 
+    /// Another holder of the same lock, which is free when both are dropped.
+    ///
+    /// # Errors
+    /// [`Internal`](circuit_core::ErrorKind::Internal) when there are no
+    /// descriptors left.
+    pub fn share(&self) -> Result<Self> {
+        let file = self.file.try_clone();
+        Ok(Self {
+            file: file.map_err(|e| {
+                Error::internal(format!("cannot share lock {}: {e}", self.path.display()))
+            })?,
+            path: self.path.clone(),
+        })
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path

@@ -3,11 +3,14 @@
 mod error;
 mod exec;
 mod lock;
+mod native;
 mod path;
+mod probe;
 mod runtime;
 
 pub use error::{AddError, CniError};
 pub use exec::{Command, MAX_OUTPUT_BYTES, PluginCall, run};
 pub use lock::OperationLock;
+pub use native::{Natives, Way};
 pub use path::PluginPath;
 pub use runtime::{AttachmentArgs, CniRuntime};

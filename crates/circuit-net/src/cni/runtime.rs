@@ -2,20 +2,22 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use circuit_core::cni::{
-    CniResult, CniVersion, ConfigList, Invocation, JsonObject, ValidAttachment, code, plugin_stdin,
-    supported_versions,
+    CniResult, CniVersion, ConfigList, DataPath, Invocation, JsonObject, PluginConfig,
+    ValidAttachment, code, plugin_config,
 };
 use circuit_core::{Error, Result};
 use serde_json::Value;
 
 use super::exec::{Command, PluginCall, run};
+use super::native::{self, NativeCall, Natives, Others, Way};
+use super::probe::Executable;
 use super::{AddError, CniError, OperationLock, PluginPath};
+use crate::driver::Sockets;
 
 /// What an attachment's plugins are told besides the network's configuration.
 /// The same must be given to ADD, CHECK and DEL.
@@ -33,34 +35,67 @@ pub struct AttachmentArgs {
     pub capability_args: JsonObject,
     /// Entries of `args.cni` in the configuration, such as `ips`.
     pub config_args: JsonObject,
+    /// The plugins of the list that are run in this process, as
+    /// [`CniRuntime::natives`] said before ADD.
+    pub natives: Natives,
 }
 
 /// Runs configuration lists.
 #[derive(Debug, Clone)]
 pub struct CniRuntime {
-    path: PluginPath,
-    timeout: Duration,
+    pub(super) path: PluginPath,
+    pub(super) timeout: Duration,
+    data_path: DataPath,
     /// What plugins answered to VERSION, by what tells one executable from
     /// another.
-    spoken: Arc<Mutex<HashMap<Executable, Vec<CniVersion>>>>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Executable {
-    path: PathBuf,
-    inode: u64,
-    modified: (i64, i64),
+    pub(super) spoken: Arc<Mutex<HashMap<Executable, Vec<CniVersion>>>>,
 }
 
 impl CniRuntime {
     /// A runtime that finds plugins in `path` and gives each run of one
-    /// `timeout` to end.
+    /// `timeout` to end. All of them are executables.
     pub fn new(path: PluginPath, timeout: Duration) -> Self {
         Self {
             path,
             timeout,
+            data_path: DataPath::Exec,
             spoken: Arc::default(),
         }
+    }
+
+    /// The same runtime on another data path, for the networks that do not say
+    /// themselves.
+    #[must_use]
+    pub fn on(self, data_path: DataPath) -> Self {
+        Self { data_path, ..self }
+    }
+
+    /// Which plugins of a list are to be run in this process.
+    ///
+    /// # Errors
+    /// [`FailedPrecondition`](circuit_core::ErrorKind::FailedPrecondition) when
+    /// all must be and one cannot.
+    pub fn natives(&self, list: &ConfigList) -> Result<Natives> {
+        native::natives(self.data_path_of(list), list)
+    }
+
+    /// How each plugin of a list is run, with its type; address management too,
+    /// as far as it is for Circuit to run.
+    pub fn ways(&self, list: &ConfigList) -> Vec<(String, Way)> {
+        let data_path = self.data_path_of(list);
+        let mut ways = Vec::new();
+        for plugin in &list.plugins {
+            let way = native::way(data_path, plugin);
+            let ipam = plugin.ipam().and_then(|ipam| ipam.kind());
+            let ipam = ipam.filter(|_| way == Way::Native);
+            ways.push((plugin.kind.clone(), way));
+            ways.extend(ipam.map(|kind| (kind.to_owned(), native::way_of_ipam(kind, plugin))));
+        }
+        ways
+    }
+
+    fn data_path_of(&self, list: &ConfigList) -> DataPath {
+        list.data_path.unwrap_or(self.data_path)
     }
 
     /// Where plugins are looked for.
@@ -90,6 +125,7 @@ impl CniRuntime {
         };
         let list = self.prepare_add(list, args).await.map_err(untouched)?;
         let mut prev: Option<Value> = None;
+        let mut sockets = Sockets::default();
         for (index, plugin) in list.plugins.iter().enumerate() {
             let call = Call {
                 command: Command::Add,
@@ -97,8 +133,9 @@ impl CniRuntime {
                 prev: prev.as_ref(),
                 valid: None,
             };
-            let added = match self.call(&list, index, &call, lock).await {
-                Ok(stdout) => read_result(&plugin.kind, &list, &stdout),
+            let added = match self.call(&list, index, &call, &mut sockets, lock).await {
+                Ok(Output::Written(stdout)) => read_result(&plugin.kind, &list, &stdout),
+                Ok(Output::Returned(result)) => Ok(result.unwrap_or_default()),
                 Err(error) => Err(error),
             };
             prev = Some(added.map_err(|error| add_error(index, error))?);
@@ -135,8 +172,9 @@ impl CniRuntime {
             valid: None,
         };
         let mut first = None;
+        let mut sockets = Sockets::default();
         for index in (0..list.plugins.len()).rev() {
-            match self.call(&list, index, &call, lock).await {
+            match self.call(&list, index, &call, &mut sockets, lock).await {
                 Ok(_) => {}
                 Err(e) if e.code() == Some(code::UNKNOWN_CONTAINER) => {}
                 Err(e) => keep_first(&mut first, e),
@@ -168,10 +206,43 @@ impl CniRuntime {
             prev: Some(prev),
             valid: None,
         };
+        let mut sockets = Sockets::default();
         for index in 0..list.plugins.len() {
-            self.call(&list, index, &call, lock).await?;
+            self.call(&list, index, &call, &mut sockets, lock).await?;
         }
         Ok(())
+    }
+
+    /// Makes again what other programs may have taken away of an attachment's
+    /// firewall rules, as far as drivers made them.
+    ///
+    /// # Errors
+    /// The first [`CniError`]; the other plugins are asked all the same.
+    pub async fn mend(
+        &self,
+        list: &ConfigList,
+        args: &AttachmentArgs,
+        prev: &Value,
+        lock: Option<&OperationLock>,
+    ) -> Result<(), CniError> {
+        check_args(args)?;
+        let list = self.list_for(list, Some(prev)).await;
+        let call = Call {
+            command: Command::Add,
+            args,
+            prev: Some(prev),
+            valid: None,
+        };
+        let (mut first, mut sockets) = (None, Sockets::default());
+        for index in args.natives.iter().copied() {
+            let (plugin, config) = configuration(&list, index, &call)?;
+            let mut native = self.native_call(&list, plugin, &call, config, lock)?;
+            native.mend = true;
+            if let Err(e) = native.run(&mut sockets).await {
+                keep_first(&mut first, e);
+            }
+        }
+        first.map_or(Ok(()), Err)
     }
 
     /// Asks every plugin whether it could serve an ADD. Lists that have no
@@ -184,15 +255,16 @@ impl CniRuntime {
         if !list.cni_version.has_status_and_gc() {
             return Ok(());
         }
-        let args = AttachmentArgs::default();
+        let args = self.without_container(&list)?;
         let call = Call {
             command: Command::Status,
             args: &args,
             prev: None,
             valid: None,
         };
+        let mut sockets = Sockets::default();
         for index in 0..list.plugins.len() {
-            self.call(&list, index, &call, None).await?;
+            self.call(&list, index, &call, &mut sockets, None).await?;
         }
         Ok(())
     }
@@ -220,7 +292,7 @@ impl CniRuntime {
                 ifname: ifname.clone(),
             })
             .collect();
-        let args = AttachmentArgs::default();
+        let args = self.without_container(&list)?;
         let call = Call {
             command: Command::Gc,
             args: &args,
@@ -228,109 +300,21 @@ impl CniRuntime {
             valid: Some(&valid),
         };
         let mut first = None;
+        let mut sockets = Sockets::default();
         for index in 0..list.plugins.len() {
-            if let Err(e) = self.call(&list, index, &call, lock).await {
+            if let Err(e) = self.call(&list, index, &call, &mut sockets, lock).await {
                 keep_first(&mut first, e);
             }
         }
         first.map_or(Ok(()), Err)
     }
 
-    /// The versions known here that a plugin speaks. An executable is asked
-    /// once, until it is replaced.
-    ///
-    /// # Errors
-    /// A [`CniError`] when it cannot be run or does not answer.
-    pub async fn versions(&self, plugin: &str) -> Result<Vec<CniVersion>, CniError> {
-        let executable = self.executable(plugin)?;
-        if let Some(known) = self.spoken().get(&executable) {
-            return Ok(known.clone());
-        }
-        // Plugins made for old versions check the other variables even here.
-        let call = PluginCall {
-            kind: plugin,
-            command: Command::Version,
-            container_id: "dummy",
-            netns: Some(Path::new("dummy")),
-            ifname: "dummy",
-            args: &[],
-            stdin: br#"{"cniVersion":"1.0.0"}"#,
-        };
-        let stdout = run(&self.path, &call, self.timeout, None).await?;
-        let versions = supported_versions(&stdout)
-            .map_err(|e| bad_output(plugin, Command::Version, e.message()))?;
-        self.spoken().insert(executable, versions.clone());
-        Ok(versions)
-    }
-
-    /// Makes sure that a list can be run: every plugin, and every executable
-    /// of address management, is there, and all plugins speak one of the
-    /// list's versions. Returns the highest such version.
-    ///
-    /// # Errors
-    /// [`FailedPrecondition`](circuit_core::ErrorKind::FailedPrecondition) that
-    /// says what to do.
-    pub async fn probe(&self, list: &ConfigList) -> Result<CniVersion> {
-        for plugin in &list.plugins {
-            self.path.find(&plugin.kind)?;
-            if let Some(ipam) = plugin.ipam().and_then(|ipam| ipam.kind()) {
-                self.path.find(ipam)?;
-            }
-        }
-        let mut common = list.versions.clone();
-        for plugin in &list.plugins {
-            let spoken = self.versions(&plugin.kind).await?;
-            if CniVersion::highest_common(&common, &spoken).is_none() {
-                let text = |versions: &[CniVersion]| {
-                    versions
-                        .iter()
-                        .map(ToString::to_string)
-                        .collect::<Vec<_>>()
-                        .join(", ")
-                };
-                return Err(Error::precondition(format!(
-                    "cni plugin {} speaks {}, not {}: change cniVersion or install another version of the plugin",
-                    plugin.kind,
-                    if spoken.is_empty() {
-                        "no known version".to_owned()
-                    } else {
-                        text(&spoken)
-                    },
-                    text(&common),
-                )));
-            }
-            common.retain(|version| spoken.contains(version));
-        }
-        common
-            .first()
-            .copied()
-            .ok_or_else(|| Error::precondition("no usable cniVersion"))
-    }
-
-    /// The list in the highest version that it and all its plugins know. Only
-    /// a list that offers a choice costs runs of VERSION.
-    async fn negotiated<'a>(&self, list: &'a ConfigList) -> Result<Cow<'a, ConfigList>, CniError> {
-        if list.versions.len() < 2 {
-            return Ok(Cow::Borrowed(list));
-        }
-        let version = self.probe(list).await.map_err(CniError::NotRun)?;
-        Ok(Cow::Owned(list.at_version(version)))
-    }
-
-    /// The list in the version in which the attachment was made.
-    async fn list_for<'a>(
-        &self,
-        list: &'a ConfigList,
-        prev: Option<&Value>,
-    ) -> Cow<'a, ConfigList> {
-        let made = prev.and_then(|prev| prev.get("cniVersion")?.as_str()?.parse().ok());
-        match made {
-            Some(version) if list.versions.contains(&version) => {
-                Cow::Owned(list.at_version(version))
-            }
-            // Detaching must be tried even when a plugin is gone.
-            _ => self.negotiated(list).await.unwrap_or(Cow::Borrowed(list)),
-        }
+    /// What plugins are told when no container is concerned.
+    fn without_container(&self, list: &ConfigList) -> Result<AttachmentArgs, CniError> {
+        Ok(AttachmentArgs {
+            natives: self.natives(list).map_err(CniError::NotRun)?,
+            ..AttachmentArgs::default()
+        })
     }
 
     async fn prepare_add<'a>(
@@ -344,9 +328,7 @@ impl CniRuntime {
                 "adding needs a network namespace",
             )));
         }
-        for plugin in &list.plugins {
-            self.path.find(&plugin.kind)?;
-        }
+        self.find_all(list, &args.natives, false)?;
         self.negotiated(list).await
     }
 
@@ -355,22 +337,15 @@ impl CniRuntime {
         list: &ConfigList,
         index: usize,
         call: &Call<'_>,
+        sockets: &mut Sockets,
         lock: Option<&OperationLock>,
-    ) -> Result<Vec<u8>, CniError> {
-        let invocation = Invocation {
-            capability_args: Some(&call.args.capability_args),
-            config_args: Some(&call.args.config_args),
-            prev_result: call.prev,
-            valid_attachments: call.valid,
-        };
-        let (Some(plugin), Some(stdin)) = (
-            list.plugins.get(index),
-            plugin_stdin(list, index, &invocation),
-        ) else {
-            return Err(CniError::NotRun(Error::internal(format!(
-                "list has no plugin {index}"
-            ))));
-        };
+    ) -> Result<Output, CniError> {
+        let (plugin, config) = configuration(list, index, call)?;
+        if call.args.natives.contains(&index) {
+            let native = self.native_call(list, plugin, call, config, lock)?;
+            return native.run(sockets).await.map(Output::Returned);
+        }
+        let stdin = Value::Object(config).to_string();
         let call = PluginCall {
             kind: &plugin.kind,
             command: call.command,
@@ -378,29 +353,49 @@ impl CniRuntime {
             netns: call.args.netns.as_deref(),
             ifname: &call.args.ifname,
             args: &call.args.cni_args,
-            stdin: &stdin,
+            stdin: stdin.as_bytes(),
         };
-        run(&self.path, &call, self.timeout, lock).await
+        let stdout = run(&self.path, &call, self.timeout, lock).await?;
+        Ok(Output::Written(stdout))
     }
 
-    fn executable(&self, plugin: &str) -> Result<Executable, CniError> {
-        let path = self.path.find(plugin)?;
-        let meta = path.metadata().map_err(|e| {
-            CniError::NotRun(Error::precondition(format!(
-                "cannot read {}: {e}",
-                path.display()
-            )))
-        })?;
-        Ok(Executable {
-            path,
-            inode: meta.ino(),
-            modified: (meta.mtime(), meta.mtime_nsec()),
+    fn native_call(
+        &self,
+        list: &ConfigList,
+        plugin: &PluginConfig,
+        call: &Call<'_>,
+        config: JsonObject,
+        lock: Option<&OperationLock>,
+    ) -> Result<NativeCall, CniError> {
+        Ok(NativeCall {
+            kind: plugin.kind.clone(),
+            command: call.command,
+            container_id: call.args.container_id.clone(),
+            netns: call.args.netns.clone(),
+            ifname: call.args.ifname.clone(),
+            args: call.args.cni_args.clone(),
+            config,
+            version: list.cni_version,
+            mend: false,
+            lock: lock
+                .map(OperationLock::share)
+                .transpose()
+                .map_err(CniError::NotRun)?,
+            others: Others {
+                path: self.path.clone(),
+                timeout: self.timeout,
+                data_path: self.data_path_of(list),
+            },
         })
     }
+}
 
-    fn spoken(&self) -> std::sync::MutexGuard<'_, HashMap<Executable, Vec<CniVersion>>> {
-        self.spoken.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// What a plugin answers.
+enum Output {
+    /// What an executable wrote on standard output.
+    Written(Vec<u8>),
+    /// What a driver returned.
+    Returned(Option<Value>),
 }
 
 /// What all plugins of a list are asked.
@@ -409,6 +404,25 @@ struct Call<'a> {
     args: &'a AttachmentArgs,
     prev: Option<&'a Value>,
     valid: Option<&'a [ValidAttachment]>,
+}
+
+/// A plugin of a list, and what it is told.
+fn configuration<'a>(
+    list: &'a ConfigList,
+    index: usize,
+    call: &Call<'_>,
+) -> Result<(&'a PluginConfig, JsonObject), CniError> {
+    let invocation = Invocation {
+        capability_args: Some(&call.args.capability_args),
+        config_args: Some(&call.args.config_args),
+        prev_result: call.prev,
+        valid_attachments: call.valid,
+    };
+    let config = plugin_config(list, index, &invocation);
+    list.plugins
+        .get(index)
+        .zip(config)
+        .ok_or_else(|| CniError::NotRun(Error::internal(format!("list has no plugin {index}"))))
 }
 
 fn keep_first(first: &mut Option<CniError>, error: CniError) {
@@ -455,7 +469,7 @@ fn read_result(kind: &str, list: &ConfigList, stdout: &[u8]) -> Result<Value, Cn
     Ok(value)
 }
 
-fn bad_output(plugin: &str, command: Command, reason: &str) -> CniError {
+pub(super) fn bad_output(plugin: &str, command: Command, reason: &str) -> CniError {
     CniError::BadOutput {
         plugin: plugin.to_owned(),
         command,

@@ -69,15 +69,23 @@ impl Driver for Bridge {
     fn del(&self, call: &Call<'_>) -> Answer<()> {
         let config = Config::read(call)?;
         let ipam = Managed::of(call)?;
-        veth::detach(call)?;
-        // The address is free for others once nobody has it.
-        if let Some(ipam) = ipam {
-            ipam.del()?;
+        if let Some(ipam) = ipam.filter(Managed::gives_back_by_the_interface) {
+            let released = ipam.del();
+            veth::detach(call)?;
+            released?;
+        } else {
+            veth::detach(call)?;
+            // The address is free for others once nobody has it.
+            ipam.map_or(Ok(()), |ipam| ipam.del())?;
         }
         match ipam {
             Some(_) => release_masquerade(call, &config),
             None => Ok(()),
         }
+    }
+
+    fn mend(&self, call: &Call<'_>) -> Answer<()> {
+        ipmasq::mend(call)
     }
 
     fn check(&self, call: &Call<'_>) -> Answer<()> {

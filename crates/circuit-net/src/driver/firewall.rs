@@ -147,6 +147,10 @@ impl Driver for Firewall {
         Ok(iptables::remove(&Owner::of(call), &addresses)?)
     }
 
+    fn mend(&self, call: &Call<'_>) -> Answer<()> {
+        self.add(call).map(drop)
+    }
+
     fn check(&self, call: &Call<'_>) -> Answer<()> {
         let (prev, config) = (call.needs_prev()?, Config::parse(call.config)?);
         let addresses = addresses(prev);

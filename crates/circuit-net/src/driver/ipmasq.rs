@@ -41,6 +41,14 @@ pub(super) fn ensure(call: &Call<'_>, result: &CniResult) -> Answer<()> {
     masquerade::ensure(call.network(), None, &subnets(call, Some(result)))
 }
 
+/// Has the network of an attachment masqueraded that was made before.
+pub(super) fn mend(call: &Call<'_>) -> Answer<()> {
+    match call.prev {
+        Some(result) if !result.ips.is_empty() && wanted(call)? => ensure(call, result),
+        _ => Ok(()),
+    }
+}
+
 /// Ends the masquerading of a network that has no attachments left, which
 /// `unused` finds out. An attachment that comes meanwhile gets it back.
 pub(super) fn release(call: &Call<'_>, unused: impl Fn() -> Answer<bool>) -> Answer<()> {

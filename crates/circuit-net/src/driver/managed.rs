@@ -32,6 +32,13 @@ impl<'a> Managed<'a> {
         })
     }
 
+    /// Whether leases are given back in messages from the container's
+    /// interface, so that it must still be there. The stock bridge removes it
+    /// first, and servers keep such leases until they expire.
+    pub(super) fn gives_back_by_the_interface(&self) -> bool {
+        self.kind == "dhcp"
+    }
+
     /// Leases addresses: at least one.
     pub(super) fn add(&self) -> Answer<CniResult> {
         let result = self.run(Command::Add)?.unwrap_or_default();

@@ -41,6 +41,7 @@ use circuit_core::cni::{CniResult, ErrorReport, JsonObject};
 
 pub use call::{Call, Command, Sockets};
 pub use delegate::Delegate;
+pub use executable::dispatch;
 pub use options::{Options, Unsupported};
 
 /// What a driver answers: a result, or the error object of the specification.
@@ -79,6 +80,16 @@ pub trait Driver: Sync {
     /// # Errors
     /// An error object, code 50 or 51.
     fn status(&self, _call: &Call<'_>) -> Answer<()> {
+        Ok(())
+    }
+
+    /// Makes again what other programs may have taken away from outside of the
+    /// container, its firewall rules, when the attachment is made; the previous
+    /// result of the call is its final one. Doing it in vain is no error.
+    ///
+    /// # Errors
+    /// An error object.
+    fn mend(&self, _call: &Call<'_>) -> Answer<()> {
         Ok(())
     }
 

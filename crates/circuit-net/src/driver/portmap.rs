@@ -58,6 +58,10 @@ impl Driver for Portmap {
         Ok(())
     }
 
+    fn mend(&self, call: &Call<'_>) -> Answer<()> {
+        self.add(call).map(drop)
+    }
+
     fn check(&self, call: &Call<'_>) -> Answer<()> {
         let (prev, config) = (call.needs_prev()?, Config::parse(call.config)?);
         let targets = find_targets(call, prev)?;

@@ -49,6 +49,10 @@ impl Driver for Ptp {
         release_masquerade(call)
     }
 
+    fn mend(&self, call: &Call<'_>) -> Answer<()> {
+        ipmasq::mend(call)
+    }
+
     fn check(&self, call: &Call<'_>) -> Answer<()> {
         Managed::needed(call)?.check()?;
         let result = call.needs_prev()?;

@@ -1,9 +1,11 @@
 //! One attachment made or taken away. The caller holds the container's lock.
 
+use std::path::{Path, PathBuf};
+
 use circuit_core::{
     Error, ErrorKind, Result,
     attachment::{Attachment, ContainerRecord, LastAddresses, Origin, Phase, Sandbox},
-    datapath::{AddFailure, Added, Arguments},
+    datapath::{AddFailure, Added, Arguments, Datapath},
     labels::{DesiredNetwork, PortMapping},
     plan::interface_names,
 };
@@ -101,12 +103,13 @@ impl Attachments {
             config: config.to_owned(),
             capability_args: arguments.capability_args,
             config_args: arguments.config_args,
+            natives: arguments.natives,
             ips: Vec::new(),
             mac: None,
             result: None,
         };
         record.put(attachment.clone());
-        if let Err(error) = self.book().save(record).await {
+        if let Err(error) = self.book().note(record) {
             record.take(&attachment.network, &attachment.interface);
             self.unpin_unused(record, &pin).await;
             return Err(error);
@@ -155,8 +158,11 @@ impl Attachments {
         match deleted {
             Ok(()) => {
                 record.take(&attachment.network, &attachment.interface);
-                if let Err(error) = self.forget(record, attachment).await {
-                    tracing::warn!(container = record.container, %error, "will clean up later");
+                match self.forget(record, attachment).await {
+                    Ok(unused) => self.unpin(unused).await,
+                    Err(error) => {
+                        tracing::warn!(container = record.container, %error, "will clean up later");
+                    }
                 }
             }
             Err(error) => {
@@ -190,19 +196,35 @@ impl Attachments {
         network: &str,
         interface: &str,
     ) -> Result<()> {
+        let unused = self.detach_but_pin(record, network, interface).await?;
+        self.unpin(unused).await;
+        Ok(())
+    }
+
+    /// As [`detach`](Self::detach), but for the pin, which is the caller's to
+    /// take away while the container is still locked: the kernel takes its time.
+    ///
+    /// # Errors
+    /// As [`detach`](Self::detach).
+    pub(super) async fn detach_but_pin(
+        &self,
+        record: &mut ContainerRecord,
+        network: &str,
+        interface: &str,
+    ) -> Result<Option<PathBuf>> {
         let found = record
             .attachments
             .iter()
             .find(|a| a.network == network && a.interface == interface);
         let Some(attachment) = found.cloned() else {
-            return Ok(());
+            return Ok(None);
         };
         if attachment.phase == Phase::Attached {
             record.put(Attachment {
                 phase: Phase::Detaching,
                 ..attachment.clone()
             });
-            self.book().save(record).await?;
+            self.book().note(record)?;
         }
         let reachable = self.reachable(attachment.clone()).await;
         let _sandbox = self
@@ -225,30 +247,42 @@ impl Attachments {
         attachment
     }
 
-    /// The record of an attachment that is gone from the kernel goes, and its
-    /// pin. A crash in between leaves a pin, which the next start sweeps, or a
-    /// record whose DEL is repeated without a namespace.
-    async fn forget(&self, record: &ContainerRecord, attachment: &Attachment) -> Result<()> {
-        let unpin = async {
-            if let Some(pin) = &attachment.netns {
-                self.unpin_unused(record, pin).await;
-            }
-        };
-        tokio::join!(self.book().save(record), unpin).0
+    /// The record of an attachment that is gone from the kernel goes; returns
+    /// its pin, when nothing uses it any more. A crash before that is taken away
+    /// leaves a pin, which the next start sweeps.
+    async fn forget(
+        &self,
+        record: &ContainerRecord,
+        attachment: &Attachment,
+    ) -> Result<Option<PathBuf>> {
+        self.book().save(record).await?;
+        let pin = attachment.netns.clone();
+        Ok(pin.filter(|pin| self.is_unused(record, pin)))
     }
 
-    async fn unpin_unused(&self, record: &ContainerRecord, pin: &std::path::Path) {
-        let used = record
-            .attachments
-            .iter()
-            .any(|a| a.netns.as_deref() == Some(pin));
-        // The former program's attachments name a task's own namespace.
-        if used || !pin.starts_with(&self.parts.pins) {
-            return;
+    async fn unpin_unused(&self, record: &ContainerRecord, pin: &Path) {
+        if self.is_unused(record, pin) {
+            self.unpin(Some(pin.to_path_buf())).await;
         }
-        if let Err(error) = self.parts.datapath.unpin(pin).await {
-            tracing::warn!(pin = %pin.display(), %error, "cannot unpin: the next start will");
+    }
+
+    /// The former program's attachments name a task's own namespace, which is
+    /// no pin.
+    fn is_unused(&self, record: &ContainerRecord, pin: &Path) -> bool {
+        let uses = |a: &Attachment| a.netns.as_deref() == Some(pin);
+        pin.starts_with(&self.parts.pins) && !record.attachments.iter().any(uses)
+    }
+
+    pub(super) async fn unpin(&self, pin: Option<PathBuf>) {
+        if let Some(pin) = pin {
+            unpin(self.parts.datapath.as_ref(), &pin).await;
         }
+    }
+}
+
+pub(super) async fn unpin(datapath: &dyn Datapath, pin: &Path) {
+    if let Err(error) = datapath.unpin(pin).await {
+        tracing::warn!(pin = %pin.display(), %error, "cannot unpin: the next start will");
     }
 }
 

@@ -3,55 +3,48 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use arc_swap::ArcSwap;
 use circuit_core::{
-    Error, Result,
+    Result,
     attachment::{ContainerRecord, Phase},
     service::{ContainerIp, Problem},
 };
 
-use crate::state::StateDir;
+use crate::state::{State, Ticket};
 
 /// The addresses of every container.
 pub(super) type Snapshot = HashMap<String, Arc<[ContainerIp]>>;
 
 /// The records of every container.
 pub struct Book {
-    state: StateDir,
+    state: State,
     records: Mutex<HashMap<String, Arc<ContainerRecord>>>,
     snapshot: ArcSwap<Snapshot>,
     problems: Mutex<BTreeMap<(String, String), String>>,
 }
 
 impl Book {
-    /// Reads the records of an earlier run; files that could not be read are
-    /// returned with the reason.
-    ///
-    /// # Errors
-    /// When the folder cannot be read.
-    pub fn open(state: StateDir) -> Result<(Self, Vec<(PathBuf, String)>)> {
-        let loaded = state.load()?;
-        let records: HashMap<_, _> = loaded
-            .records
-            .into_iter()
-            .map(|(id, record)| (id, Arc::new(record)))
-            .collect();
+    /// A book of the records of an earlier run, kept in `state`.
+    pub fn new(state: State, records: BTreeMap<String, Arc<ContainerRecord>>) -> Self {
         let snapshot = records
             .iter()
             .map(|(id, record)| (id.clone(), addresses(record)))
             .filter(|(_, addresses)| !addresses.is_empty())
             .collect();
-        let book = Self {
+        Self {
             state,
-            records: Mutex::new(records),
+            records: Mutex::new(records.into_iter().collect()),
             snapshot: ArcSwap::from_pointee(snapshot),
             problems: Mutex::default(),
-        };
-        Ok((book, loaded.unreadable))
+        }
+    }
+
+    /// Ends the use of the state: everything is on disk soon after.
+    pub fn close(&self) {
+        self.state.end();
     }
 
     /// A container's record; an empty one when there is none.
@@ -76,19 +69,30 @@ impl Book {
             .collect()
     }
 
-    /// Makes a record durable, then visible.
+    /// Notes a record, which is visible from now on and survives the end of
+    /// this process: an intent, before the kernel is touched. After a power cut
+    /// it may be missing, as everything is that the kernel was told.
     ///
     /// # Errors
     /// When the disk refuses; memory then still says what the disk says.
+    pub fn note(&self, record: &ContainerRecord) -> Result<()> {
+        self.write(record).map(drop)
+    }
+
+    /// Notes a record and waits until it survives the end of the machine.
+    ///
+    /// # Errors
+    /// When the disk refuses.
     pub async fn save(&self, record: &ContainerRecord) -> Result<()> {
-        let state = self.state.clone();
+        let ticket = self.write(record)?;
+        self.state.durable(ticket).await
+    }
+
+    fn write(&self, record: &ContainerRecord) -> Result<Ticket> {
         let record = Arc::new(record.clone());
-        let saved = Arc::clone(&record);
-        tokio::task::spawn_blocking(move || state.save(&saved))
-            .await
-            .map_err(|error| Error::internal(format!("saving a record failed: {error}")))??;
+        let ticket = self.state.put(Arc::clone(&record))?;
         self.show(record);
-        Ok(())
+        Ok(ticket)
     }
 
     fn show(&self, record: Arc<ContainerRecord>) {

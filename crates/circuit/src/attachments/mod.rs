@@ -6,8 +6,10 @@ mod book;
 mod locks;
 mod original;
 mod service;
+mod sightings;
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap, HashSet},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -17,6 +19,7 @@ use async_trait::async_trait;
 use circuit_core::{
     Error, Result,
     attachment::{ContainerRecord, Phase, Sandbox},
+    cni::ConfigList,
     datapath::Datapath,
     labels::Labels,
     runtime::{Container, ExtensionEntry, Runtime, Task},
@@ -28,6 +31,7 @@ use tokio_util::task::TaskTracker;
 pub use attach::Join;
 pub use book::Book;
 pub use locks::{KeyGuard, KeyedLocks};
+use sightings::Sightings;
 
 /// Where the configuration of a network comes from.
 #[async_trait]
@@ -76,6 +80,7 @@ pub struct Attachments {
     /// former program's attachments was taken over.
     settled: Mutex<HashSet<String>>,
     own_updates: Arc<OwnUpdates>,
+    sightings: Sightings,
 }
 
 /// How many changes of a container's record that the runtime will tell of are
@@ -110,6 +115,7 @@ impl Attachments {
             publishing: TaskTracker::new(),
             settled: Mutex::default(),
             own_updates: Arc::default(),
+            sightings: Sightings::default(),
         }
     }
 
@@ -145,14 +151,49 @@ impl Attachments {
     /// When the runtime does not answer.
     pub async fn see(&self, container: &str) -> Result<Option<Seen>> {
         let runtime = self.runtime();
+        let as_of = self.sightings.now();
         let (record, task) = tokio::join!(runtime.container(container), runtime.task(container));
         let Some(container) = record? else {
             return Ok(None);
         };
-        Ok(Some(Seen {
+        let seen = Seen {
             container,
             task: task?,
-        }))
+        };
+        if let Some(task) = seen.alive()
+            && let Some(started) = self.parts.datapath.started(task.pid)
+        {
+            self.sightings.keep(as_of, &seen, started);
+        }
+        Ok(Some(seen))
+    }
+
+    /// As [`see`](Self::see), without waiting for the runtime when what it said
+    /// last still holds: nothing was told of the container since, and the
+    /// task's process is alive.
+    ///
+    /// # Errors
+    /// When the runtime must be asked and does not answer.
+    pub(crate) async fn see_known(&self, container: &str) -> Result<Option<Seen>> {
+        let started = |pid| self.parts.datapath.started(pid);
+        let Some(mut seen) = self.sightings.get(container, started) else {
+            return self.see(container).await;
+        };
+        if self.settled().contains(container) {
+            // Our own changes to it are no news, so this may be an old one.
+            seen.container.extension = None;
+        }
+        Ok(Some(seen))
+    }
+
+    /// The runtime tells of a change to a container.
+    pub(crate) fn changed(&self, container: &str) {
+        self.sightings.forget(container);
+    }
+
+    /// The runtime may not have told of everything.
+    pub(crate) fn all_may_have_changed(&self) {
+        self.sightings.forget_all();
     }
 
     /// Lets go of what is kept for a container that is gone.
@@ -197,10 +238,12 @@ impl Attachments {
         write_extension(self.runtime(), &self.own_updates, &record.container, &ours).await
     }
 
-    /// Writes the extension without keeping the caller waiting for containerd's
-    /// disk. The container stays locked until it is written.
-    fn publish_later(&self, guard: KeyGuard, record: &ContainerRecord) {
+    /// Writes the extension, and takes a pin away that nothing uses, without
+    /// keeping the caller waiting for containerd's disk and the kernel. The
+    /// container stays locked until that is done.
+    fn publish_later(&self, guard: KeyGuard, record: &ContainerRecord, unused: Option<PathBuf>) {
         let runtime = Arc::clone(&self.parts.runtime);
+        let datapath = Arc::clone(&self.parts.datapath);
         let (ours, container) = (extension(record), record.container.clone());
         let (wake, own) = (self.wake.clone(), Arc::clone(&self.own_updates));
         self.publishing.spawn(async move {
@@ -208,6 +251,9 @@ impl Attachments {
             if let Err(error) = written {
                 tracing::warn!(container, %error, "will write the extension later");
                 let _ = wake.send(container);
+            }
+            if let Some(pin) = unused {
+                attach::unpin(datapath.as_ref(), &pin).await;
             }
             drop(guard);
         });
@@ -245,9 +291,11 @@ impl Attachments {
         self.publishing.wait().await;
     }
 
-    /// Gives the container one default route: that of the first network its
-    /// labels name, else of the first it was connected to. The others' stay as
-    /// fall-backs. Plugins by themselves let the last one win.
+    /// Gives the container one default route: that of the network with the
+    /// highest priority by label or configuration; among equals that of the
+    /// first network its labels name, else of the first it was connected to.
+    /// The others' stay as fall-backs. Plugins by themselves let the last one
+    /// win.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -267,12 +315,14 @@ impl Attachments {
         ) else {
             return Ok(());
         };
-        attached.sort_by_key(|a| {
-            labels
-                .networks
-                .iter()
-                .position(|n| n.network == a.network)
-                .unwrap_or(usize::MAX)
+        attached.sort_by_cached_key(|a| {
+            let named = labels.networks.iter().position(|n| n.network == a.network);
+            let priority = labels.gw_priorities.get(&a.network).copied();
+            let priority = priority.or_else(|| {
+                let config = ConfigList::parse(a.config.as_bytes()).ok()?;
+                config.gw_priority
+            });
+            (Reverse(priority.unwrap_or(0)), named.unwrap_or(usize::MAX))
         });
         let interfaces: Vec<String> = attached.iter().map(|a| a.interface.clone()).collect();
         self.parts.datapath.order_routes(&netns, &interfaces).await

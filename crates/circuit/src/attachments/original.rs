@@ -1,7 +1,11 @@
 //! Attachments that the first Circuit made: only the extension on the
 //! container's record tells of them, and their CNI container id is a pid.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::PathBuf,
+};
 
 use circuit_core::{
     Result,
@@ -100,6 +104,7 @@ impl Attachments {
             config,
             capability_args: Map::new(),
             config_args: Map::new(),
+            natives: BTreeSet::new(),
             ips: entry
                 .ip
                 .parse::<IpAddr>()

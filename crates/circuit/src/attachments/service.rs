@@ -15,7 +15,7 @@ use super::{Attachments, Join, Seen, no_container};
 impl service::Attachments for Attachments {
     async fn connect(&self, container: &str, network: &str) -> Result<Connected> {
         let guard = self.lock(container).await;
-        let Some(seen) = self.see(container).await? else {
+        let Some(seen) = self.see_known(container).await? else {
             return Err(no_container(container));
         };
         let Some(task) = seen.alive() else {
@@ -53,7 +53,7 @@ impl service::Attachments for Attachments {
                     tracing::warn!(container, %error, "cannot order the default routes");
                 }
                 self.book().solved(container, network);
-                self.publish_later(guard, &record);
+                self.publish_later(guard, &record, None);
                 Ok(connected(&attachment))
             }
             Err(error) => {
@@ -69,7 +69,7 @@ impl service::Attachments for Attachments {
 
     async fn disconnect(&self, container: &str, network: &str) -> Result<()> {
         let guard = self.lock(container).await;
-        let seen = self.see(container).await;
+        let seen = self.see_known(container).await;
         let mut record = self.book().record(container);
         // What is on record can be taken away even when containerd is silent.
         let seen = match seen {
@@ -97,11 +97,12 @@ impl service::Attachments for Attachments {
             )));
         };
         record.decline(network, task.map(|task| task.pid));
-        self.detach(&mut record, network, &attachment.interface)
+        let unused = self
+            .detach_but_pin(&mut record, network, &attachment.interface)
             .await?;
         self.book().solved(container, network);
         tracing::info!("disconnected {container} from {network}");
-        self.publish_later(guard, &record);
+        self.publish_later(guard, &record, unused);
         Ok(())
     }
 

@@ -128,6 +128,20 @@ pub enum Command {
     /// Stop and start containers in agreement with their restart policy.
     #[command(subcommand)]
     Container(container::Command),
+    /// Serve one call as a CNI plugin, for container runtimes.
+    Cni(CniArgs),
+}
+
+/// The arguments of `circuit cni`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The call is in the environment (CNI_COMMAND and its like) and on standard input,
+as the CNI specification says. Links to circuit under the names of plugins do the
+same: ln -s /usr/local/bin/circuit /opt/cni/bin/bridge")]
+pub struct CniArgs {
+    /// The plugin's type, such as bridge.
+    #[arg(value_name = "TYPE")]
+    pub kind: String,
 }
 
 /// A command that talks to a daemon.

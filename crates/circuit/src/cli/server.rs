@@ -53,6 +53,12 @@ pub struct ServerArgs {
     #[arg(long, value_name = "PATH", default_value = CNI_PATH)]
     cni_path: Vec<String>,
 
+    /// How plugins are run of which circuit has native drivers: by the driver
+    /// where it can do the configuration (auto), always (native), never (exec).
+    /// The key "io.circuit.data-path" of a network counts more.
+    #[arg(long, value_name = "WAY", default_value = "auto", value_parser = ["auto", "native", "exec"])]
+    data_path: String,
+
     /// The name of this node; the host's name when absent.
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
@@ -73,6 +79,10 @@ pub struct ServerArgs {
     /// Where the socket and pinned network namespaces live.
     #[arg(long, value_name = "DIRECTORY", default_value = "/run/circuit")]
     run_dir: PathBuf,
+
+    /// Where dhcp plugins find the keeper of leases.
+    #[arg(long, value_name = "PATH", default_value = "/run/cni/dhcp.sock")]
+    dhcp_socket: PathBuf,
 
     /// How long a CNI plugin may run before it is killed.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = some_duration)]
@@ -106,12 +116,16 @@ pub struct ServerOptions {
     pub network_label: String,
     /// Folders with CNI plugins, in the order they are searched.
     pub cni_path: Vec<PathBuf>,
+    /// How plugins are run: `auto`, `native` or `exec`.
+    pub data_path: String,
     /// The name of this node.
     pub node_name: String,
     /// Where attachments are remembered.
     pub state_dir: PathBuf,
     /// Where sockets and pins live.
     pub run_dir: PathBuf,
+    /// The socket of the keeper of DHCP leases.
+    pub dhcp_socket: PathBuf,
     /// How long a CNI plugin may run.
     pub cni_timeout: Duration,
     /// The time between two full passes.
@@ -164,6 +178,8 @@ impl ServerArgs {
             containerd_namespace: self.containerd_namespace,
             network_label: self.network_label,
             cni_path,
+            data_path: self.data_path,
+            dhcp_socket: self.dhcp_socket,
             node_name: node_name(self.node_name)?,
             state_dir: self
                 .state_dir
@@ -272,6 +288,7 @@ mod tests {
         assert_eq!(options.containerd_namespace, "default");
         assert_eq!(options.network_label, "io.circuit.network");
         assert_eq!(options.cni_timeout, Duration::from_secs(60));
+        assert_eq!(options.data_path, "auto");
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! The daemon: builds its parts from the options, runs them as one supervised
 //! set, and drains them. The only place that names concrete backends.
 
+mod leases;
 mod signals;
 
 use std::{sync::Arc, time::Duration};
 
 use circuit_core::{Error, Result, runtime::Runtime as _};
 use circuit_net::cni::{CniRuntime, OperationLock, PluginPath};
+use leases::Leases;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -14,12 +16,12 @@ use crate::{
     attachments::{Attachments, Book, Parts},
     cli::server::ServerOptions,
     containerd::Containerd,
-    datapath::ExecDatapath,
+    datapath::CniDatapath,
     grpc::{self, Listeners, Security, Services, tls::TlsFiles},
     networks::NetworkService,
     node::Alone,
     reconciler::Reconciler,
-    state::{StateDir, make_private},
+    state::{State, make_private},
     store::LocalStore,
 };
 
@@ -49,6 +51,7 @@ struct Daemon {
     attachments: Arc<Attachments>,
     reconciler: Arc<Reconciler>,
     wakes: mpsc::UnboundedReceiver<String>,
+    leases: Leases,
     /// Keeps a second daemon away from the same records.
     _lock: OperationLock,
 }
@@ -69,22 +72,21 @@ impl Daemon {
         let lock = lock_state(options)?;
         let runtime = Containerd::new(&options.containerd, &options.containerd_namespace)
             .map_err(|error| Error::invalid(error.to_string()))?;
-        let cni = CniRuntime::new(PluginPath::new(&options.cni_path), options.cni_timeout);
+        let cni = CniRuntime::new(PluginPath::new(&options.cni_path), options.cni_timeout)
+            .on(options.data_path.parse()?);
         let store = Arc::new(LocalStore::open(&options.datastore)?);
-        let state = StateDir::open(&options.state_dir, runtime.namespace())?;
-        let (book, unreadable) = Book::open(state)?;
-        for (path, reason) in unreadable {
+        let (state, loaded) = State::open(&options.state_dir, runtime.namespace())?;
+        for damage in loaded.damage {
             tracing::error!(
-                "cannot read the record {}: {reason}: what it says of its container is lost; \
-                 move it away when that container's networks are in order",
-                path.display()
+                "cannot read a record, {damage}: what it says of its container is lost"
             );
         }
+        let book = Book::new(state, loaded.records);
         let pins = options.run_dir.join("netns");
         make_private(&pins).map_err(|error| cannot_make(&pins, &error))?;
         let parts = Parts {
             runtime: Arc::new(runtime),
-            datapath: Arc::new(ExecDatapath::new(
+            datapath: Arc::new(CniDatapath::new(
                 cni.clone(),
                 options.run_dir.join("locks"),
                 pins.clone(),
@@ -110,6 +112,7 @@ impl Daemon {
             attachments,
             reconciler,
             wakes,
+            leases: Leases::start(&options.run_dir.join("dhcp"), &options.dhcp_socket)?,
             _lock: lock,
         })
     }
@@ -138,6 +141,11 @@ impl Daemon {
             reconciler.run(wakes, stop).await;
             ("reconciler", Ok(()))
         });
+        let (stop, reconciler) = (shutdown.clone(), Arc::clone(&self.reconciler));
+        parts.spawn(async move {
+            reconciler.guard(stop).await;
+            ("firewall", Ok(()))
+        });
         let (stop, reconciler) = (shutdown.clone(), self.reconciler);
         let every = options.reconcile_interval;
         parts.spawn(async move {
@@ -149,6 +157,8 @@ impl Daemon {
         let outcome = supervise(parts, shutdown).await;
         // What is not written now is written by the next start.
         let _ = tokio::time::timeout(DRAIN, self.attachments.idle()).await;
+        self.leases.stop().await;
+        self.attachments.book().close();
         tracing::info!("stopped: attachments stay as they are");
         outcome
     }

@@ -1,7 +1,8 @@
-//! How attachments come into the kernel. Today every plugin is run as the CNI
-//! specification says.
+//! How attachments come into the kernel: by the plugins of CNI, those that
+//! Circuit has drivers of in this process.
 
 mod arguments;
-mod exec;
+mod cni;
+mod disturbances;
 
-pub use exec::ExecDatapath;
+pub use cni::CniDatapath;

@@ -367,6 +367,8 @@ impl Reconciler {
             !std::mem::replace(&mut w.checked, true)
         });
         for attachment in record.attachments.iter().filter(kept).filter(|_| first) {
+            // Rules may have been taken away while nobody was there to notice.
+            self.mend(attachment).await;
             if let Err(error) = self.attachments.parts.datapath.check(attachment).await {
                 let message = format!(
                     "the attachment is not as it was made: {error}: disconnect and connect it again"

@@ -70,6 +70,7 @@ impl Reconciler {
         let own = matches!(event, Event::ContainerUpdated { container }
             if self.attachments.is_own_update(container));
         if !own {
+            self.attachments.changed(event.container());
             self.attachments.wake(event.container());
         }
     }
@@ -80,6 +81,7 @@ impl Reconciler {
     /// When the runtime does not answer.
     pub async fn full_pass(&self) -> Result<()> {
         self.attachments.forget_own_updates();
+        self.attachments.all_may_have_changed();
         let containers = self.attachments.runtime().containers().await?;
         let mut ours: BTreeSet<String> = self
             .attachments

@@ -3,6 +3,7 @@
 
 mod container;
 mod follow;
+mod mend;
 mod queue;
 mod restarts;
 mod stop_start;

@@ -174,10 +174,13 @@ fn what_does_not_work_now_is_a_failed_precondition() {
     );
     node.stop_containerd();
     refused(
-        api.connect("shell", "nope"),
+        api.connect("idle", "ctr0"),
         Code::Unavailable,
         &["containerd"],
     );
+    // What is known of a container whose task lives needs no containerd.
+    api.disconnect("shell", "ctr0").unwrap();
+    api.connect("shell", "ctr0").unwrap();
     node.start_containerd();
 }
 

@@ -10,7 +10,7 @@ use crate::support::{
     Api, NETWORK, assert_exactly, assert_names, create_ctr0, error_of, ips, wait_for_problem,
 };
 
-crate::on_both_plugins!(
+crate::on_every_data_path!(
     several_networks,
     two_families,
     an_unlabelled_container_that_exits_leaves_nothing,

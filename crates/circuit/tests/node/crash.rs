@@ -7,13 +7,18 @@ use circuit_testing::{NodeBuilder, PATIENCE, TestNode, network, wait_until};
 
 use crate::support::{NETWORK, RESTART, assert_exactly, create_ctr0, ips};
 
-crate::on_both_plugins!(
+crate::on_every_data_path!(
     killed_while_connecting,
     killed_while_disconnecting,
     killed_while_restarting,
     killed_while_containers_come_and_go,
-    killed_while_a_plugin_runs,
 );
+
+mod executables {
+    use super::killed_while_a_plugin_runs;
+
+    crate::on_both_plugins!(killed_while_a_plugin_runs);
+}
 
 /// From before the first system call to after the last one.
 fn moments() -> impl Iterator<Item = Duration> {

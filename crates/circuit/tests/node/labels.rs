@@ -8,8 +8,9 @@ use crate::support::{
     NETWORK, assert_exactly, assert_names, create_ctr0, ips, logged, problems, wait_for_problem,
 };
 
-crate::on_both_plugins!(
+crate::on_every_data_path!(
     order_is_kept,
+    the_default_route_goes_where_it_is_wished,
     wishes_are_granted,
     ports_lead_to_the_container
 );
@@ -56,6 +57,37 @@ fn order_is_kept(node: NodeBuilder) {
     assert_names(&way_out(&node, "web"), &["via 10.3.0.1", "dev eth0"]);
     node.exec("web", &["ping", "-c", "1", "-W", "5", "10.2.0.1"])
         .ok();
+    node.remove_container("web");
+    node.assert_nothing_left();
+}
+
+fn the_default_route_goes_where_it_is_wished(node: NodeBuilder) {
+    let node = node.start();
+    three_networks(&node);
+    let mut list: serde_json::Value =
+        serde_json::from_str(&network::full("high", "10.4.0.0/16")).unwrap();
+    list["io.circuit.gw-priority"] = 5.into();
+    node.create_network("high", &list.to_string());
+    let labels = [
+        (NETWORK, "a,b,high"),
+        ("io.circuit.network.b.gw-priority", "10"),
+    ];
+    node.run_container("web", &labels, &[]);
+    wait_for_ips(&node, "web", 3);
+    let way_is = |by: [&str; 2]| {
+        wait_until(&format!("the way out is {by:?}"), PATIENCE, || {
+            let way = way_out(&node, "web");
+            by.iter().all(|part| way.contains(part))
+        });
+    };
+    way_is(["via 10.2.0.1", "dev eth1"]);
+    node.circuit(&["network", "disconnect", "web", "b"]).ok();
+    way_is(["via 10.4.0.1", "dev eth2"]);
+    node.circuit(&["network", "disconnect", "web", "high"]).ok();
+    way_is(["via 10.1.0.1", "dev eth0"]);
+    // By hand, it has the priority that the labels give it.
+    node.circuit(&["network", "connect", "web", "b"]).ok();
+    way_is(["via 10.2.0.1", "dev eth1"]);
     node.remove_container("web");
     node.assert_nothing_left();
 }
@@ -121,12 +153,12 @@ fn ports_lead_to_the_container(node: NodeBuilder) {
     assert_eq!(get(&node, "http://192.0.2.2:8081/"), "hello\n");
     node.start_daemon();
     assert_eq!(get(&node, "http://192.0.2.2:8081/"), "hello\n");
-    let rules = node.firewall();
-    assert_names(&rules, &["CNI-DN-", "--dport 8081", "--dport 8082"]);
+    let published = node.publications();
+    assert_names(&published.join("\n"), &["tcp 8081 -> ", "tcp 8082 -> "]);
 
     node.remove_container("web");
     node.assert_nothing_left();
-    assert!(!node.firewall().contains("8081"), "{}", node.firewall());
+    assert!(node.publications().is_empty(), "{:?}", node.publications());
     assert_eq!(get(&node, "http://192.0.2.2:8081/"), "");
 }
 

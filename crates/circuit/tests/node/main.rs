@@ -15,6 +15,7 @@ mod crash;
 mod labels;
 mod load;
 mod main_job;
+mod native;
 mod networks;
 mod original;
 mod plugins;
@@ -31,16 +32,38 @@ fn node() -> NodeBuilder {
     TestNode::builder(env!("CARGO_BIN_EXE_circuit"))
 }
 
-/// Makes a test for each version of the CNI plugins of a function that takes
-/// the node's builder.
+/// A node whose networks are made by the stock plugins of that version.
+fn node_with(plugins: Plugins) -> NodeBuilder {
+    node().plugins(plugins).server(&["--data-path", "exec"])
+}
+
+/// Makes two tests of a function that takes the node's builder, which needs
+/// the stock plugins: on both versions of them.
 #[macro_export]
 macro_rules! on_both_plugins {
     ($($name:ident),+ $(,)?) => {
         mod plugins_1_1 {
-            $(#[test] fn $name() { super::$name($crate::node()); })+
+            $(#[test] fn $name() { super::$name($crate::node_with($crate::Plugins::System)); })+
         }
         mod plugins_1_9 {
-            $(#[test] fn $name() { super::$name($crate::node().plugins($crate::Plugins::Newer)); })+
+            $(#[test] fn $name() { super::$name($crate::node_with($crate::Plugins::Newer)); })+
+        }
+    };
+}
+
+/// Makes three tests of a function that takes the node's builder: on both
+/// versions of the stock plugins, and on the native drivers without any.
+#[macro_export]
+macro_rules! on_every_data_path {
+    ($($name:ident),+ $(,)?) => {
+        mod plugins_1_1 {
+            $(#[test] fn $name() { super::$name($crate::node_with($crate::Plugins::System)); })+
+        }
+        mod plugins_1_9 {
+            $(#[test] fn $name() { super::$name($crate::node_with($crate::Plugins::Newer)); })+
+        }
+        mod native {
+            $(#[test] fn $name() { super::$name($crate::node().plugins($crate::Plugins::None)); })+
         }
     };
 }

@@ -2,7 +2,7 @@
 
 use circuit_testing::{Containerd, NodeBuilder, PATIENCE, network, wait_until};
 
-crate::on_both_plugins!(by_hand, by_label, comes_back_connected);
+crate::on_every_data_path!(by_hand, by_label, comes_back_connected);
 
 fn by_hand(node: NodeBuilder) {
     let node = node.start();

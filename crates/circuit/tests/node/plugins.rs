@@ -1,10 +1,12 @@
 //! What plugins are asked beside ADD and DEL, other ways to addresses, and
 //! containers that share a namespace.
 
-use circuit_testing::{PATIENCE, Plugins, TestNode, network, wait_until};
+use circuit_testing::{NodeBuilder, PATIENCE, Plugins, TestNode, network, wait_until};
 use serde_json::json;
 
 use crate::support::{NETWORK, create_ctr0};
+
+crate::on_every_data_path!(udp_ports_are_published);
 
 /// Writes down what it is asked, and leaves the answer to a stock plugin.
 const WITNESS: &str = "#!/bin/sh\n\
@@ -122,9 +124,8 @@ fn two_containers_in_one_namespace_get_an_interface_each() {
     node.assert_nothing_left();
 }
 
-#[test]
-fn udp_ports_are_published() {
-    let node = crate::node().start();
+fn udp_ports_are_published(node: NodeBuilder) {
+    let node = node.start();
     node.create_network("ctr0", &network::full("ctr0", "10.255.0.0/16"));
     let labels = [
         (NETWORK, "ctr0"),
@@ -132,12 +133,14 @@ fn udp_ports_are_published() {
     ];
     node.run_container("web", &labels, &[]);
     node.wait_for_addresses("web");
-    for rule in [
-        "-p udp -m udp --dport 5353 -j DNAT --to-destination 10.255.0.2:53",
-        "-p tcp -m tcp --dport 8080 -j DNAT --to-destination 10.255.0.2:80",
-        "-p tcp -m tcp --dport 8081 -j DNAT --to-destination 10.255.0.2:81",
+    for published in [
+        "udp 5353 -> 10.255.0.2:53",
+        "tcp 8080 -> 10.255.0.2:80",
+        "tcp 8081 -> 10.255.0.2:81",
     ] {
-        wait_until(rule, PATIENCE, || node.firewall().contains(rule));
+        wait_until(published, PATIENCE, || {
+            node.publications().iter().any(|one| one == published)
+        });
     }
     node.remove_container("web");
     node.assert_nothing_left();

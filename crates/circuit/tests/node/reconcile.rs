@@ -11,7 +11,7 @@ use circuit_testing::{NodeBuilder, PATIENCE, TestNode, network, wait_until};
 
 use crate::support::{NETWORK, RESTART, assert_exactly, create_ctr0, ips, names, run_containers};
 
-crate::on_both_plugins!(
+crate::on_every_data_path!(
     the_daemon_was_away,
     containerd_comes_back,
     the_machine_reboots,
@@ -130,11 +130,8 @@ fn the_machine_reboots(node: NodeBuilder) {
         assert_eq!(node.pins().len(), 2);
         assert_eq!(node.records().len(), 3);
         assert_eq!(node.veths().len(), 3);
-        assert!(
-            node.firewall().contains("--dport 8081"),
-            "{}",
-            node.firewall()
-        );
+        let published = node.publications();
+        assert!(published[0].starts_with("tcp 8081 -> "), "{published:?}");
     }
     for name in ["always", "unless", "stopped", "plain", "byhand"] {
         node.remove_container(name);
@@ -263,24 +260,18 @@ fn a_record_that_cannot_be_read_spoils_only_itself() {
     assert_exactly(&node, &[("one", 1), ("two", 1)]);
     node.kill_daemon();
     let state = node.path("/var/lib/circuit/state");
-    let found = node
-        .run("find", &[&state_inside(), "-name", "one.json"])
-        .ok();
-    let inside = found
-        .trim()
-        .strip_prefix(&state_inside())
-        .unwrap()
-        .to_owned();
-    std::fs::write(format!("{}{inside}", state.display()), "{").unwrap();
+    let journal = state.join("default.journal");
+    let text = String::from_utf8(std::fs::read(&journal).unwrap()).unwrap();
+    let damaged = text.replace("\"container\":\"one\"", "\"container\":\"ono\"");
+    assert_ne!(text, damaged);
+    std::fs::write(&journal, damaged).unwrap();
     node.start_daemon();
     wait_until("the log names it", PATIENCE, || {
-        crate::support::logged(&node, &["ERROR", "one.json"]) == 1
+        crate::support::logged(&node, &["ERROR", "line 2 of", "damaged.0"]) == 1
     });
+    let kept = std::fs::read_to_string(state.join("default.damaged.0")).unwrap();
+    assert!(kept.contains("\"ono\""), "the damaged journal is kept");
     assert_eq!(ips(&node, "two").len(), 1);
     node.run_container("three", &[(NETWORK, "ctr0")], &[]);
     node.wait_for_addresses("three");
-}
-
-fn state_inside() -> String {
-    "/var/lib/circuit/state".to_owned()
 }

@@ -6,7 +6,7 @@ use circuit_testing::{NodeBuilder, PATIENCE, network, wait_until};
 
 use crate::support::{NETWORK, RESTART, assert_exactly, create_ctr0, ips};
 
-crate::on_both_plugins!(
+crate::on_every_data_path!(
     every_old_value_means_always,
     the_address_and_the_ports_are_kept,
     a_network_joined_by_hand_is_joined_again,
@@ -54,11 +54,9 @@ fn the_address_and_the_ports_are_kept(node: NodeBuilder) {
         node.kill_task("web");
         pid = node.wait_for_new_task("web", pid);
         assert_eq!(node.wait_for_addresses("web"), before);
-        let rules = node.firewall();
-        let leading = rules
-            .lines()
-            .filter(|l| l.contains("--dport 8081") && l.contains("DNAT"));
-        assert_eq!(leading.count(), 1, "{rules}");
+        let published = node.publications();
+        let leading = published.iter().filter(|one| one.starts_with("tcp 8081 "));
+        assert_eq!(leading.count(), 1, "{published:?}");
     }
     node.remove_container("web");
     node.assert_nothing_left();

@@ -155,14 +155,16 @@ pub(crate) fn disagreement(node: &TestNode, wanted: &[(&str, usize)]) -> Option<
             return Some(format!("{count} {what} and not {want}:\n{held}"));
         }
     }
-    // Each address with masquerade has one chain of its own.
+    // Executables make a chain for each address that is masqueraded, drivers
+    // one rule for the network.
+    let executed = node.executed();
     let chains = held
         .chains
         .iter()
         .filter(|c| c.starts_with(":CNI-"))
         .count();
-    (chains != attachments)
-        .then(|| format!("{chains} chains for {attachments} attachments:\n{held}"))
+    (chains != executed)
+        .then(|| format!("{chains} chains for {executed} attachments by executables:\n{held}"))
 }
 
 /// Waits until everything agrees that exactly these containers are on that

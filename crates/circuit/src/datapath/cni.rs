@@ -1,7 +1,7 @@
-//! Attachments made by running the networks' CNI plugins.
+//! Attachments made by the networks' CNI plugins, native or executables.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -17,14 +17,17 @@ use circuit_core::{
 };
 use circuit_net::{
     announce::announce_soon,
-    cni::{AttachmentArgs, CniRuntime, OperationLock},
-    netlink, netns,
+    cni::{AttachmentArgs, CniRuntime, Natives, OperationLock, Way},
+    netlink, netns, process,
 };
 
 use ipnet::IpNet;
 use tokio::task::AbortHandle;
 
-use super::arguments::{arguments, granted};
+use super::{
+    arguments::{arguments, granted},
+    disturbances::Disturbances,
+};
 
 /// DEL is run this often before its failure is told: plugins lose races for
 /// iptables' chains against each other.
@@ -33,8 +36,8 @@ const DEL_PAUSE: Duration = Duration::from_millis(50);
 /// Where host-local keeps leases when the configuration does not say.
 const LEASES: &str = "/var/lib/cni/networks";
 
-/// Runs CNI plugins.
-pub struct ExecDatapath {
+/// Attaches by CNI plugins.
+pub struct CniDatapath {
     cni: CniRuntime,
     /// One lock file a container; plugins inherit the lock, so that one which
     /// outlives a killed daemon is waited for by the next.
@@ -43,9 +46,12 @@ pub struct ExecDatapath {
     pins: PathBuf,
     /// Announcements under way, by CNI container id and interface.
     announcing: Mutex<HashMap<(String, String), AbortHandle>>,
+    /// What was said of plugins that no driver can take the place of.
+    told: Mutex<HashSet<String>>,
+    disturbances: Disturbances,
 }
 
-impl ExecDatapath {
+impl CniDatapath {
     /// A datapath that runs plugins by `cni` and keeps lock files in `locks`;
     /// `pins` is the folder of pinned namespaces.
     pub fn new(cni: CniRuntime, locks: PathBuf, pins: PathBuf) -> Self {
@@ -54,6 +60,25 @@ impl ExecDatapath {
             locks,
             pins,
             announcing: Mutex::default(),
+            told: Mutex::default(),
+            disturbances: Disturbances::default(),
+        }
+    }
+
+    /// Says once which key keeps a plugin from being run in this process.
+    fn tell_ways(&self, config: &ConfigList) {
+        for (kind, way) in self.cni.ways(config) {
+            let Way::Fallback(unsupported) = way else {
+                continue;
+            };
+            let text = format!(
+                "network {}: {kind} runs as an executable, as {unsupported}",
+                config.name
+            );
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.insert(text.clone()) {
+                tracing::info!("{text}");
+            }
         }
     }
 
@@ -127,7 +152,7 @@ impl ExecDatapath {
     }
 }
 
-impl ExecDatapath {
+impl CniDatapath {
     async fn del_patiently(
         &self,
         config: &ConfigList,
@@ -181,11 +206,12 @@ impl ExecDatapath {
     }
 }
 
-/// True when a plugin masquerades by the addresses that it finds on the
+/// True when an executable masquerades by the addresses that it finds on the
 /// container's interface.
-fn masquerades(config: &ConfigList) -> bool {
-    config.plugins.iter().any(|plugin| {
-        matches!(plugin.kind.as_str(), "bridge" | "ptp")
+fn masquerades(config: &ConfigList, natives: &Natives) -> bool {
+    config.plugins.iter().enumerate().any(|(index, plugin)| {
+        !natives.contains(&index)
+            && matches!(plugin.kind.as_str(), "bridge" | "ptp")
             && plugin
                 .raw
                 .get("ipMasq")
@@ -195,7 +221,7 @@ fn masquerades(config: &ConfigList) -> bool {
 }
 
 #[async_trait]
-impl Datapath for ExecDatapath {
+impl Datapath for CniDatapath {
     fn arguments(
         &self,
         config: &str,
@@ -203,7 +229,13 @@ impl Datapath for ExecDatapath {
         last: Option<&LastAddresses>,
         ports: &[PortMapping],
     ) -> Result<Arguments> {
-        arguments(&ConfigList::parse(config.as_bytes())?, wanted, last, ports)
+        let config = ConfigList::parse(config.as_bytes())?;
+        let natives = self.cni.natives(&config)?;
+        self.tell_ways(&config);
+        Ok(Arguments {
+            natives,
+            ..arguments(&config, wanted, last, ports)?
+        })
     }
 
     fn publishes_ports(&self, config: &str) -> bool {
@@ -227,6 +259,10 @@ impl Datapath for ExecDatapath {
             pid,
             netns: netns.inode,
         })
+    }
+
+    fn started(&self, pid: u32) -> Option<u64> {
+        process::started(pid)
     }
 
     async fn pin(&self, sandbox: Sandbox, pin: &Path) -> Result<()> {
@@ -291,7 +327,7 @@ impl Datapath for ExecDatapath {
         self.be_silent(attachment);
         let config = ConfigList::parse(attachment.config.as_bytes())?;
         let lock = self.lock(attachment).await?;
-        if attachment.netns.is_some() || !masquerades(&config) {
+        if attachment.netns.is_some() || !masquerades(&config, &attachment.natives) {
             return self.del_patiently(&config, attachment, &lock).await;
         }
         for ip in &attachment.ips {
@@ -311,6 +347,25 @@ impl Datapath for ExecDatapath {
             .cni
             .check(&config, &args(attachment), result, Some(&lock))
             .await?)
+    }
+
+    async fn mend(&self, attachment: &Attachment) -> Result<()> {
+        let Some(result) = &attachment.result else {
+            return Ok(());
+        };
+        if attachment.natives.is_empty() {
+            return Ok(());
+        }
+        let config = ConfigList::parse(attachment.config.as_bytes())?;
+        let lock = self.lock(attachment).await?;
+        Ok(self
+            .cni
+            .mend(&config, &args(attachment), result, Some(&lock))
+            .await?)
+    }
+
+    async fn disturbed(&self) -> Result<()> {
+        self.disturbances.next().await
     }
 
     async fn gc(&self, config: &str, valid: &[(String, String)]) -> Result<()> {
@@ -355,5 +410,6 @@ fn args(attachment: &Attachment) -> AttachmentArgs {
         cni_args: Vec::new(),
         capability_args: attachment.capability_args.clone(),
         config_args: attachment.config_args.clone(),
+        natives: attachment.natives.clone(),
     }
 }

@@ -1,0 +1,124 @@
+//! What the runtime said last of containers that run, so that a request need
+//! not wait for it. The kernel says whether the task is still the same.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use super::Seen;
+
+/// Containers with a task that was alive when it was seen.
+#[derive(Debug, Default)]
+pub(super) struct Sightings {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    seen: HashMap<String, (Seen, u64)>,
+    /// Grows with everything that the runtime tells.
+    news: u64,
+}
+
+/// The news that were known when the runtime was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct AsOf(u64);
+
+impl Sightings {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Before the runtime is asked.
+    pub(super) fn now(&self) -> AsOf {
+        AsOf(self.inner().news)
+    }
+
+    /// Keeps what the runtime answered, with the start of the task's process,
+    /// unless it has told of something since: that may be newer.
+    pub(super) fn keep(&self, as_of: AsOf, seen: &Seen, started: u64) {
+        let mut inner = self.inner();
+        if inner.news == as_of.0 {
+            let id = seen.container.id.clone();
+            inner.seen.insert(id, (seen.clone(), started));
+        }
+    }
+
+    /// What is known of a container whose task's process is the one that was
+    /// seen; `started` says when a living process was started.
+    pub(super) fn get(
+        &self,
+        container: &str,
+        started: impl Fn(u32) -> Option<u64>,
+    ) -> Option<Seen> {
+        let (seen, start) = self.inner().seen.get(container).cloned()?;
+        let pid = seen.alive()?.pid;
+        (started(pid) == Some(start)).then_some(seen)
+    }
+
+    /// The runtime tells that something of a container changed.
+    pub(super) fn forget(&self, container: &str) {
+        let mut inner = self.inner();
+        inner.news += 1;
+        inner.seen.remove(container);
+    }
+
+    /// Anything may have changed.
+    pub(super) fn forget_all(&self) {
+        let mut inner = self.inner();
+        inner.news += 1;
+        inner.seen.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use circuit_core::runtime::{Container, Task, TaskStatus};
+
+    use super::*;
+
+    fn seen(status: TaskStatus) -> Seen {
+        Seen {
+            container: Container {
+                id: "a".into(),
+                labels: HashMap::new(),
+                extension: None,
+                created_at: None,
+            },
+            task: Some(Task {
+                container: "a".into(),
+                pid: 7,
+                status,
+                exit_status: 0,
+                exited_at: None,
+            }),
+        }
+    }
+
+    #[test]
+    fn a_sighting_holds_while_the_same_process_lives() {
+        let sightings = Sightings::default();
+        sightings.keep(sightings.now(), &seen(TaskStatus::Running), 5);
+        assert!(sightings.get("a", |_| Some(5)).is_some());
+        assert!(
+            sightings.get("a", |_| Some(6)).is_none(),
+            "its number went on"
+        );
+        assert!(sightings.get("a", |_| None).is_none(), "it has ended");
+        assert!(sightings.get("b", |_| Some(5)).is_none());
+        sightings.forget("a");
+        assert!(sightings.get("a", |_| Some(5)).is_none());
+    }
+
+    #[test]
+    fn an_answer_older_than_the_news_is_not_kept() {
+        let sightings = Sightings::default();
+        let asked = sightings.now();
+        sightings.forget("a");
+        sightings.keep(asked, &seen(TaskStatus::Running), 5);
+        assert!(sightings.get("a", |_| Some(5)).is_none());
+        sightings.keep(sightings.now(), &seen(TaskStatus::Stopped), 5);
+        assert!(sightings.get("a", |_| Some(5)).is_none());
+    }
+}

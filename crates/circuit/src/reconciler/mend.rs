@@ -1,0 +1,86 @@
+//! Firewall rules that other programs take away, by a reload or a flush, are
+//! made again.
+
+use std::{sync::Arc, time::Duration};
+
+use circuit_core::attachment::{Attachment, Phase};
+use tokio_util::sync::CancellationToken;
+
+use super::Reconciler;
+
+/// What could not be made again is tried again after this time, so often.
+const AGAIN: Duration = Duration::from_secs(1);
+const TRIES: u32 = 5;
+
+impl Reconciler {
+    /// Waits for disturbances of the firewall until `shutdown`, and mends.
+    pub async fn guard(self: Arc<Self>, shutdown: CancellationToken) {
+        loop {
+            let disturbed = tokio::select! {
+                () = shutdown.cancelled() => return,
+                disturbed = self.attachments.parts.datapath.disturbed() => disturbed,
+            };
+            if let Err(error) = disturbed {
+                tracing::warn!(
+                    "{error}: firewall rules that other programs take away are missing until the \
+                     next start"
+                );
+                return shutdown.cancelled().await;
+            }
+            tracing::warn!("another program took firewall rules away: making them again");
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = self.mend_all() => {}
+            }
+        }
+    }
+
+    async fn mend_all(&self) {
+        let mut left: Vec<String> = self
+            .attachments
+            .book()
+            .records()
+            .iter()
+            .map(|record| record.container.clone())
+            .collect();
+        for _ in 0..TRIES {
+            let mut failed = Vec::new();
+            for container in left {
+                if !self.mend_container(&container).await {
+                    failed.push(container);
+                }
+            }
+            if failed.is_empty() {
+                return;
+            }
+            left = failed;
+            tokio::time::sleep(AGAIN).await;
+        }
+        tracing::warn!(
+            "firewall rules of {} could not be made again: connect them anew",
+            left.join(", ")
+        );
+    }
+
+    async fn mend_container(&self, container: &str) -> bool {
+        let _guard = self.attachments.lock(container).await;
+        let record = self.attachments.book().record(container);
+        let mut mended = true;
+        for attachment in &record.attachments {
+            mended &= self.mend(attachment).await;
+        }
+        mended
+    }
+
+    /// Returns false when it failed.
+    pub(super) async fn mend(&self, attachment: &Attachment) -> bool {
+        if attachment.phase != Phase::Attached {
+            return true;
+        }
+        let mended = self.attachments.parts.datapath.mend(attachment).await;
+        if let Err(error) = &mended {
+            tracing::debug!(network = attachment.network, %error, "cannot mend the firewall");
+        }
+        mended.is_ok()
+    }
+}

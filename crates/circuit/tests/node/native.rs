@@ -1,0 +1,141 @@
+//! The native data path: which way a network goes, and what others do to it.
+
+use circuit_testing::{PATIENCE, Plugins, TestNode, network, wait_until};
+use serde_json::{Value, json};
+
+use crate::support::{NETWORK, assert_exactly, create_ctr0, ips, logged};
+
+/// A bridge of a masqueraded network, with further keys.
+fn with_keys(name: &str, subnet: &str, top: &Value, bridge: &Value) -> String {
+    let text = network::bridge(name, subnet);
+    let mut list: Value = serde_json::from_str(&text).unwrap();
+    for (key, value) in top.as_object().unwrap() {
+        list[key] = value.clone();
+    }
+    for (key, value) in bridge.as_object().unwrap() {
+        list["plugins"][0][key] = value.clone();
+    }
+    list.to_string()
+}
+
+fn is_native(node: &TestNode, container: &str) -> bool {
+    let record = node.record(container).unwrap();
+    record["attachments"][0]["natives"] == json!([0])
+}
+
+#[test]
+fn each_network_goes_its_way() {
+    let node = crate::node().start();
+    let none = json!({});
+    node.create_network("auto", &network::bridge("auto", "10.1.0.0/16"));
+    let exec = json!({"io.circuit.data-path": "exec"});
+    node.create_network("exec", &with_keys("exec", "10.2.0.0/16", &exec, &none));
+    // A key that no driver knows is for the executable to judge.
+    let odd = json!({"vendorKey": 1});
+    node.create_network("odd", &with_keys("odd", "10.3.0.0/16", &none, &odd));
+    for (container, native) in [("auto", true), ("exec", false), ("odd", false)] {
+        node.run_container(container, &[(NETWORK, container)], &[]);
+        node.wait_for_addresses(container);
+        assert_eq!(is_native(&node, container), native, "{container}");
+    }
+    node.run_container("odd2", &[(NETWORK, "odd")], &[]);
+    node.wait_for_addresses("odd2");
+    let told = ["network odd: bridge runs as an executable", "vendorKey"];
+    assert_eq!(logged(&node, &told), 1);
+
+    let native = json!({"io.circuit.data-path": "native"});
+    let file = node.file("no.json", with_keys("no", "10.4.0.0/16", &native, &odd));
+    let refused = node.circuit(&["network", "create", "no", &file]);
+    assert_eq!(refused.code, Some(1), "{refused}");
+    assert!(refused.stderr.contains("vendorKey"), "{refused}");
+    for container in ["auto", "exec", "odd", "odd2"] {
+        node.remove_container(container);
+    }
+    node.assert_nothing_left();
+}
+
+#[test]
+fn what_an_executable_made_it_takes_away_after_a_change_of_the_data_path() {
+    let node = crate::node().start();
+    node.kill_daemon();
+    node.start_daemon_with(&["--data-path", "exec"]);
+    create_ctr0(&node);
+    node.run_container("old", &[(NETWORK, "ctr0")], &[]);
+    node.wait_for_addresses("old");
+    assert!(!is_native(&node, "old"));
+    node.kill_daemon();
+    node.start_daemon();
+    node.run_container("new", &[(NETWORK, "ctr0")], &[]);
+    node.wait_for_addresses("new");
+    assert!(is_native(&node, "new"));
+    assert_exactly(&node, &[("old", 1), ("new", 1)]);
+    // And on one bridge, out of one pool, they reach each other.
+    let old = ips(&node, "old")[0][1].clone();
+    assert!(node.exec("new", &["ping", "-c1", "-W2", &old]).worked());
+    node.remove_container("old");
+    node.remove_container("new");
+    node.assert_nothing_left();
+}
+
+#[test]
+fn rules_that_others_take_away_are_made_again() {
+    let node = crate::node().plugins(Plugins::None).start();
+    node.create_network("a", &network::full("a", "10.1.0.0/16"));
+    let labels = [(NETWORK, "a"), ("io.circuit.ports", "8081:80")];
+    node.run_container("web", &labels, &[]);
+    node.wait_for_addresses("web");
+    let before = node.native_rules();
+    assert_eq!(before.len(), 2, "{before:?}");
+    for _ in 0..3 {
+        node.run("nft", &["flush", "ruleset"]).ok();
+        wait_until("the rules are made again", PATIENCE, || {
+            node.native_rules() == before
+        });
+    }
+    assert!(logged(&node, &["took firewall rules away"]) >= 1);
+    // While no daemon is there to notice.
+    node.kill_daemon();
+    node.run("nft", &["flush", "ruleset"]).ok();
+    assert!(node.native_rules().is_empty());
+    node.start_daemon();
+    wait_until("a start makes the rules again", PATIENCE, || {
+        node.native_rules() == before
+    });
+    node.remove_container("web");
+    node.assert_nothing_left();
+}
+
+#[test]
+fn ctr_runs_containers_on_our_executables() {
+    let node = crate::node()
+        .plugins(Plugins::None)
+        .without_daemon()
+        .start();
+    let list = json!({
+        "cniVersion": "1.0.0", "name": "ours",
+        "plugins": [
+            {"type": "bridge", "bridge": "ours0", "isGateway": true, "ipMasq": true,
+             "ipam": {"type": "host-local", "subnet": "10.6.0.0/16",
+                      "routes": [{"dst": "0.0.0.0/0"}]}},
+            {"type": "portmap", "capabilities": {"portMappings": true}},
+        ],
+    });
+    // What the machine has there is hidden inside the node.
+    let script = format!(
+        "set -e; mkdir -p /run/etc/upper /run/etc/work\n\
+         mount -t overlay overlay -o lowerdir=/etc,upperdir=/run/etc/upper,workdir=/run/etc/work /etc\n\
+         mount -t tmpfs tmpfs /opt; mkdir -p /opt/cni/bin /etc/cni/net.d; rm -f /etc/cni/net.d/*\n\
+         for type in bridge host-local portmap loopback; do ln -s {} /opt/cni/bin/$type; done\n\
+         cat > /etc/cni/net.d/10-ours.conflist <<'LIST'\n{list}\nLIST",
+        node.program()
+    );
+    node.run("sh", &["-c", &script]).ok();
+    node.run_container_with(&["--cni"], "web", &[], &[]);
+    assert_eq!(node.addresses("web"), ["10.6.0.2/16"]);
+    assert!(
+        node.exec("web", &["ping", "-c1", "-W2", "10.6.0.1"])
+            .worked()
+    );
+    assert_eq!(node.leases(), ["ours/10.6.0.2"]);
+    assert_eq!(node.native_rules(), ["masquerade of network ours"]);
+}
