@@ -431,8 +431,15 @@ pub(crate) const VERSIONS: &[Meant] = &[
         why: "1.1.1 looks for IFNAME itself",
     },
     Meant {
-        test: "sbr_version_0_*",
-        step: "DEL *",
+        test: "sbr_*",
+        step: "DEL one again",
+        path: "*",
+        right: None,
+        why: "DEL of 1.1.1's sbr fails when the interface is gone",
+    },
+    Meant {
+        test: "everything_in_a_row",
+        step: "DEL one again",
         path: "*",
         right: None,
         why: "DEL of 1.1.1's sbr fails when the interface is gone",
