@@ -39,6 +39,8 @@ impl Driver for Bridge {
 
     fn add(&self, call: &Call<'_>) -> Answer<CniResult> {
         let config = Config::read(call)?;
+        // What cannot be is told before anything is made.
+        ipmasq::wanted(call)?;
         let ipam = Managed::of(call)?;
         if ipam.is_some() && !config.container_up {
             return Err(ErrorReport::new(
@@ -217,7 +219,8 @@ fn look_again(
 
 /// Ends the masquerading of the network when the bridge has no container left.
 fn release_masquerade(call: &Call<'_>, config: &Config<'_>) -> Answer<()> {
-    if !ipmasq::wanted(call)? {
+    // What ADD refuses has left nothing.
+    if !ipmasq::wanted(call).unwrap_or(false) {
         return Ok(());
     }
     ipmasq::release(call, || {

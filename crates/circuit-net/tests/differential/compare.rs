@@ -43,15 +43,17 @@ impl Record {
 /// All places in which two records differ.
 pub(crate) fn differences(left: &Record, right: &Record) -> Vec<Difference> {
     let mut found = Vec::new();
-    let steps = left.steps.len().max(right.steps.len());
-    for at in 0..steps {
-        let (left, right) = (left.steps.get(at), right.steps.get(at));
-        let step = left.or(right).map(|(step, _)| step.clone()).unwrap();
-        let value = |side: Option<&(String, Value)>| {
-            side.filter(|(name, _)| *name == step)
-                .map_or(Value::Null, |(_, value)| value.clone())
-        };
-        compare(&step, "", &value(left), &value(right), &mut found);
+    let seen = |record: &Record, name: &str| {
+        let step = record.steps.iter().find(|(step, _)| step == name);
+        step.map_or(Value::Null, |(_, seen)| seen.clone())
+    };
+    let only_right = right.steps.iter().map(|(step, _)| step).filter(|step| {
+        let mut steps = left.steps.iter();
+        !steps.any(|(left, _)| left == *step)
+    });
+    for step in left.steps.iter().map(|(step, _)| step).chain(only_right) {
+        let (left, right) = (seen(left, step), seen(right, step));
+        compare(step, "", &left, &right, &mut found);
     }
     found
 }

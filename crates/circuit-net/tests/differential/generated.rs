@@ -103,6 +103,13 @@ fn lists(
             if let Some(ipam) = ipam {
                 plugin["ipam"] = ipam;
             }
+            // The stock firewall does not speak 0.3.1.
+            let firewall = behind.iter().any(|plugin| plugin["type"] == "firewall");
+            let version = if firewall && version == "0.3.1" {
+                "0.4.0"
+            } else {
+                version
+            };
             let mut plugins = vec![plugin];
             plugins.extend(behind);
             json!({"cniVersion": version, "plugins": plugins, "short": short,

@@ -11,6 +11,7 @@
 //! - [`compare`]: the differences, and [`purpose`]: those that are meant;
 //! - [`cases`]: the configurations, by type, and [`generated`] ones;
 //! - [`planted`]: differences made on purpose, which must be found;
+//! - [`collect`]: GC, which no stock plugin has;
 //! - [`conformance`]: the protocol, asked of stock and native executables.
 //!
 //! `CIRCUIT_DIFFERENTIAL_CASES` says how many configurations are generated,
@@ -21,6 +22,7 @@
 #![allow(clippy::print_stderr, reason = "a failing test says what it saw")]
 
 mod cases;
+mod collect;
 mod compare;
 mod conformance;
 mod generated;

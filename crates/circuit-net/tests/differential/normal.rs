@@ -78,7 +78,7 @@ impl Names {
             self.of_ports.insert(address.to_owned());
         }
         let is_bridge = self.bridges.contains_key(link_name) && namespace == HOST;
-        if !self.given.contains(address) && !(is_bridge && self.of_ports.contains(address)) {
+        if !(self.given.contains(address) || is_bridge && self.of_ports.contains(address)) {
             let owner = self.links.get(link_name).map_or(link_name, String::as_str);
             let owner = format!("(mac of {namespace} {owner})");
             self.addresses.insert(address.to_owned(), owner);

@@ -92,6 +92,11 @@ fn world_name(name: &str) -> &str {
     if name == HOST { "" } else { name }
 }
 
+/// Waits until no link and no address is about to change by itself.
+pub(crate) fn settle(world: &World, names: &mut Names) {
+    settled(world, names);
+}
+
 /// The links of every namespace, once they are what they will be.
 fn settled(world: &World, names: &mut Names) -> Vec<(String, Vec<Value>)> {
     let start = Instant::now();

@@ -88,7 +88,6 @@ impl<'a> Config<'a> {
             container_up: !options.flag("disableContainerInterface")?,
             mac: mac(call)?,
         };
-        ipmasq::wanted(call)?;
         if config.hairpin && config.promisc && call.command == crate::driver::Command::Add {
             return Err(invalid(
                 "hairpinMode and promiscMode exclude each other: set one of them",

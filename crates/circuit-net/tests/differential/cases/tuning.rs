@@ -38,7 +38,7 @@ cases! {
         json!({"sysctl": {"net.ipv4.conf.IFNAME.arp_filter": "1", "net/ipv6/conf/IFNAME/hop_limit": "77"}}));
     tuning_sysctl_of_an_interface_with_a_dot => |name| tuning(name, "1.0.0",
         json!({"sysctl": {"net.ipv4.conf.IFNAME.arp_filter": "1"}}))
-        .ifname("net0.5");
+        .ifname("net0.5").only_new();
     tuning_mac => |name| tuning(name, "1.0.0", json!({"mac": "02:11:22:33:44:55"})).short();
     tuning_mac_of_the_runtime => |name| tuning(name, "1.0.0", json!({"capabilities": {"mac": true},
         "mac": "02:11:22:33:44:77"}))
