@@ -16,7 +16,7 @@ use super::managed::{Managed, dns_of};
 use super::verify::{self, differs, look_up};
 use super::veth::{self, Ends, Pair, told};
 use super::{Answer, Call, Driver, Unsupported, ipmasq};
-use crate::netlink::{Link, LinkSpec, Netlink, found, get_link_at};
+use crate::netlink::{Link, LinkSpec, Netlink};
 use config::Config;
 
 pub(super) use config::mtu;
@@ -133,6 +133,15 @@ fn attach(
         told(&ends.container, netns),
     ];
     let gateways = host::gateways(config, &mut result, CONTAINER);
+    // Once the container's end is up, the kernel is busy with it and answers
+    // late: what is there already is asked before.
+    let ready = host::is_gateway(&mut *call.host()?, &bridge, config, &gateways)?;
+    if routed && ipmasq::wanted(call)? {
+        ipmasq::ensure(call, &result)?;
+    }
+    if ready {
+        result.interfaces[0].mac = look_again(&mut *call.host()?, &bridge)?.mac;
+    }
     if routed {
         let dad: &[_] = match config.dad {
             true => &[("ipv6", "enhanced_dad", "1"), ("ipv6", "accept_dad", "1")],
@@ -144,16 +153,14 @@ fn attach(
         set_up(call, &ends.container)?;
     }
     let mut socket = call.host()?;
-    if let Some(vlan) = host::become_gateway(&mut socket, &bridge, config, &gateways)? {
-        result.interfaces.push(told(&vlan, None));
+    if !ready {
+        if let Some(vlan) = host::become_gateway(&mut socket, &bridge, config, &gateways)? {
+            result.interfaces.push(told(&vlan, None));
+        }
+        // Its hardware address may have changed by that.
+        result.interfaces[0].mac = look_again(&mut socket, &bridge)?.mac;
     }
-    if routed && ipmasq::wanted(call)? {
-        ipmasq::ensure(call, &result)?;
-    }
-    // Hardware addresses may have changed by what was done.
-    let (bridge, port) = look_again(&mut socket, config, &bridge, &ends.host)?;
-    result.interfaces[0].mac = bridge.mac;
-    result.interfaces[1].mac = port.mac;
+    result.interfaces[1].mac = port_in_use(&mut socket, config, &bridge, &ends.host)?.mac;
     if let Some(dns) = dns_of(call)? {
         result.dns = dns;
     }
@@ -180,32 +187,27 @@ fn set_up(call: &Call<'_>, link: &Link) -> Answer<()> {
     set.map_err(|e| refused(format_args!("set {} up", link.name), &e))
 }
 
-/// The bridge and its port as they are now. The port has to carry traffic,
-/// unless the container's end is down on purpose.
-fn look_again(
+/// An interface as it is now.
+fn look_again(socket: &mut Netlink, link: &Link) -> Answer<Link> {
+    let name = &link.name;
+    let now = socket.link_at(link.index);
+    let now = now.map_err(|e| refused(format_args!("look {name} up"), &e))?;
+    now.ok_or_else(|| ErrorReport::new(code::OTHER, format!("interface {name} vanished")))
+}
+
+/// The port as it is now. It has to carry traffic, unless the container's end
+/// is down on purpose.
+fn port_in_use(
     socket: &mut Netlink,
     config: &Config<'_>,
     bridge: &Link,
     port: &Link,
-) -> Answer<(Link, Link)> {
+) -> Answer<Link> {
     for pause in PORT_PAUSES {
         sleep(Duration::from_millis(pause));
-        let requests = [get_link_at(bridge.index), get_link_at(port.index)];
-        let answers = socket
-            .pipeline(&requests)
-            .map_err(|e| refused("use netlink", &e))?;
-        let mut links = Vec::with_capacity(requests.len());
-        for (answer, link) in answers.into_iter().zip([bridge, port]) {
-            let name = &link.name;
-            let now = found(answer).map_err(|e| refused(format_args!("look {name} up"), &e))?;
-            links.push(now.ok_or_else(|| {
-                ErrorReport::new(code::OTHER, format!("interface {name} vanished"))
-            })?);
-        }
-        if let Ok([bridge, port]) = <[Link; 2]>::try_from(links)
-            && (port.running || !config.container_up)
-        {
-            return Ok((bridge, port));
+        let now = look_again(socket, port)?;
+        if now.running || !config.container_up {
+            return Ok(now);
         }
     }
     Err(ErrorReport::new(
@@ -224,15 +226,15 @@ fn release_masquerade(call: &Call<'_>, config: &Config<'_>) -> Answer<()> {
         return Ok(());
     }
     ipmasq::release(call, || {
-        let mut socket = call.host()?;
-        let Some(bridge) = look_up(&mut socket, config.bridge)? else {
+        let Some(bridge) = look_up(&mut *call.host()?, config.bridge)? else {
             return Ok(true);
         };
-        let ports = socket
-            .ports(bridge.index)
-            .map_err(|e| refused(format_args!("list the ports of {}", bridge.name), &e))?;
         // Other ports are the host's own, such as that of its VLAN's gateway.
-        Ok(!ports.iter().any(|port| port.parent_netns.is_some()))
+        let of_container = |port: &Link| port.parent_netns.is_some();
+        let found = Netlink::open(None)?.any_port(bridge.index, of_container);
+        let found =
+            found.map_err(|e| refused(format_args!("list the ports of {}", bridge.name), &e))?;
+        Ok(!found)
     })
 }
 

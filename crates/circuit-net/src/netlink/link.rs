@@ -198,12 +198,25 @@ impl Netlink {
     /// # Errors
     /// As [`link`](Self::link).
     pub fn ports(&mut self, master: u32) -> Result<Vec<Link>, NetlinkError> {
-        let request = Message::new(RTM_GETLINK, 0, &header(libc::AF_UNSPEC, 0))
-            .with_u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
-            .with_u32(wire::IFLA_MASTER, master);
-        let replies = self.list(&request)?;
+        let replies = self.list(&ports_of(master))?;
         let links = replies.iter().filter_map(Reply::link);
         Ok(links.filter(|link| link.master == Some(master)).collect())
+    }
+
+    /// Whether one of the interfaces in this bridge or bond is such. The list
+    /// is read up to the first one, for which the socket is used up.
+    ///
+    /// # Errors
+    /// As [`link`](Self::link).
+    pub fn any_port(
+        self,
+        master: u32,
+        is_such: impl Fn(&Link) -> bool,
+    ) -> Result<bool, NetlinkError> {
+        self.any(&ports_of(master), |reply| {
+            let link = reply.link().filter(|link| link.master == Some(master));
+            link.is_some_and(|link| is_such(&link))
+        })
     }
 
     /// The interfaces of a kind, such as `ifb`.
@@ -219,6 +232,13 @@ impl Netlink {
         let links = replies.iter().filter_map(Reply::link);
         Ok(links.filter(|link| link.is(kind)).collect())
     }
+}
+
+/// Asks for the interfaces in a bridge or bond.
+fn ports_of(master: u32) -> Message {
+    Message::new(RTM_GETLINK, 0, &header(libc::AF_UNSPEC, 0))
+        .with_u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
+        .with_u32(wire::IFLA_MASTER, master)
 }
 
 /// The interface in the answer to a look-up.

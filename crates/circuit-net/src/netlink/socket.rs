@@ -148,15 +148,47 @@ impl Netlink {
         Err(NetlinkError::Unsteady)
     }
 
-    fn dump_once(
-        &mut self,
+    /// Whether something in a list is such. The list is read up to the first
+    /// that is, and the socket used up for that.
+    ///
+    /// # Errors
+    /// The kernel's refusal, or that of the socket.
+    pub(super) fn any(
+        mut self,
         request: &Message,
-    ) -> std::result::Result<Option<Vec<Reply>>, NetlinkError> {
+        is_such: impl Fn(&Reply) -> bool,
+    ) -> std::result::Result<bool, NetlinkError> {
+        self.ask_for_list(request)?;
+        let mut progress = Progress::default();
+        while !progress.done {
+            let mut replies = Vec::new();
+            match self.receive()? {
+                true => read_messages(&self.buffer, self.sequence, &mut replies, &mut progress)?,
+                false => progress.interrupted = true,
+            }
+            if replies.iter().any(&is_such) {
+                return Ok(true);
+            }
+        }
+        match progress.interrupted {
+            true => Ok(self.list(request)?.iter().any(is_such)),
+            false => Ok(false),
+        }
+    }
+
+    fn ask_for_list(&mut self, request: &Message) -> std::result::Result<(), NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut bytes = Vec::with_capacity(64);
         let flags = request.flags | NLM_F_REQUEST | NLM_F_DUMP;
         request.write_flags(flags, self.sequence, &mut bytes)?;
-        self.send(&bytes)?;
+        Ok(self.send(&bytes)?)
+    }
+
+    fn dump_once(
+        &mut self,
+        request: &Message,
+    ) -> std::result::Result<Option<Vec<Reply>>, NetlinkError> {
+        self.ask_for_list(request)?;
         let mut replies = Vec::new();
         let mut progress = Progress::default();
         while !progress.done {

@@ -15,12 +15,20 @@ use crate::netlink::{
     delete_vlans, set_port,
 };
 
+/// What lets the host forward, by whether it is for IPv6.
+const FORWARDING: [(bool, &str); 2] = [
+    (false, "net/ipv4/ip_forward"),
+    (true, "net/ipv6/conf/all/forwarding"),
+];
+
 const IFLA_BR_VLAN_FILTERING: u16 = 7;
 
 /// Makes the bridge, if it is not there, and sets it up.
 pub(super) fn ensure(socket: &mut Netlink, config: &Config<'_>) -> Answer<Link> {
     let name = config.bridge;
-    let link = match look_up(socket, name)? {
+    let there = look_up(socket, name)?;
+    let is_new = there.is_none();
+    let link = match there {
         Some(link) => link,
         None => make(socket, config)?,
     };
@@ -30,8 +38,10 @@ pub(super) fn ensure(socket: &mut Netlink, config: &Config<'_>) -> Answer<Link> 
             format!("interface {name} exists and is no bridge: choose another name"),
         ));
     }
-    // Its routes are not for routers on it to make.
-    sysctl::try_set(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
+    if is_new || !link.up {
+        // Its routes are not for routers on it to make.
+        sysctl::try_set(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
+    }
     if !link.up || config.promisc {
         let up = LinkSpec {
             up: Some(true),
@@ -155,6 +165,35 @@ fn first_address(net: &IpNet) -> Option<IpAddr> {
     }
 }
 
+/// Whether the bridge is all that [`become_gateway`] would make it.
+pub(super) fn is_gateway(
+    socket: &mut Netlink,
+    bridge: &Link,
+    config: &Config<'_>,
+    addresses: &[IpNet],
+) -> Answer<bool> {
+    if addresses.is_empty() {
+        return Ok(config.vlan.is_none());
+    }
+    if config.vlan.is_some() {
+        return Ok(false);
+    }
+    let there = socket
+        .addresses(bridge.index)
+        .map_err(|e| refused(format_args!("list the addresses of {}", bridge.name), &e))?;
+    let has = |wanted: &IpNet| there.iter().any(|address| address.address == *wanted);
+    Ok(addresses.iter().all(has) && forwards(addresses))
+}
+
+/// Whether the host forwards what is of these addresses' families.
+fn forwards(addresses: &[IpNet]) -> bool {
+    let of_family = |ipv6| addresses.iter().any(|net| net.addr().is_ipv6() == ipv6);
+    FORWARDING
+        .into_iter()
+        .filter(|(ipv6, _)| of_family(*ipv6))
+        .all(|(_, key)| sysctl::get(key).is_ok_and(|value| value == "1"))
+}
+
 /// Gives the bridge, or its interface in the VLAN, the gateways' addresses,
 /// and lets the host forward. The answer is that interface, if there is one.
 pub(super) fn become_gateway(
@@ -171,11 +210,7 @@ pub(super) fn become_gateway(
     for address in addresses {
         ensure_address(socket, owner, *address, config.force_address)?;
     }
-    let forwarding = [
-        (false, "net/ipv4/ip_forward"),
-        (true, "net/ipv6/conf/all/forwarding"),
-    ];
-    for (ipv6, key) in forwarding {
+    for (ipv6, key) in FORWARDING {
         if addresses.iter().any(|net| net.addr().is_ipv6() == ipv6) {
             enable_forwarding(key)?;
         }
