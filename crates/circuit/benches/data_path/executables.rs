@@ -183,7 +183,17 @@ impl<'a> Side<'a> {
         let (add, del) = (format!("{} ADD", self.name), format!("{} DEL", self.name));
         let result = times.take(&add, || plugin.attempt("ADD", None))?;
         times.take(&del, || plugin.attempt("DEL", Some(&result)))?;
+        self.tidy();
         Ok(())
+    }
+
+    /// What the stock plugin's DEL leaves to the end of the interface.
+    fn tidy(&self) {
+        if self.config["type"] == "bandwidth" {
+            let interfaces = self.config["prevResult"]["interfaces"].as_array();
+            let port = interfaces.and_then(|all| all[1]["name"].as_str()).unwrap();
+            run("tc", &["qdisc", "del", "dev", port, "root"]);
+        }
     }
 }
 
