@@ -1,5 +1,5 @@
 //! Figures of one node, each beside what it is measured against, in one run:
-//! `scripts/bench`. Nothing here passes or fails.
+//! `scripts/bench one_node`. Nothing here passes or fails.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -8,26 +8,20 @@
     clippy::print_stderr
 )]
 
+mod common;
+
 use std::{
     collections::BTreeMap,
     env, fs,
-    io::Write as _,
-    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use circuit_api::v1::{
-    ConnectRequest, DisconnectRequest, GetContainerIPsRequest, circuit_client::CircuitClient,
-};
-use circuit_api::{ClientOptions, connect};
+use circuit_api::v1::GetContainerIPsRequest;
 use circuit_testing::{Plugins, TestNode, network, wait_until};
-use tonic::transport::Channel;
+use common::{Api, Executable, Times, at, node, pid_of, run_inside, single, verdict};
 
 /// Rounds of connect and disconnect on each side.
 const ROUNDS: usize = 40;
-/// Between two operations, so that none pays for what the one before leaves to
-/// be done in the background: containerd's record, announcements.
-const PAUSE: Duration = Duration::from_millis(100);
 /// Look-ups.
 const LOOKUPS: usize = 5_000;
 /// Labelled containers started one after the other.
@@ -40,7 +34,7 @@ fn main() {
     let arguments: Vec<String> = env::args().collect();
     // `cargo bench` passes --bench; the inner side is told its job.
     match arguments.get(1).map(String::as_str) {
-        Some("inside") => inside(&arguments[2], &arguments[3]),
+        Some("inside") => inside(&arguments[2]),
         _ => outside(),
     }
 }
@@ -51,26 +45,11 @@ fn outside() {
         let config = bridge(masquerade);
         node.create_network("bench", &config);
         node.run_container("one", &[], &[]);
-        let itself = env::current_exe().unwrap();
         println!("\n{name}, {ROUNDS} rounds, each side in turn");
-        let plugins = node.plugin_folder();
-        let output = node
-            .command(itself.to_str().unwrap())
-            .args(["inside", plugins.to_str().unwrap(), &config])
-            .stderr(Stdio::inherit())
-            .output()
-            .unwrap();
-        print!("{}", String::from_utf8_lossy(&output.stdout));
-        assert!(output.status.success(), "the inner side failed");
+        run_inside(&node, &[&config]);
     }
     labelled();
     memory();
-}
-
-fn node() -> TestNode {
-    TestNode::builder(env!("CARGO_BIN_EXE_circuit"))
-        .plugins(Plugins::Newer)
-        .start()
 }
 
 fn bridge(masquerade: bool) -> String {
@@ -85,48 +64,28 @@ fn bridge(masquerade: bool) -> String {
 
 /// Inside the node, beside the daemon: the same plugins by hand and through
 /// the API.
-fn inside(plugins: &str, config: &str) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let channel = runtime
-        .block_on(connect(&ClientOptions::default()))
-        .unwrap();
-    let mut client = CircuitClient::new(channel);
-    let netns = format!("/proc/{}/ns/net", pid_of("one"));
-    let mut times: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
-    let mut note = |what, since: Instant| times.entry(what).or_default().push(since.elapsed());
+fn inside(config: &str) {
+    let mut api = Api::open();
+    let by_hand = Executable {
+        folder: &Plugins::Newer.folder(),
+        config: &single(config),
+        netns: &format!("/proc/{}/ns/net", pid_of("one")),
+        container: "by-hand",
+        ifname: "eth9",
+    };
+    let mut times = Times::default();
     for round in 0..ROUNDS + 2 {
-        std::thread::sleep(PAUSE);
-        let at = Instant::now();
-        runtime.block_on(client.connect(join())).unwrap();
         // The first rounds make the bridge and warm caches.
-        if round >= 2 {
-            note("connect", at);
+        if round == 2 {
+            times.clear();
         }
-        std::thread::sleep(PAUSE);
-        let at = Instant::now();
-        runtime.block_on(client.disconnect(leave())).unwrap();
-        if round >= 2 {
-            note("disconnect", at);
-        }
-        std::thread::sleep(PAUSE);
-        let at = Instant::now();
-        let result = plugin(plugins, config, "ADD", &netns, None);
-        if round >= 2 {
-            note("plugin ADD", at);
-        }
-        std::thread::sleep(PAUSE);
-        let at = Instant::now();
-        plugin(plugins, config, "DEL", &netns, Some(&result));
-        if round >= 2 {
-            note("plugin DEL", at);
-        }
+        times.take("connect", || api.connect("one", "bench"));
+        times.take("disconnect", || api.disconnect("one", "bench"));
+        let result = times.take("plugin ADD", || by_hand.run("ADD", None));
+        times.take("plugin DEL", || by_hand.run("DEL", Some(&result)));
     }
-    let medians: BTreeMap<&str, f64> = times.iter().map(|(k, v)| (*k, at(v, 0.5))).collect();
     for (ours, theirs) in [("connect", "plugin ADD"), ("disconnect", "plugin DEL")] {
-        let (a, b) = (medians[ours], medians[theirs]);
+        let (a, b) = (times.p50(ours), times.p50(theirs));
         let allowed = b * 1.1 + 3.0;
         println!(
             "  {ours:<12} p50 {a:>7.2} ms   {theirs} exec'd p50 {b:>7.2} ms   ratio {:.2}   +{:.2} ms   \
@@ -136,26 +95,27 @@ fn inside(plugins: &str, config: &str) {
             verdict(a <= allowed)
         );
     }
-    lookups(&runtime, &mut client);
+    lookups(&mut api);
 }
 
-fn lookups(runtime: &tokio::runtime::Runtime, client: &mut CircuitClient<Channel>) {
-    runtime.block_on(client.connect(join())).unwrap();
+fn lookups(api: &mut Api) {
+    api.connect("one", "bench");
     let mut times = Vec::with_capacity(LOOKUPS);
-    runtime.block_on(async {
+    let client = &mut api.client;
+    api.runtime.block_on(async {
         for _ in 0..LOOKUPS {
             let request = GetContainerIPsRequest {
                 container: "one".into(),
                 ..Default::default()
             };
-            let at = Instant::now();
+            let start = Instant::now();
             let ips = client
                 .get_container_i_ps(request)
                 .await
                 .unwrap()
                 .into_inner()
                 .ips;
-            times.push(at.elapsed());
+            times.push(start.elapsed());
             assert_eq!(ips.len(), 1);
         }
     });
@@ -165,65 +125,7 @@ fn lookups(runtime: &tokio::runtime::Runtime, client: &mut CircuitClient<Channel
         at(&times, 0.99),
         verdict(p50 <= 0.5)
     );
-    runtime.block_on(client.disconnect(leave())).unwrap();
-}
-
-fn join() -> ConnectRequest {
-    ConnectRequest {
-        container: "one".into(),
-        network: "bench".into(),
-    }
-}
-
-fn leave() -> DisconnectRequest {
-    DisconnectRequest {
-        container: "one".into(),
-        network: "bench".into(),
-    }
-}
-
-/// The one plugin of the list, run as any CNI runtime runs it.
-fn plugin(plugins: &str, config: &str, command: &str, netns: &str, prev: Option<&[u8]>) -> Vec<u8> {
-    let list: serde_json::Value = serde_json::from_str(config).unwrap();
-    let mut single = list["plugins"][0].clone();
-    single["cniVersion"] = list["cniVersion"].clone();
-    single["name"] = list["name"].clone();
-    if let Some(prev) = prev {
-        single["prevResult"] = serde_json::from_slice(prev).unwrap();
-    }
-    let mut child = Command::new(format!("{plugins}/{}", single["type"].as_str().unwrap()))
-        .env("CNI_COMMAND", command)
-        .env("CNI_CONTAINERID", "by-hand")
-        .env("CNI_NETNS", netns)
-        .env("CNI_IFNAME", "eth9")
-        .env("CNI_PATH", plugins)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(single.to_string().as_bytes())
-        .unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stdout)
-    );
-    output.stdout
-}
-
-fn pid_of(container: &str) -> u32 {
-    let output = Command::new("ctr").args(["task", "ls"]).output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let line = text
-        .lines()
-        .find(|line| line.starts_with(&format!("{container} ")))
-        .unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    api.disconnect("one", "bench");
 }
 
 /// From containerd's event to the address: the daemon's own log has both ends.
@@ -340,24 +242,4 @@ fn resident(pid: u32) -> f64 {
         .parse::<f64>()
         .unwrap()
         / 1024.0
-}
-
-/// A quantile in milliseconds.
-fn at(times: &[Duration], quantile: f64) -> f64 {
-    let mut sorted = times.to_vec();
-    sorted.sort();
-    if sorted.is_empty() {
-        return f64::NAN;
-    }
-    #[allow(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss
-    )]
-    let index = ((sorted.len() - 1) as f64 * quantile).round() as usize;
-    sorted[index].as_secs_f64() * 1000.0
-}
-
-fn verdict(reached: bool) -> &'static str {
-    if reached { "reached" } else { "missed" }
 }
