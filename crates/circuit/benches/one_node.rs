@@ -41,7 +41,11 @@ fn main() {
 
 fn outside() {
     for (name, masquerade) in [("bridge", false), ("bridge + masquerade", true)] {
-        let node = node();
+        // What the daemon adds to executables; `data_path` has the drivers.
+        let node = TestNode::builder(env!("CARGO_BIN_EXE_circuit"))
+            .plugins(Plugins::Newer)
+            .server(&["--data-path", "exec"])
+            .start();
         let config = bridge(masquerade);
         node.create_network("bench", &config);
         node.run_container("one", &[], &[]);
