@@ -17,8 +17,8 @@ const CHAIN: &str = "networks";
 
 /// Has everything masqueraded that goes from the subnets of a network to
 /// somewhere outside of the same subnet, multicast excepted; where `iface` is
-/// given, only what came in by that interface. What was ensured for the network
-/// before stays so. Costs one question when nothing is to be done.
+/// given, only what came in by that interface. Costs one question when that is
+/// so already.
 ///
 /// # Errors
 /// When the ruleset cannot be read or changed.
@@ -49,19 +49,22 @@ fn ensure_rules(nft: &mut Nft, network: &str, rules: &[Rule]) -> Result<()> {
             return Ok((batch, ()));
         }
         let there = of_network(nft, network)?;
+        if are(&there, &digests) {
+            return Ok::<_, NftError>((batch, ()));
+        }
         if there.is_empty() {
             nft.note_missing(&name);
         }
-        for rule in missing(rules, &there) {
+        delete(&mut batch, &there);
+        for rule in rules {
             batch.add_rule(TABLE, CHAIN, rule);
         }
-        Ok::<_, NftError>((batch, ()))
+        Ok((batch, ()))
     })?;
     if !nft.knows(&name, digest, generation) {
         let network = network.to_owned();
         nft.note(&name, digest, generation, move |nft| {
-            let there = of_network(nft, &network)?;
-            Ok(digests.iter().all(|digest| has(&there, *digest)))
+            Ok(are(&of_network(nft, &network)?, &digests))
         });
     }
     Ok(())
@@ -104,15 +107,9 @@ fn of_network(nft: &mut Nft, network: &str) -> Result<Vec<RuleInfo>> {
     Ok(rules)
 }
 
-/// The rules that are not there. Others of the network stay: its attachments
-/// may be in different subnets.
-fn missing<'a>(rules: &'a [Rule], there: &[RuleInfo]) -> Vec<&'a Rule> {
-    let is_missing = |rule: &&Rule| !has(there, rule.digest());
-    rules.iter().filter(is_missing).collect()
-}
-
-fn has(rules: &[RuleInfo], digest: u64) -> bool {
-    rules.iter().any(|rule| rule.digest == Some(digest))
+fn are(rules: &[RuleInfo], digests: &[u64]) -> bool {
+    let there = rules.iter().map(|rule| rule.digest);
+    there.eq(digests.iter().copied().map(Some))
 }
 
 fn delete(batch: &mut Batch, rules: &[RuleInfo]) {

@@ -26,9 +26,7 @@ const IFLA_BR_VLAN_FILTERING: u16 = 7;
 /// Makes the bridge, if it is not there, and sets it up.
 pub(super) fn ensure(socket: &mut Netlink, config: &Config<'_>) -> Answer<Link> {
     let name = config.bridge;
-    let there = look_up(socket, name)?;
-    let is_new = there.is_none();
-    let link = match there {
+    let link = match look_up(socket, name)? {
         Some(link) => link,
         None => make(socket, config)?,
     };
@@ -38,10 +36,8 @@ pub(super) fn ensure(socket: &mut Netlink, config: &Config<'_>) -> Answer<Link> 
             format!("interface {name} exists and is no bridge: choose another name"),
         ));
     }
-    if is_new || !link.up {
-        // Its routes are not for routers on it to make.
-        sysctl::try_set(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
-    }
+    // Its routes are not for routers on it to make.
+    sysctl::try_set(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
     if !link.up || config.promisc {
         let up = LinkSpec {
             up: Some(true),
