@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 
 use super::exec::{Command, PluginCall, run};
 use super::{CniError, OperationLock, PluginPath};
+use crate::driver::delegate::{by_driver, written};
 use crate::driver::{Answer, Call, Delegate, Driver, Sockets, Unsupported, dispatch, driver};
 use crate::netns::Workers;
 
@@ -209,16 +210,9 @@ impl Delegate for Delegation<'_> {
         call: &Call<'_>,
     ) -> Answer<Option<CniResult>> {
         if self.others.data_path != DataPath::Exec
-            && let Some(driver) = driver(kind)
-            && driver.supports(config).is_ok()
+            && let Some(answer) = by_driver(self, kind, command, config, call)
         {
-            let call = Call {
-                command,
-                config,
-                delegate: self,
-                ..*call
-            };
-            return dispatch(driver, &call);
+            return answer;
         }
         let stdin = Value::Object(config.clone()).to_string();
         let plugin_call = PluginCall {
@@ -236,15 +230,6 @@ impl Delegate for Delegation<'_> {
             CniError::Report { report, .. } => report,
             other => ErrorReport::new(code::OTHER, other.to_string()),
         })?;
-        if command != Command::Add {
-            return Ok(None);
-        }
-        let unreadable = |e: &dyn std::fmt::Display| {
-            ErrorReport::new(code::DECODING_FAILURE, format!("result of {kind}: {e}"))
-        };
-        let value: Value = serde_json::from_slice(&stdout).map_err(|e| unreadable(&e))?;
-        CniResult::parse_or(&value, call.version)
-            .map(Some)
-            .map_err(|e| unreadable(&e))
+        written(kind, command, &stdout, call)
     }
 }

@@ -1,9 +1,10 @@
 //! Plugins that are run by plugins: address management, and what is named by
 //! `delegate`.
 
-use circuit_core::cni::{CniResult, JsonObject};
+use circuit_core::cni::{CniResult, ErrorReport, JsonObject, code};
+use serde_json::Value;
 
-use super::{Answer, Call, Command};
+use super::{Answer, Call, Command, dispatch, driver};
 
 /// Runs another plugin for a driver, in this process or as an executable.
 pub trait Delegate {
@@ -19,4 +20,46 @@ pub trait Delegate {
         config: &JsonObject,
         call: &Call<'_>,
     ) -> Answer<Option<CniResult>>;
+}
+
+/// Runs the plugin by its driver, for the attachment of `call`; `None` when
+/// there is no driver that does this configuration.
+pub(crate) fn by_driver(
+    delegate: &dyn Delegate,
+    kind: &str,
+    command: Command,
+    config: &JsonObject,
+    call: &Call<'_>,
+) -> Option<Answer<Option<CniResult>>> {
+    let driver = driver(kind).filter(|driver| driver.supports(config).is_ok())?;
+    let call = Call {
+        command,
+        config,
+        delegate,
+        ..*call
+    };
+    Some(dispatch(driver, &call))
+}
+
+/// Reads what an executable wrote for `call`: the result of ADD; other commands
+/// have none.
+///
+/// # Errors
+/// Code 6 when it is no result.
+pub(crate) fn written(
+    kind: &str,
+    command: Command,
+    stdout: &[u8],
+    call: &Call<'_>,
+) -> Answer<Option<CniResult>> {
+    if command != Command::Add {
+        return Ok(None);
+    }
+    let unreadable = |e: &dyn std::fmt::Display| {
+        ErrorReport::new(code::DECODING_FAILURE, format!("result of {kind}: {e}"))
+    };
+    let value: Value = serde_json::from_slice(stdout).map_err(|e| unreadable(&e))?;
+    CniResult::parse_or(&value, call.version)
+        .map(Some)
+        .map_err(|e| unreadable(&e))
 }

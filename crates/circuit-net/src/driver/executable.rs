@@ -13,6 +13,7 @@ use circuit_core::labels::check_interface;
 use serde_json::{Value, json};
 
 use super::call::Sockets;
+use super::delegate::{by_driver, written};
 use super::{Answer, Call, Command, Delegate, Driver, driver};
 use crate::cni::PluginPath;
 
@@ -328,27 +329,11 @@ impl Delegate for Executables<'_> {
         config: &JsonObject,
         call: &Call<'_>,
     ) -> Answer<Option<CniResult>> {
-        if let Some(driver) = driver(kind)
-            && driver.supports(config).is_ok()
-        {
-            let call = Call {
-                command,
-                config,
-                delegate: self,
-                ..*call
-            };
-            return dispatch(driver, &call);
+        if let Some(answer) = by_driver(self, kind, command, config, call) {
+            return answer;
         }
         let output = self.execute(kind, command, config)?;
-        if command != Command::Add {
-            return Ok(None);
-        }
-        let value: Value = serde_json::from_slice(&output).map_err(|e| {
-            ErrorReport::new(code::DECODING_FAILURE, format!("result of {kind}: {e}"))
-        })?;
-        CniResult::parse_or(&value, call.version)
-            .map(Some)
-            .map_err(|e| ErrorReport::new(code::DECODING_FAILURE, format!("result of {kind}: {e}")))
+        written(kind, command, &output, call)
     }
 }
 

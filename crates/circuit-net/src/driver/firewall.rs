@@ -227,7 +227,8 @@ mod tests {
 
     fn parse(config: &Value) -> Answer<()> {
         let config = config.as_object().unwrap();
-        Firewall.supports(config).unwrap();
+        // What this machine's own firewall is must not matter here.
+        Options::new(config).only(&KEYS).unwrap();
         Config::parse(config).map(drop)
     }
 

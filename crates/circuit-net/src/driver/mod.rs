@@ -12,7 +12,7 @@ mod bridge;
 mod call;
 mod configure;
 mod dbus;
-mod delegate;
+pub(crate) mod delegate;
 mod dhcp;
 mod dummy;
 pub mod executable;
