@@ -28,3 +28,13 @@ timed() {
     fi
     step "$name: done in $((SECONDS - start)) s"
 }
+
+# Sets $target, and the compiler's flags for the program as it is installed:
+# everything in one file, at fixed addresses, so that nothing has to be loaded
+# and relocated at each start (docs/adr/0024). The flags are not for what runs
+# while compiling, so cargo needs to be told the target.
+release_flags() {
+    # shellcheck disable=SC2034 # the sourcing scripts use it
+    target=$(rustc -vV | sed -n 's/^host: //p')
+    export RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static -C relocation-model=static"
+}

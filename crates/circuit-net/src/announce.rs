@@ -27,14 +27,10 @@ use tokio::time::{Instant, sleep_until};
 use crate::netns::{in_netns, in_netns_async};
 use frames::Mac;
 
-/// When [`announce_soon`] announces: neighbours keep an entry for a second
-/// after they changed it, and a port that is new in a bridge may not forward
-/// at first.
-const ROUNDS: [Duration; 3] = [
-    Duration::ZERO,
-    Duration::from_millis(200),
-    Duration::from_millis(1200),
-];
+/// When [`announce_soon`] announces: a port that is new in a bridge may not
+/// forward at first, and neighbours keep an entry for a second after they
+/// changed it. Each goes to every port of a bridge, so there are no more.
+const ROUNDS: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(1200)];
 
 /// The IPv6 addresses of a namespace with their states.
 const STATES: &str = "/proc/thread-self/net/if_inet6";
@@ -64,35 +60,44 @@ pub fn announce(netns: &Path, ifname: &str, addresses: &[IpAddr]) -> Result<()> 
     })
 }
 
-/// Announces as [`announce`] does, as well as can be: at once, and twice more
-/// within 1.2 s. Failures are only logged, at debug level; it ends early when
-/// the namespace or the interface is gone.
+/// Announces as [`announce`] does, as well as can be: after a moment, and once
+/// more after 1.2 s. Failures are only logged, at debug level; it ends early
+/// when the namespace or the interface is gone.
 ///
-/// The namespace is entered once, at the start, by a thread of its own; its
-/// path may be gone afterwards. Until the future ends or is dropped, an open
+/// The namespace is entered once, for the first time, by a thread of its own;
+/// its path may be gone afterwards. Until the future ends or is dropped, an open
 /// socket keeps the namespace, as a process in it would. The runtime is never
 /// held up.
 pub async fn announce_soon(netns: PathBuf, ifname: String, addresses: Vec<IpAddr>) {
     let start = Instant::now();
-    let (path, name) = (netns.clone(), ifname.clone());
+    let [first, later] = ROUNDS.map(|round| start + round);
+    sleep_until(first).await;
+    let (path, name, first_addresses) = (netns.clone(), ifname.clone(), addresses.clone());
     let opened = in_netns_async(netns.clone(), move || {
-        Announcer::open(&path, &name).map(ClosedElsewhere::new)
+        let announcer = Announcer::open(&path, &name)?;
+        let told = announcer.announce(&first_addresses);
+        Ok((ClosedElsewhere::new(announcer), told))
     });
     let failed = |error: &Error| {
         tracing::debug!(netns = %netns.display(), ifname, %error, "neighbours were not told");
     };
     let announcer = match opened.await {
-        Ok(announcer) => announcer,
+        Ok((announcer, told)) => {
+            if let Err(error) = told {
+                failed(&error);
+                if error.kind() == ErrorKind::NotFound {
+                    return;
+                }
+            }
+            announcer
+        }
         Err(error) => return failed(&error),
     };
-    for round in ROUNDS {
-        sleep_until(start + round).await;
-        if let Err(error) = announcer.announce(&addresses) {
-            failed(&error);
-            if error.kind() == ErrorKind::NotFound {
-                return;
-            }
-        }
+    sleep_until(later).await;
+    // The kernel brings it to each port of a bridge before it returns.
+    let again = tokio::task::spawn_blocking(move || announcer.announce(&addresses));
+    if let Ok(Err(error)) = again.await {
+        failed(&error);
     }
 }
 

@@ -1,8 +1,8 @@
 //! The kernel and CNI: namespaces, netlink, announcements, plugin execution.
 //!
 //! The only crate with `unsafe` code, in [`cni`] (what a child does between
-//! fork and exec), [`netns`], [`netlink`] and [`dhcp`] (single calls that no
-//! crate offers).
+//! fork and exec), [`names`], [`netns`], [`netlink`] and [`dhcp`] (single calls
+//! that no crate offers).
 #![deny(unsafe_code)]
 
 pub mod announce;
@@ -10,6 +10,7 @@ pub mod cni;
 pub mod dhcp;
 pub mod driver;
 pub mod host;
+pub mod names;
 pub mod netlink;
 pub mod netns;
 pub mod nft;

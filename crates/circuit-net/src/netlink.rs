@@ -15,6 +15,7 @@ mod defaults;
 mod link;
 mod mac;
 mod message;
+mod netconf;
 mod notify;
 mod order;
 mod port;

@@ -13,6 +13,7 @@ fn main() -> ExitCode {
     if let Some(kind) = plugin::called(std::env::args_os()) {
         return plugin::serve(&kind);
     }
+    circuit_net::names::only_files_and_dns();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {

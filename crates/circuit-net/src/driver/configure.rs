@@ -36,8 +36,19 @@ pub(super) fn configure(
         .ips
         .iter()
         .any(|ip| ip.interface.is_some() && ip.address.addr().is_ipv6());
-    set_parameters(call, ipv6, parameters)?;
-    let mut steps = address_steps(call, index, result);
+    // Looking a parameter up by its file costs more the more namespaces there
+    // are.
+    let by_netlink = |(family, name, value): &Parameter| {
+        (*family == "ipv4" && *name == "arp_notify").then_some(*value == "1")
+    };
+    let (quick, slow): (Vec<Parameter>, Vec<Parameter>) =
+        parameters.iter().partition(|it| by_netlink(it).is_some());
+    set_parameters(call, ipv6, &slow)?;
+    let mut steps: Vec<_> = quick
+        .iter()
+        .map(|it| notify_step(call, index, by_netlink(it)))
+        .collect();
+    steps.extend(address_steps(call, index, result));
     steps.extend(route_steps(call, index, result));
     let mut container = call.container()?;
     take(&mut container, &steps)?;
@@ -116,6 +127,15 @@ fn enable_ipv6(ifname: &str) -> Answer<()> {
     }
     let key = format!("net/ipv6/conf/{ifname}/keep_addr_on_down");
     sysctl::set(&key, "1").map_err(|e| refused(&key, &e))
+}
+
+fn notify_step(call: &Call<'_>, index: u32, arp_notify: Option<bool>) -> (String, Message) {
+    let spec = LinkSpec {
+        arp_notify,
+        ..LinkSpec::default()
+    };
+    let what = format!("set arp_notify of {}", call.ifname);
+    (what, spec.change(index))
 }
 
 fn address_steps(call: &Call<'_>, index: u32, result: &CniResult) -> Vec<(String, Message)> {

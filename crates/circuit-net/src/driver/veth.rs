@@ -82,8 +82,7 @@ fn make(
         };
         match socket.create(&name, outer.create_veth(&inner)) {
             Ok(link) => {
-                // Its routes are not for routers on it to make.
-                sysctl::try_set(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
+                refuse_routers(&link);
                 return Ok(link);
             }
             Err(NetlinkError::Kernel(libc::EEXIST)) => {
@@ -98,6 +97,14 @@ fn make(
         code::TRY_AGAIN_LATER,
         "every random name of an interface was taken, try again",
     ))
+}
+
+/// Lets routers on an interface of the host make no routes.
+pub(super) fn refuse_routers(link: &Link) {
+    // Looking a parameter up costs more the more namespaces there are.
+    if link.accept_ra != Some(false) {
+        sysctl::try_set(&format!("net/ipv6/conf/{}/accept_ra", link.name), "0");
+    }
 }
 
 fn exists(ifname: &str) -> ErrorReport {

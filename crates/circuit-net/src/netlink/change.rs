@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 
 use super::attributes::{self as wire, LINK_HEADER, RTM_NEWLINK};
-use super::link::{IFLA_TXQLEN, Link, get_link, header};
+use super::link::{IFLA_AF_SPEC, IFLA_TXQLEN, Link, get_link, header};
 use super::mac::Mac;
 use super::message::Message;
 use super::socket::{Netlink, NetlinkError};
@@ -20,6 +20,9 @@ const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
+const IFLA_INET_CONF: u16 = 1;
+/// The number of `arp_notify` among the parameters of IPv4.
+const IPV4_DEVCONF_ARP_NOTIFY: u16 = 22;
 
 /// What an interface is to be, or to become: what is not said is left to the
 /// kernel, or as it is.
@@ -52,6 +55,9 @@ pub struct LinkSpec<'a> {
     pub group: Option<u32>,
     /// The alias; the kernel takes it for an interface that is there only.
     pub alias: Option<&'a str>,
+    /// Whether to tell neighbours of addresses when it is set up; the kernel
+    /// takes it for an interface that is there only, and after setting it up.
+    pub arp_notify: Option<bool>,
 }
 
 impl<'a> LinkSpec<'a> {
@@ -122,6 +128,15 @@ impl<'a> LinkSpec<'a> {
             .with_some(self.tx_queue, |m, length| m.with_u32(IFLA_TXQLEN, length))
             .with_some(self.group, |m, group| m.with_u32(IFLA_GROUP, group))
             .with_some(self.alias, |m, alias| m.with_text(IFLA_IFALIAS, alias))
+            .with_some(self.arp_notify, |m, on| {
+                m.with_nest(IFLA_AF_SPEC, &[], |families| {
+                    families.with_nest(wire::AF_INET.into(), &[], |four| {
+                        four.with_nest(IFLA_INET_CONF, &[], |conf| {
+                            conf.with_u32(IPV4_DEVCONF_ARP_NOTIFY, on.into())
+                        })
+                    })
+                })
+            })
     }
 }
 

@@ -12,12 +12,14 @@ const IFLA_LINK: u16 = 5;
 pub(super) const IFLA_TXQLEN: u16 = 13;
 const IFLA_OPERSTATE: u16 = 16;
 const IFLA_IFALIAS: u16 = 20;
+pub(super) const IFLA_AF_SPEC: u16 = 26;
 const IFLA_GROUP: u16 = 27;
 const IFLA_EXT_MASK: u16 = 29;
 const IFLA_PROMISCUITY: u16 = 30;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_INET6_CONF: u16 = 2;
 const IFLA_BR_VLAN_FILTERING: u16 = 7;
 const IFLA_BR_VLAN_DEFAULT_PVID: u16 = 39;
 const IFLA_BRPORT_MODE: u16 = 4;
@@ -25,6 +27,8 @@ const IFLA_BRPORT_ISOLATED: u16 = 33;
 
 /// Leaves the counters out of an answer: they are most of it.
 const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
+/// The place of `accept_ra` among the parameters of IPv6.
+const DEVCONF_ACCEPT_RA: usize = 3;
 /// The operational state of an interface that carries traffic.
 const IF_OPER_UP: u8 = 6;
 
@@ -64,6 +68,9 @@ pub struct Link {
     pub group: u32,
     /// The alias.
     pub alias: Option<String>,
+    /// Whether routers on it may make routes (`accept_ra`); nothing when it has
+    /// no IPv6.
+    pub accept_ra: Option<bool>,
     /// What the kind tells of itself: attributes `IFLA_INFO_DATA`, for
     /// [`attributes`](super::attributes()).
     pub data: Vec<u8>,
@@ -117,6 +124,7 @@ impl Link {
             IFLA_TXQLEN => self.tx_queue = u32_of(value).unwrap_or_default(),
             IFLA_GROUP => self.group = u32_of(value).unwrap_or_default(),
             IFLA_IFALIAS => self.alias = Some(text(value)),
+            IFLA_AF_SPEC => self.accept_ra = accept_ra(value),
             wire::IFLA_LINKINFO => {
                 self.kind = find(value, wire::IFLA_INFO_KIND).map(text);
                 self.data = bytes(find(value, IFLA_INFO_DATA));
@@ -255,6 +263,12 @@ pub fn found(answer: Result<Vec<Reply>, NetlinkError>) -> Result<Option<Link>, N
 
 fn find(values: &[u8], wanted: u16) -> Option<&[u8]> {
     attributes(values).find_map(|(kind, value)| (kind == wanted).then_some(value))
+}
+
+fn accept_ra(families: &[u8]) -> Option<bool> {
+    let conf = find(find(families, wire::AF_INET6.into())?, IFLA_INET6_CONF)?;
+    let value = conf.chunks_exact(4).nth(DEVCONF_ACCEPT_RA)?;
+    Some(u32_of(value)? != 0)
 }
 
 fn byte(value: Option<&[u8]>) -> u8 {

@@ -1,13 +1,12 @@
 //! Ports of bridges: their flags and their VLANs.
 
-use super::link::header;
+use super::link::{IFLA_AF_SPEC, header};
 use super::message::Message;
 
 const RTM_DELLINK: u16 = 17;
 const RTM_SETLINK: u16 = 19;
 
 const IFLA_PROTINFO: u16 = 12;
-const IFLA_AF_SPEC: u16 = 26;
 const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_BRIDGE_FLAGS: u16 = 0;

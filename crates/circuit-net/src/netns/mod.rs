@@ -1,6 +1,7 @@
 //! Network namespaces: telling them apart, keeping them alive, entering them.
 
 mod enter;
+mod interfaces;
 mod pin;
 mod stand_in;
 mod workers;
@@ -14,6 +15,7 @@ use circuit_core::{Error, Result};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs, statfs};
 
 pub use enter::{in_netns, in_netns_async};
+pub use interfaces::interface_names;
 pub use pin::{Pin, list_pins, pin, pin_fd, unpin};
 pub use stand_in::stand_in;
 pub use workers::Workers;

@@ -273,7 +273,7 @@ impl Datapath for CniDatapath {
         let path = path.to_path_buf();
         let work = move || {
             pin(sandbox, &path)?;
-            names(&path)
+            netns::interface_names(&path)
         };
         self.cni.workers().run(work).await?
     }
@@ -303,7 +303,10 @@ impl Datapath for CniDatapath {
 
     async fn interfaces(&self, netns: &Path) -> Result<Vec<String>> {
         let netns = netns.to_path_buf();
-        self.cni.workers().run(move || names(&netns)).await?
+        self.cni
+            .workers()
+            .run(move || netns::interface_names(&netns))
+            .await?
     }
 
     async fn order_routes(&self, netns: &Path, interfaces: &[String]) -> Result<()> {
@@ -405,12 +408,6 @@ fn pin(sandbox: Sandbox, pin: &Path) -> Result<()> {
         )));
     }
     Ok(())
-}
-
-/// The names of the interfaces in a namespace.
-fn names(netns: &Path) -> Result<Vec<String>> {
-    let links = netlink::links(Some(netns))?;
-    Ok(links.into_iter().map(|link| link.name).collect())
 }
 
 fn key(attachment: &Attachment) -> (String, String) {

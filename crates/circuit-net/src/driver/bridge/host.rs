@@ -36,8 +36,7 @@ pub(super) fn ensure(socket: &mut Netlink, config: &Config<'_>) -> Answer<Link> 
             format!("interface {name} exists and is no bridge: choose another name"),
         ));
     }
-    // Its routes are not for routers on it to make.
-    sysctl::try_set(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
+    veth::refuse_routers(&link);
     if !link.up || config.promisc {
         let up = LinkSpec {
             up: Some(true),
@@ -178,16 +177,20 @@ pub(super) fn is_gateway(
         .addresses(bridge.index)
         .map_err(|e| refused(format_args!("list the addresses of {}", bridge.name), &e))?;
     let has = |wanted: &IpNet| there.iter().any(|address| address.address == *wanted);
-    Ok(addresses.iter().all(has) && forwards(addresses))
+    Ok(addresses.iter().all(has) && forwards(socket, addresses)?)
 }
 
 /// Whether the host forwards what is of these addresses' families.
-fn forwards(addresses: &[IpNet]) -> bool {
-    let of_family = |ipv6| addresses.iter().any(|net| net.addr().is_ipv6() == ipv6);
-    FORWARDING
-        .into_iter()
-        .filter(|(ipv6, _)| of_family(*ipv6))
-        .all(|(_, key)| sysctl::get(key).is_ok_and(|value| value == "1"))
+fn forwards(socket: &mut Netlink, addresses: &[IpNet]) -> Answer<bool> {
+    for ipv6 in [false, true] {
+        if addresses.iter().any(|net| net.addr().is_ipv6() == ipv6) {
+            let forwards = socket.forwards(ipv6);
+            if !forwards.map_err(|e| refused("ask whether the host forwards", &e))? {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
 }
 
 /// Gives the bridge, or its interface in the VLAN, the gateways' addresses,
