@@ -56,7 +56,7 @@ const DUPLICATE: u8 = 0x08;
 /// announced are announced all the same.
 pub fn announce(netns: &Path, ifname: &str, addresses: &[IpAddr]) -> Result<()> {
     in_netns(netns, || {
-        Announcer::open(netns, ifname)?.announce(addresses)
+        Announcer::open(netns, ifname, addresses)?.announce(addresses)
     })
 }
 
@@ -74,7 +74,7 @@ pub async fn announce_soon(netns: PathBuf, ifname: String, addresses: Vec<IpAddr
     sleep_until(first).await;
     let (path, name, first_addresses) = (netns.clone(), ifname.clone(), addresses.clone());
     let opened = in_netns_async(netns.clone(), move || {
-        let announcer = Announcer::open(&path, &name)?;
+        let announcer = Announcer::open(&path, &name, &first_addresses)?;
         let told = announcer.announce(&first_addresses);
         Ok((ClosedElsewhere::new(announcer), told))
     });
@@ -106,7 +106,7 @@ pub async fn announce_soon(netns: PathBuf, ifname: String, addresses: Vec<IpAddr
 struct Announcer {
     /// Sends what it is given out of the interface, and receives nothing.
     socket: OwnedFd,
-    /// [`STATES`], if the kernel has IPv6.
+    /// [`STATES`], if there is something of IPv6 to announce.
     states: Option<File>,
     /// Whether the interface is a router's.
     router: bool,
@@ -115,9 +115,9 @@ struct Announcer {
 }
 
 impl Announcer {
-    /// An announcer for an interface of the namespace that the calling thread
-    /// is in, which `netns` only names.
-    fn open(netns: &Path, ifname: &str) -> Result<Self> {
+    /// An announcer of such addresses for an interface of the namespace that
+    /// the calling thread is in, which `netns` only names.
+    fn open(netns: &Path, ifname: &str, addresses: &[IpAddr]) -> Result<Self> {
         let name = format!(
             "interface {ifname} of network namespace {}",
             netns.display()
@@ -127,11 +127,12 @@ impl Announcer {
         let socket = socket(AddressFamily::Packet, SockType::Raw, flags, None)
             .map_err(|e| Error::unavailable(format!("cannot open a packet socket: {e}")))?;
         bind(socket.as_raw_fd(), &link).map_err(|e| refused(&name, e))?;
+        let ipv6 = addresses.iter().any(IpAddr::is_ipv6);
         let forwarding = format!("/proc/sys/net/ipv6/conf/{ifname}/forwarding");
         Ok(Self {
             socket,
-            states: File::open(STATES).ok(),
-            router: fs::read_to_string(forwarding).is_ok_and(|text| text.trim() != "0"),
+            states: ipv6.then(|| File::open(STATES).ok()).flatten(),
+            router: ipv6 && fs::read_to_string(forwarding).is_ok_and(|text| text.trim() != "0"),
             name,
         })
     }

@@ -16,6 +16,7 @@ use super::call::Sockets;
 use super::delegate::{by_driver, written};
 use super::{Answer, Call, Command, Delegate, Driver, driver};
 use crate::cni::PluginPath;
+use crate::netns::let_this_thread_visit;
 
 /// The environment of the specification.
 #[derive(Debug, Default)]
@@ -31,6 +32,7 @@ struct Environment {
 /// Serves one invocation as the plugin `kind`, and says how the process is to
 /// end.
 pub fn run(kind: &str) -> ExitCode {
+    let_this_thread_visit();
     let mut version = CniVersion::LATEST;
     let (output, exit) = match serve(kind, &mut version) {
         Ok(output) => (output, ExitCode::SUCCESS),

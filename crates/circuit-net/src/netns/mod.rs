@@ -20,6 +20,8 @@ pub use pin::{Pin, list_pins, pin, pin_fd, unpin};
 pub use stand_in::stand_in;
 pub use workers::Workers;
 
+pub(crate) use workers::let_this_thread_visit;
+
 /// What tells one network namespace from another, as long as it lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NetnsId {

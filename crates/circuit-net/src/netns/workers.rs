@@ -109,8 +109,7 @@ impl Shared {
     }
 
     fn work(&self) {
-        // Without it, visits are left to threads of their own.
-        HOME.set(File::open("/proc/thread-self/ns/net").ok().map(Arc::new));
+        let_this_thread_visit();
         while let Some(job) = self.next() {
             // What a panic may have left half done is the job's own; where the
             // thread is then, nobody knows.
@@ -135,6 +134,13 @@ impl Shared {
         queue.idle -= 1;
         queue.jobs.pop_front()
     }
+}
+
+/// Lets the calling thread go into namespaces by itself, as a worker does: for
+/// a thread that serves one operation and then ends with its process.
+pub(crate) fn let_this_thread_visit() {
+    // Without it, visits are left to threads of their own.
+    HOME.set(File::open("/proc/thread-self/ns/net").ok().map(Arc::new));
 }
 
 /// Runs `f` inside the namespace at `path` on this thread, if it is a worker,
