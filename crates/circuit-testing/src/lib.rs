@@ -32,6 +32,7 @@ pub mod network;
 mod node;
 mod plugins;
 mod process;
+mod redis_server;
 mod sweep;
 
 pub use command::{PATIENCE, Ran, wait_for, wait_until};
@@ -41,3 +42,4 @@ pub use extension::{EXTENSION_KEY, EXTENSION_TYPE};
 pub use leftovers::Leftovers;
 pub use node::{NodeBuilder, TestNode};
 pub use plugins::Plugins;
+pub use redis_server::RedisServer;

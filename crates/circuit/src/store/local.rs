@@ -66,7 +66,7 @@ impl LocalStore {
     }
 
     /// Opens that folder.
-    fn in_folder(dir: PathBuf) -> Result<Self> {
+    pub(super) fn in_folder(dir: PathBuf) -> Result<Self> {
         let fail = |e: io::Error| {
             let reason = text::io_error(&e);
             Error::unavailable(format!(
@@ -322,7 +322,7 @@ impl LocalStore {
     }
 }
 
-fn write_durably(path: &Path, data: &[u8]) -> io::Result<()> {
+pub(super) fn write_durably(path: &Path, data: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -367,7 +367,7 @@ fn problem(name: &str, path: &Path, reason: &str) -> Problem {
     }
 }
 
-fn already_there(name: &str) -> Error {
+pub(super) fn already_there(name: &str) -> Error {
     Error::already_exists(format!(
         "network {name} already exists; delete it first, or give --force to replace it"
     ))

@@ -1,6 +1,7 @@
 //! Where networks are stored.
 
 mod local;
+mod shared;
 
 use std::path::{Path, PathBuf};
 
@@ -8,6 +9,7 @@ use circuit_core::service::{NetworkListing, StoredNetwork};
 use circuit_core::{Error, Result};
 
 pub use local::LocalStore;
+pub use shared::SharedStore;
 
 /// The longest name of a network, in bytes: it becomes a file's name, and a
 /// part of names that plugins make of it.

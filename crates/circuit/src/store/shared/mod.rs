@@ -1,0 +1,285 @@
+//! Networks that a fleet shares by Redis. Each node keeps a copy of all of them
+//! in a folder of its own, which is all that is read: a node starts, and
+//! connects containers, without Redis. Changes go to Redis first.
+
+mod definitions;
+mod entry;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex as StdMutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use circuit_core::cni::ConfigList;
+use circuit_core::service::{NetworkListing, StoredNetwork};
+use circuit_core::{Error, Result};
+use tokio::runtime::Handle;
+use tokio::sync::Mutex;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio_util::sync::CancellationToken;
+
+use super::local::{already_there, write_durably};
+use super::{LocalStore, Store};
+use crate::attachments::NetworkSource;
+use crate::redis;
+use definitions::Definitions;
+use entry::{Entries, Entry, Index, exchange};
+
+/// How often everything is compared, should a message have been lost.
+const COMPARE: Duration = Duration::from_secs(30);
+/// The file with the revisions, beside the networks' files; no network's name
+/// begins with a dot.
+const INDEX: &str = ".revisions";
+
+/// Networks that a fleet shares.
+pub struct SharedStore {
+    dir: PathBuf,
+    copy: LocalStore,
+    definitions: Definitions,
+    /// The revisions of what is in the copy. Held while copy and index change.
+    index: Mutex<Index>,
+    runtime: Handle,
+    /// What in Redis is no network, and was told of.
+    nonsense: StdMutex<HashSet<String>>,
+}
+
+impl SharedStore {
+    /// The networks in that Redis, with a copy in that folder. To be called
+    /// within a runtime.
+    ///
+    /// # Errors
+    /// When the folder cannot be used.
+    pub fn open(redis: redis::Store, dir: &Path) -> Result<Self> {
+        let copy = LocalStore::in_folder(dir.to_owned())?;
+        let index = match fs::read(dir.join(INDEX)) {
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+                tracing::warn!(
+                    "the revisions of shared networks in {} cannot be read, \
+                     those in redis count: {error}",
+                    dir.display()
+                );
+                Index::default()
+            }),
+            Err(_) => Index::default(),
+        };
+        Ok(Self {
+            dir: dir.to_owned(),
+            copy,
+            definitions: Definitions(redis),
+            index: Mutex::new(index),
+            runtime: Handle::current(),
+            nonsense: StdMutex::default(),
+        })
+    }
+
+    /// Keeps the copy like what is in Redis until `stop`, and tells `appeared` of
+    /// each network that is new here.
+    pub async fn follow(&self, stop: CancellationToken, appeared: UnboundedSender<String>) {
+        let mut changes = self.definitions.changes();
+        let mut timer = tokio::time::interval(COMPARE);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                event = changes.next() => if event.is_none() { return },
+                _ = timer.tick() => {}
+            }
+            match self.compare().await {
+                Ok(new) => {
+                    for name in new {
+                        // Nobody may want to know any more.
+                        let _ = appeared.send(name);
+                    }
+                }
+                // The connection tells of itself.
+                Err(error) => tracing::debug!(%error, "shared networks were not compared"),
+            }
+        }
+    }
+
+    /// Makes copy and Redis the same, by the last change of each network.
+    /// Returns the names of networks that are new or other than they were.
+    ///
+    /// # Errors
+    /// When Redis is away, or the folder cannot be written.
+    pub async fn compare(&self) -> Result<Vec<String>> {
+        let mut index = self.index.lock().await;
+        let mut theirs = self.definitions.read().await?;
+        theirs.retain(|name, entry| self.makes_sense(name, entry));
+        let ours = self.entries(&index)?;
+        let exchange = exchange(&ours, &theirs);
+        let mut new = Vec::new();
+        for (name, entry) in &exchange.take {
+            match self.take(&mut index, name, entry) {
+                Ok(()) if entry.data.is_some() => new.push(name.clone()),
+                Ok(()) => {}
+                Err(error) => {
+                    tracing::warn!(network = name, %error, "a shared network is not taken over");
+                }
+            }
+        }
+        if !exchange.take.is_empty() {
+            self.save(&index)?;
+        }
+        if !exchange.give.is_empty() {
+            let names: Vec<&str> = exchange.give.keys().map(String::as_str).collect();
+            tracing::info!(
+                "redis did not know of networks, and is told: {}",
+                names.join(", ")
+            );
+            self.definitions.restore(&exchange.give).await?;
+        }
+        Ok(new)
+    }
+
+    /// Whether an entry in Redis is one of a network; others are left alone, and
+    /// told of once.
+    fn makes_sense(&self, name: &str, entry: &Entry) -> bool {
+        let checked = super::check_name(name).and_then(|()| match &entry.data {
+            Some(data) => ConfigList::parse(data).map(drop),
+            None => Ok(()),
+        });
+        let mut nonsense = self.nonsense.lock().unwrap_or_else(PoisonError::into_inner);
+        match checked {
+            Ok(()) => {
+                nonsense.remove(name);
+                true
+            }
+            Err(error) => {
+                if nonsense.insert(name.to_owned()) {
+                    tracing::warn!("redis has {name:?} for a network, which it is not: {error}");
+                }
+                false
+            }
+        }
+    }
+
+    /// What this node knows of, with what is in the folder and was put there by
+    /// hand.
+    fn entries(&self, index: &Index) -> Result<Entries> {
+        let mut entries = Entries::new();
+        for (name, revision) in &index.deleted {
+            let entry = Entry {
+                revision: Some(*revision),
+                data: None,
+            };
+            entries.insert(name.clone(), entry);
+        }
+        for network in self.copy.list()?.networks {
+            let entry = Entry {
+                revision: index.networks.get(&network.name).copied(),
+                data: Some(network.data),
+            };
+            entries.insert(network.name, entry);
+        }
+        Ok(entries)
+    }
+
+    fn take(&self, index: &mut Index, name: &str, entry: &Entry) -> Result<()> {
+        match &entry.data {
+            Some(data) => self.copy.write(name, data, true)?,
+            None if self.copy.has(name) => self.copy.remove(name)?,
+            None => {}
+        }
+        index.note(
+            name,
+            entry.revision.unwrap_or_default(),
+            entry.data.is_none(),
+        );
+        Ok(())
+    }
+
+    /// Writes the index. Should it not come so far, the networks are compared
+    /// again.
+    fn save(&self, index: &Index) -> Result<()> {
+        let (path, unfinished) = (self.dir.join(INDEX), self.dir.join(".revisions.tmp"));
+        let bytes = serde_json::to_vec(index)
+            .map_err(|e| Error::internal(format!("cannot write revisions: {e}")))?;
+        let _ = fs::remove_file(&unfinished);
+        write_durably(&unfinished, &bytes)
+            .and_then(|()| fs::rename(&unfinished, &path))
+            .map_err(|e| Error::unavailable(format!("cannot write {}: {e}", path.display())))
+    }
+
+    async fn write_both(&self, name: &str, data: &[u8], replace: bool) -> Result<()> {
+        let mut index = self.index.lock().await;
+        let written = self
+            .definitions
+            .write(name, data, replace, index.highest())
+            .await
+            .map_err(unreachable)?;
+        let Some(revision) = written else {
+            return Err(already_there(name));
+        };
+        let entry = Entry {
+            revision: Some(revision),
+            data: Some(data.to_vec()),
+        };
+        self.take(&mut index, name, &entry)?;
+        self.save(&index)
+    }
+
+    async fn remove_both(&self, name: &str) -> Result<()> {
+        let mut index = self.index.lock().await;
+        let removed = self.definitions.remove(name, index.highest()).await;
+        let entry = Entry {
+            revision: Some(removed.map_err(unreachable)?),
+            data: None,
+        };
+        self.take(&mut index, name, &entry)?;
+        self.save(&index)
+    }
+
+    /// The names of the networks in the copy.
+    pub fn names(&self) -> BTreeSet<String> {
+        let listing = self.copy.list().unwrap_or_default();
+        listing.networks.into_iter().map(|n| n.name).collect()
+    }
+}
+
+fn unreachable(failure: redis::Failure) -> Error {
+    Error::from(failure).context(
+        "networks are shared by redis and cannot be changed without it, those there are go on",
+    )
+}
+
+/// Changes wait for Redis, so they are nothing for a thread of the runtime.
+impl Store for SharedStore {
+    fn get(&self, name: &str) -> Result<StoredNetwork> {
+        self.copy.get(name)
+    }
+
+    fn list(&self) -> Result<NetworkListing> {
+        self.copy.list()
+    }
+
+    fn write(&self, name: &str, data: &[u8], replace: bool) -> Result<()> {
+        super::check_name(name)?;
+        self.runtime.block_on(self.write_both(name, data, replace))
+    }
+
+    fn remove(&self, name: &str) -> Result<()> {
+        if !self.copy.has(name) {
+            return self.copy.remove(name);
+        }
+        self.runtime.block_on(self.remove_both(name))
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.copy.has(name)
+    }
+}
+
+#[async_trait]
+impl NetworkSource for SharedStore {
+    async fn network(&self, name: &str) -> Result<StoredNetwork> {
+        self.copy.network(name).await
+    }
+
+    async fn networks(&self) -> Result<Vec<StoredNetwork>> {
+        self.copy.networks().await
+    }
+}

@@ -1,0 +1,199 @@
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use circuit_core::ErrorKind;
+use circuit_testing::RedisServer;
+use tokio::sync::mpsc;
+
+use super::*;
+
+/// A node's store, and what appeared on it.
+struct Node {
+    dir: tempfile::TempDir,
+    store: Arc<SharedStore>,
+    appeared: mpsc::UnboundedReceiver<String>,
+    stop: CancellationToken,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Node {
+    async fn start(redis: &RedisServer) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), redis, true).await
+    }
+
+    async fn start_in(dir: tempfile::TempDir, redis: &RedisServer, up: bool) -> Self {
+        let url = redis::Url::parse(&redis.url()).unwrap();
+        let handle = redis::Store::open(&url).unwrap();
+        if up {
+            handle.wait_up(circuit_testing::PATIENCE).await.unwrap();
+        }
+        let store = Arc::new(SharedStore::open(handle, dir.path()).unwrap());
+        let (tell, appeared) = mpsc::unbounded_channel();
+        let stop = CancellationToken::new();
+        let (followed, stopped) = (Arc::clone(&store), stop.clone());
+        tokio::spawn(async move {
+            followed.follow(stopped, tell).await;
+        });
+        Self {
+            dir,
+            store,
+            appeared,
+            stop,
+        }
+    }
+
+    /// The same node later.
+    async fn restart(self, redis: &RedisServer, up: bool) -> Self {
+        Self::start_in(self.fall_asleep(), redis, up).await
+    }
+
+    /// Stops the node, and returns what it keeps.
+    fn fall_asleep(mut self) -> tempfile::TempDir {
+        self.stop.cancel();
+        std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap())
+    }
+
+    async fn write(&self, name: &str, mtu: u32, replace: bool) -> Result<()> {
+        let (store, name) = (Arc::clone(&self.store), name.to_owned());
+        let work = move || store.write(&name, config(&name, mtu).as_bytes(), replace);
+        tokio::task::spawn_blocking(work).await.unwrap()
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
+        let (store, name) = (Arc::clone(&self.store), name.to_owned());
+        let work = move || store.remove(&name);
+        tokio::task::spawn_blocking(work).await.unwrap()
+    }
+
+    /// Waits until these are its networks, with this MTU each.
+    async fn comes_to(&self, wanted: &[(&str, u32)]) {
+        let wanted: Vec<(String, Vec<u8>)> = wanted
+            .iter()
+            .map(|(name, mtu)| ((*name).to_owned(), config(name, *mtu).into_bytes()))
+            .collect();
+        let has = || {
+            let networks = self.store.list().unwrap().networks.into_iter();
+            networks.map(|n| (n.name, n.data)).collect::<Vec<_>>() == wanted
+        };
+        let deadline = tokio::time::Instant::now() + circuit_testing::PATIENCE;
+        while !has() {
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "{:?} does not become {wanted:?}",
+                self.store.list().unwrap().networks
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+fn config(name: &str, mtu: u32) -> String {
+    format!(
+        r#"{{"cniVersion":"1.0.0","name":"{name}","plugins":[{{"type":"bridge","mtu":{mtu}}}]}}"#
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_of_one_node_is_one_of_all() {
+    let redis = RedisServer::start();
+    let (a, mut b) = (Node::start(&redis).await, Node::start(&redis).await);
+    a.write("web", 1400, false).await.unwrap();
+    a.comes_to(&[("web", 1400)]).await;
+    b.comes_to(&[("web", 1400)]).await;
+    assert_eq!(b.appeared.recv().await.unwrap(), "web");
+    // Byte for byte, and the other way round.
+    assert_eq!(
+        b.store.get("web").unwrap().data,
+        config("web", 1400).as_bytes()
+    );
+    b.write("web", 1500, true).await.unwrap();
+    a.comes_to(&[("web", 1500)]).await;
+    let twice = a.write("web", 1600, false).await.unwrap_err();
+    assert_eq!(twice.kind(), ErrorKind::AlreadyExists);
+    a.remove("web").await.unwrap();
+    b.comes_to(&[]).await;
+    let gone = b.remove("web").await.unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_redis_a_node_starts_and_changes_nothing() {
+    let mut redis = RedisServer::start();
+    let node = Node::start(&redis).await;
+    node.write("web", 1400, false).await.unwrap();
+    redis.kill();
+    let node = node.restart(&redis, false).await;
+    node.comes_to(&[("web", 1400)]).await;
+    let refused = node.write("db", 1400, false).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unavailable);
+    assert!(refused.message().contains("shared by redis"), "{refused}");
+    let refused = node.remove("web").await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unavailable);
+    node.comes_to(&[("web", 1400)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_emptied_redis_is_filled_again_and_brings_nothing_back() {
+    let mut redis = RedisServer::start();
+    let (a, b) = (Node::start(&redis).await, Node::start(&redis).await);
+    for name in ["db", "old", "web"] {
+        a.write(name, 1400, false).await.unwrap();
+    }
+    b.comes_to(&[("db", 1400), ("old", 1400), ("web", 1400)])
+        .await;
+    // This one does not hear of what comes now.
+    let asleep = b.fall_asleep();
+    a.remove("old").await.unwrap();
+    a.write("web", 1500, true).await.unwrap();
+    redis.kill();
+    redis.come_back();
+    let b = Node::start_in(asleep, &redis, true).await;
+    let c = Node::start(&redis).await;
+    for node in [&a, &b, &c] {
+        node.comes_to(&[("db", 1400), ("web", 1500)]).await;
+    }
+    // New changes are newer than all that was heard of before.
+    c.write("web", 1600, true).await.unwrap();
+    for node in [&a, &b] {
+        node.comes_to(&[("db", 1400), ("web", 1600)]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_lies_in_the_folder_becomes_the_fleets() {
+    let redis = RedisServer::start();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("web.json"), config("web", 1400)).unwrap();
+    let _a = Node::start_in(dir, &redis, true).await;
+    let b = Node::start(&redis).await;
+    b.comes_to(&[("web", 1400)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nonsense_in_redis_is_left_alone() {
+    let redis = RedisServer::start();
+    let node = Node::start(&redis).await;
+    let hset = |name: &str, value: &str| {
+        let mut command = redis::cmd("HSET");
+        command.arg("circuit:{fleet}:networks").arg(name).arg(value);
+        command
+    };
+    let good = config("hand", 1400);
+    for (name, value) in [("../x", "{}"), ("web", "no json"), ("hand", &good)] {
+        let set = hset(name, value);
+        node.store.definitions.0.query(&set).await.unwrap();
+    }
+    node.store.compare().await.unwrap();
+    node.comes_to(&[("hand", 1400)]).await;
+    assert!(node.store.compare().await.unwrap().is_empty());
+    // A name that holds nonsense can still be given to a network.
+    node.write("web", 1400, true).await.unwrap();
+    node.comes_to(&[("hand", 1400), ("web", 1400)]).await;
+}
