@@ -18,5 +18,7 @@ pub mod store;
 pub mod table;
 pub mod text;
 
+pub use circuit_net::names;
+
 /// The version of this build.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

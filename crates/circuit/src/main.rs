@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use circuit::{
     cli::{self, Cli, ClientCommand, Command, Failure, Global, server::ServerArgs},
-    plugin,
+    names, plugin,
 };
 use clap::Parser;
 
@@ -13,7 +13,7 @@ fn main() -> ExitCode {
     if let Some(kind) = plugin::called(std::env::args_os()) {
         return plugin::serve(&kind);
     }
-    circuit_net::names::only_files_and_dns();
+    names::only_files_and_dns();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {

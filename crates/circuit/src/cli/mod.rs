@@ -8,6 +8,7 @@ mod human;
 mod network;
 mod output;
 pub mod server;
+mod transfer;
 
 use std::path::PathBuf;
 use std::sync::LazyLock;

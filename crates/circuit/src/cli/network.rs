@@ -10,6 +10,7 @@ use circuit_api::v1;
 
 use super::client::{Client, answer, question};
 use super::output::{self, Failure, Format, FormatArg};
+use super::transfer::{self, Pull, Push};
 use super::{Failures, Global, unique};
 use crate::{table, text};
 
@@ -43,6 +44,10 @@ pub enum Command {
     Disconnect(Attachment),
     /// Show the addresses of a container.
     Ips(Ips),
+    /// Add the networks whose files are in a folder.
+    Push(Push),
+    /// Write the networks into a folder, as files.
+    Pull(Pull),
 }
 
 /// What `create` takes.
@@ -115,6 +120,8 @@ impl Command {
             Self::Connect(args) => connect(&Client::open(global).await?, args).await,
             Self::Disconnect(args) => disconnect(&Client::open(global).await?, args).await,
             Self::Ips(args) => ips(&Client::open(global).await?, args).await,
+            Self::Push(args) => transfer::push(&Client::open(global).await?, args).await,
+            Self::Pull(args) => transfer::pull(&Client::open(global).await?, args).await,
         }
     }
 }

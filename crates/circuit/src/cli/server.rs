@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::store::Datastore;
 use circuit_api::ListenAddress;
 use clap::Args;
 
@@ -36,7 +37,8 @@ pub struct ServerArgs {
     #[arg(long, value_name = "NAMESPACE", default_value = "default")]
     containerd_namespace: String,
 
-    /// Where networks are stored: local:///DIRECTORY.
+    /// Where networks are stored: local:///DIRECTORY, or the URL of a Redis that
+    /// a fleet shares; each node then keeps a copy of them in its state.
     #[arg(long, value_name = "URL", default_value = "local:///var/lib/circuit")]
     datastore: String,
 
@@ -72,7 +74,7 @@ pub struct ServerArgs {
     insecure: bool,
 
     /// Where attachments are remembered; the folder "state" of the datastore
-    /// when absent.
+    /// when absent, or of /var/lib/circuit when a fleet shares it.
     #[arg(long, value_name = "DIRECTORY")]
     state_dir: Option<PathBuf>,
 
@@ -93,6 +95,9 @@ pub struct ServerArgs {
     reconcile_interval: Duration,
 }
 
+/// Where attachments are remembered when no folder is named.
+const STATE_DIR: &str = "/var/lib/circuit/state";
+
 /// What the daemon is to do: the flags, checked and complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerOptions {
@@ -110,8 +115,8 @@ pub struct ServerOptions {
     pub containerd: PathBuf,
     /// The containerd namespace.
     pub containerd_namespace: String,
-    /// The URL of the datastore, as given.
-    pub datastore: String,
+    /// Where networks are kept.
+    pub datastore: Datastore,
     /// The label that connects containers.
     pub network_label: String,
     /// Folders with CNI plugins, in the order they are searched.
@@ -147,7 +152,11 @@ impl ServerArgs {
                     .into(),
             );
         }
-        let datastore_dir = crate::store::directory(&self.datastore).map_err(|e| e.to_string())?;
+        let datastore = Datastore::parse(&self.datastore).map_err(|e| e.to_string())?;
+        let state_dir = match &datastore {
+            Datastore::Local(dir) => dir.join("state"),
+            Datastore::Shared(_) => STATE_DIR.into(),
+        };
         let folders = self.cni_path.iter().flat_map(|list| list.split(':'));
         let cni_path: Vec<PathBuf> = folders
             .filter(|path| !path.is_empty())
@@ -181,10 +190,8 @@ impl ServerArgs {
             data_path: self.data_path,
             dhcp_socket: self.dhcp_socket,
             node_name: node_name(self.node_name)?,
-            state_dir: self
-                .state_dir
-                .unwrap_or_else(|| datastore_dir.join("state")),
-            datastore: self.datastore,
+            state_dir: self.state_dir.unwrap_or(state_dir),
+            datastore,
             run_dir: self.run_dir,
             cni_timeout: self.cni_timeout,
             reconcile_interval: self.reconcile_interval,

@@ -1,6 +1,7 @@
 //! The daemon: builds its parts from the options, runs them as one supervised
 //! set, and drains them. The only place that names concrete backends.
 
+mod datastore;
 mod leases;
 mod signals;
 
@@ -8,6 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use circuit_core::{Error, Result, runtime::Runtime as _};
 use circuit_net::cni::{CniRuntime, OperationLock, PluginPath};
+use datastore::Networks;
 use leases::Leases;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -22,7 +24,6 @@ use crate::{
     node::Alone,
     reconciler::Reconciler,
     state::{State, make_private},
-    store::LocalStore,
 };
 
 /// What runs has this long to come to its end after a signal.
@@ -51,6 +52,7 @@ struct Daemon {
     attachments: Arc<Attachments>,
     reconciler: Arc<Reconciler>,
     wakes: mpsc::UnboundedReceiver<String>,
+    networks: Networks,
     leases: Leases,
     /// Keeps a second daemon away from the same records.
     _lock: OperationLock,
@@ -74,7 +76,7 @@ impl Daemon {
             .map_err(|error| Error::invalid(error.to_string()))?;
         let cni = CniRuntime::new(PluginPath::new(&options.cni_path), options.cni_timeout)
             .on(options.data_path.parse()?);
-        let store = Arc::new(LocalStore::open(&options.datastore)?);
+        let networks = Networks::open(options).await?;
         let (state, loaded) = State::open(&options.state_dir, runtime.namespace())?;
         for damage in loaded.damage {
             tracing::error!(
@@ -91,7 +93,7 @@ impl Daemon {
                 options.run_dir.join("locks"),
                 pins.clone(),
             )),
-            networks: Arc::clone(&store) as _,
+            networks: Arc::clone(&networks.source),
             book,
             pins,
             label: options.network_label.clone(),
@@ -99,9 +101,10 @@ impl Daemon {
         let (wake, wakes) = mpsc::unbounded_channel();
         let attachments = Arc::new(Attachments::new(parts, wake));
         let reconciler = Arc::new(Reconciler::new(Arc::clone(&attachments)));
-        let networks = NetworkService::new(store, Arc::clone(&attachments) as _, cni);
+        let store = Arc::clone(&networks.store);
+        let service = NetworkService::new(store, Arc::clone(&attachments) as _, cni);
         let services = Services::new(
-            Arc::new(networks),
+            Arc::new(service),
             Arc::clone(&attachments) as _,
             Arc::clone(&reconciler) as _,
             Arc::new(Alone::new(&options.node_name)),
@@ -112,6 +115,7 @@ impl Daemon {
             attachments,
             reconciler,
             wakes,
+            networks,
             leases: Leases::start(&options.run_dir.join("dhcp"), &options.dhcp_socket)?,
             _lock: lock,
         })
@@ -145,6 +149,12 @@ impl Daemon {
         parts.spawn(async move {
             reconciler.guard(stop).await;
             ("firewall", Ok(()))
+        });
+        let (stop, networks) = (shutdown.clone(), self.networks);
+        let attachments = Arc::clone(&self.attachments);
+        parts.spawn(async move {
+            networks.follow(attachments, stop).await;
+            ("networks", Ok(()))
         });
         let (stop, reconciler) = (shutdown.clone(), self.reconciler);
         let every = options.reconcile_interval;

@@ -170,7 +170,8 @@ impl Networks for NetworkService {
         let _changing = self.changing.lock().await;
         if !self.store.has(name) {
             // Says which one was meant.
-            return self.store.remove(name);
+            let file = name.to_owned();
+            return self.on_disk(move |store| store.remove(&file)).await;
         }
         if force {
             self.disconnect_users(name).await?;

@@ -65,8 +65,11 @@ impl LocalStore {
         Self::in_folder(super::directory(url)?)
     }
 
-    /// Opens that folder.
-    pub(super) fn in_folder(dir: PathBuf) -> Result<Self> {
+    /// Opens that folder; it is made when it is not there.
+    ///
+    /// # Errors
+    /// When it cannot be made or read.
+    pub fn in_folder(dir: PathBuf) -> Result<Self> {
         let fail = |e: io::Error| {
             let reason = text::io_error(&e);
             Error::unavailable(format!(

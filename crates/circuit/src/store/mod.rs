@@ -62,8 +62,39 @@ pub fn directory(url: &str) -> Result<PathBuf> {
         ),
         Some(path) => Ok(path.to_owned()),
         None => Err(Error::invalid(format!(
-            "datastore {url:?} is of no known kind; give local:///DIRECTORY with an absolute path"
+            "datastore {url:?} is of no known kind; give local:///DIRECTORY with an absolute path, or the \
+             URL of a Redis"
         ))),
+    }
+}
+
+/// Where networks are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Datastore {
+    /// In a folder of this node.
+    Local(PathBuf),
+    /// In a Redis that a fleet shares.
+    Shared(crate::redis::Url),
+}
+
+impl Datastore {
+    /// Reads a datastore's URL: `local:///DIRECTORY` or one of Redis.
+    ///
+    /// # Errors
+    /// When it is neither; the text does not hold the URL of a Redis, as that
+    /// may hold a password.
+    pub fn parse(url: &str) -> Result<Self> {
+        let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+        let of_redis = |kind: &str| {
+            let name = kind.split('+').next().unwrap_or_default();
+            ["redis", "rediss", "valkey", "unix"].contains(&name)
+        };
+        if of_redis(scheme) {
+            return crate::redis::Url::parse(url)
+                .map(Self::Shared)
+                .map_err(|e| Error::invalid(format!("datastore: {e}")));
+        }
+        directory(url).map(Self::Local)
     }
 }
 
@@ -110,6 +141,24 @@ mod tests {
         ] {
             assert!(directory(url).is_err(), "{url}");
         }
+    }
+
+    #[test]
+    fn datastores() {
+        let parsed = Datastore::parse("local:///var/lib/x").unwrap();
+        assert_eq!(parsed, Datastore::Local("/var/lib/x".into()));
+        for url in [
+            "redis://h:1/2",
+            "rediss://u:p@h",
+            "unix:///s",
+            "redis+sentinel://h/m",
+        ] {
+            let parsed = Datastore::parse(url).unwrap();
+            assert!(matches!(parsed, Datastore::Shared(_)), "{url}");
+        }
+        let wrong = Datastore::parse("redis://:secret@h/x").unwrap_err();
+        assert!(!wrong.to_string().contains("secret"), "{wrong}");
+        assert!(Datastore::parse("etcd://h").is_err());
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod reconcile;
 mod restart;
 mod restart_policies;
 mod runtime;
+mod shared;
 mod support;
 
 use circuit_testing::{NodeBuilder, Plugins, TestNode};

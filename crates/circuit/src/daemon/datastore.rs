@@ -1,0 +1,76 @@
+//! Where the networks are, by the options.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use circuit_core::service::Attachments as _;
+use circuit_core::{Error, Result};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    attachments::{Attachments, NetworkSource},
+    cli::server::ServerOptions,
+    redis::{self, Failure},
+    store::{Datastore, LocalStore, SharedStore, Store},
+};
+
+/// How long a start waits for the Redis with the networks. Without it, those
+/// that this node remembers are there.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The networks, in each of the forms that somebody needs.
+pub(super) struct Networks {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) source: Arc<dyn NetworkSource>,
+    shared: Option<Arc<SharedStore>>,
+}
+
+impl Networks {
+    pub(super) async fn open(options: &ServerOptions) -> Result<Self> {
+        let url = match &options.datastore {
+            Datastore::Local(dir) => {
+                let store = Arc::new(LocalStore::in_folder(dir.clone())?);
+                return Ok(Self {
+                    source: Arc::clone(&store) as _,
+                    store,
+                    shared: None,
+                });
+            }
+            Datastore::Shared(url) => url.clone(),
+        };
+        let about = |failure: Failure| Error::from(failure).context("--datastore");
+        let redis = redis::Store::open(&url).map_err(about)?;
+        let up = redis.wait_up(PATIENCE).await;
+        let dir = options.state_dir.join("networks");
+        let shared = Arc::new(SharedStore::open(redis, &dir)?);
+        match up {
+            Ok(()) => drop(shared.compare().await?),
+            Err(failure) if failure.is_unavailable() => tracing::warn!(
+                "{url} does not answer: starting with the networks that this node remembers"
+            ),
+            Err(failure) => return Err(about(failure)),
+        }
+        Ok(Self {
+            source: Arc::clone(&shared) as _,
+            store: Arc::clone(&shared) as _,
+            shared: Some(shared),
+        })
+    }
+
+    /// Follows the changes of other nodes until `stop`; containers that wait for
+    /// a network are looked at when it comes.
+    pub(super) async fn follow(self, attachments: Arc<Attachments>, stop: CancellationToken) {
+        let Some(shared) = self.shared else {
+            return stop.cancelled().await;
+        };
+        let (appeared, mut names) = mpsc::unbounded_channel::<String>();
+        let wake = async {
+            while let Some(name) = names.recv().await {
+                tracing::info!("network {name} comes from the shared datastore");
+                attachments.network_created(&name).await;
+            }
+        };
+        tokio::join!(shared.follow(stop, appeared), wake);
+    }
+}
