@@ -42,4 +42,4 @@ pub use extension::{EXTENSION_KEY, EXTENSION_TYPE};
 pub use leftovers::Leftovers;
 pub use node::{NodeBuilder, TestNode};
 pub use plugins::Plugins;
-pub use redis_server::RedisServer;
+pub use redis_server::{RedisServer, free_ports};

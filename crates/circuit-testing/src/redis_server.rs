@@ -1,33 +1,78 @@
-//! A real Redis for one test, on a Unix socket in a folder of its own.
+//! Real Redis servers for tests, each in a folder of its own.
 
+use std::ffi::OsString;
 use std::fs;
+use std::io::Write as _;
+use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use crate::plugins::cache;
 use crate::{PATIENCE, wait_until};
 
-/// A Redis that keeps nothing on disk: one that was killed comes back empty.
-/// It ends with this value.
+/// A Redis that keeps nothing on disk: one that was killed comes back empty. It
+/// listens on a Unix socket, and on what its arguments say. It ends with this
+/// value.
 pub struct RedisServer {
     dir: tempfile::TempDir,
+    program: PathBuf,
+    arguments: Vec<OsString>,
     child: Option<Child>,
 }
 
 impl RedisServer {
     /// Starts one, and waits until it answers.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts one with further arguments; `DIR` in them is its folder.
+    pub fn start_with(arguments: &[&str]) -> Self {
+        Self::start_as(Path::new("redis-server"), arguments)
+    }
+
+    /// Starts a Valkey, which scripts/fetch-test-deps brings.
+    pub fn valkey() -> Self {
+        Self::start_as(&cache().join("valkey/valkey-server"), &[])
+    }
+
+    fn start_as(program: &Path, arguments: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let folder = dir.path().display().to_string();
         let mut server = Self {
-            dir: tempfile::tempdir().expect("a temporary folder"),
+            program: program.to_owned(),
+            arguments: arguments
+                .iter()
+                .map(|argument| argument.replace("DIR", &folder).into())
+                .collect(),
+            dir,
             child: None,
         };
         server.come_back();
         server
     }
 
+    /// The folder of its files.
+    pub fn folder(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// Its URL.
     pub fn url(&self) -> String {
         format!("unix://{}", self.socket().display())
+    }
+
+    /// The server's answer to a command, without its last line break.
+    pub fn cli(&self, command: &[&str]) -> String {
+        let ran = Command::new("redis-cli")
+            .arg("-s")
+            .arg(self.socket())
+            .args(command)
+            .output()
+            .expect("redis-cli, which scripts/setup installs");
+        assert!(ran.status.success(), "{command:?}: {ran:?}");
+        String::from_utf8_lossy(&ran.stdout).trim_end().to_owned()
     }
 
     /// Kills it.
@@ -42,11 +87,20 @@ impl RedisServer {
     /// Starts it again after [`kill`](Self::kill), empty.
     pub fn come_back(&mut self) {
         self.kill();
-        let child = Command::new("redis-server")
-            .args(["--port", "0", "--save", "", "--unixsocket"])
+        // The command line of a sentinel has to name a file it can write.
+        let configuration = self.dir.path().join("redis.conf");
+        if !configuration.exists() {
+            fs::File::create(&configuration)
+                .and_then(|mut file| writeln!(file, "port 0"))
+                .expect("a configuration");
+        }
+        let child = Command::new(&self.program)
+            .arg(&configuration)
+            .args(["--save", "", "--unixsocket"])
             .arg(self.socket())
             .arg("--dir")
             .arg(self.dir.path())
+            .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
@@ -66,4 +120,13 @@ impl Drop for RedisServer {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Ports of the loopback address that nobody uses, for servers that are about to
+/// start.
+pub fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners: [TcpListener; N] = std::array::from_fn(|_| {
+        TcpListener::bind(("127.0.0.1", 0)).expect("a port of the loopback address")
+    });
+    listeners.map(|listener| listener.local_addr().expect("its port").port())
 }

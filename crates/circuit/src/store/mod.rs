@@ -74,7 +74,7 @@ pub enum Datastore {
     /// In a folder of this node.
     Local(PathBuf),
     /// In a Redis that a fleet shares.
-    Shared(crate::redis::Url),
+    Shared(Box<crate::redis::Url>),
 }
 
 impl Datastore {
@@ -91,7 +91,7 @@ impl Datastore {
         };
         if of_redis(scheme) {
             return crate::redis::Url::parse(url)
-                .map(Self::Shared)
+                .map(|url| Self::Shared(Box::new(url)))
                 .map_err(|e| Error::invalid(format!("datastore: {e}")));
         }
         directory(url).map(Self::Local)
