@@ -19,6 +19,7 @@ use nix::sys::signal::Signal;
 use crate::{
     cgroup,
     command::{PATIENCE, host, wait_for},
+    lan::Place,
     process::{children, signal},
     sweep,
 };
@@ -45,6 +46,7 @@ pub(crate) struct Holder {
     name: String,
     dir: PathBuf,
     uplink: bool,
+    place: Option<Place>,
     unshare: Child,
     input: Option<ChildStdin>,
     pid: u32,
@@ -77,6 +79,7 @@ impl Holder {
             name,
             dir,
             uplink: false,
+            place: None,
             unshare,
             input,
             pid,
@@ -111,6 +114,15 @@ impl Holder {
         if self.uplink {
             self.add_uplink();
         }
+        if let Some(place) = self.place.take() {
+            self.join(place);
+        }
+    }
+
+    /// Plugs the node into a LAN.
+    pub(crate) fn join(&mut self, place: Place) {
+        place.plug(&self.name);
+        self.place = Some(place);
     }
 
     /// The node's name: of its network namespace, its folder and its cgroup.

@@ -121,7 +121,7 @@ impl TestNode {
             .flatten()
             .filter_map(|l| l["ifname"].as_str());
         names
-            .filter(|name| *name != "up0")
+            .filter(|name| !["up0", "lan0"].contains(name))
             .map(str::to_owned)
             .collect()
     }

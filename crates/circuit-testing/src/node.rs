@@ -21,6 +21,7 @@ use crate::{
     daemon::{self, Daemon},
     holder::Holder,
     image,
+    lan::{Lan, Place},
     leftovers::{RUN_DIR, STATE_DIR},
     plugins::Plugins,
 };
@@ -36,6 +37,7 @@ pub struct NodeBuilder {
     containerd: Containerd,
     resolver: String,
     uplink: bool,
+    place: Option<Place>,
     daemon: bool,
     server: Vec<String>,
 }
@@ -70,6 +72,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Plugs the node into a LAN, by its interface `lan0`.
+    #[must_use]
+    pub fn lan(mut self, lan: &Lan) -> Self {
+        self.place = Some(lan.place());
+        self
+    }
+
     /// Starts no daemon.
     #[must_use]
     pub fn without_daemon(mut self) -> Self {
@@ -90,6 +99,9 @@ impl NodeBuilder {
         let mut holder = Holder::start(&self.resolver);
         if self.uplink {
             holder.add_uplink();
+        }
+        if let Some(place) = &self.place {
+            holder.join(place.clone());
         }
         let containerd = containerd::Running::start(&holder, self.containerd);
         let node = TestNode {
@@ -136,9 +148,31 @@ impl TestNode {
             containerd: Containerd::System,
             resolver: "192.0.2.53".to_owned(),
             uplink: false,
+            place: None,
             daemon: true,
             server: Vec::new(),
         }
+    }
+
+    pub(crate) fn place(&self) -> &Place {
+        let place = self.builder.place.as_ref();
+        place.expect("a node on a LAN: build it with lan()")
+    }
+
+    /// The node's address on its LAN.
+    pub fn address(&self) -> String {
+        self.place().address()
+    }
+
+    /// Stops the daemon's process for a while, or lets it go on: it notices
+    /// nothing.
+    pub fn freeze_daemon(&self, freeze: bool) {
+        let signal = if freeze {
+            Signal::SIGSTOP
+        } else {
+            Signal::SIGCONT
+        };
+        crate::process::signal(self.daemon_pid(), signal);
     }
 
     /// The node's name.

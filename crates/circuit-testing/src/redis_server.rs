@@ -18,6 +18,8 @@ pub struct RedisServer {
     dir: tempfile::TempDir,
     program: PathBuf,
     arguments: Vec<OsString>,
+    /// The network namespace that it is in, when not this process'.
+    netns: Option<String>,
     child: Option<Child>,
 }
 
@@ -29,15 +31,21 @@ impl RedisServer {
 
     /// Starts one with further arguments; `DIR` in them is its folder.
     pub fn start_with(arguments: &[&str]) -> Self {
-        Self::start_as(Path::new("redis-server"), arguments)
+        Self::start_as(Path::new("redis-server"), arguments, None)
     }
 
     /// Starts a Valkey, which scripts/fetch-test-deps brings.
     pub fn valkey() -> Self {
-        Self::start_as(&cache().join("valkey/valkey-server"), &[])
+        Self::start_as(&cache().join("valkey/valkey-server"), &[], None)
     }
 
-    fn start_as(program: &Path, arguments: &[&str]) -> Self {
+    /// Starts one at the usual port of every address of a namespace.
+    pub(crate) fn on_lan(netns: &str) -> Self {
+        let arguments = ["--port", "6379", "--protected-mode", "no"];
+        Self::start_as(Path::new("redis-server"), &arguments, Some(netns))
+    }
+
+    fn start_as(program: &Path, arguments: &[&str], netns: Option<&str>) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let folder = dir.path().display().to_string();
         let mut server = Self {
@@ -47,6 +55,7 @@ impl RedisServer {
                 .map(|argument| argument.replace("DIR", &folder).into())
                 .collect(),
             dir,
+            netns: netns.map(str::to_owned),
             child: None,
         };
         server.come_back();
@@ -94,7 +103,16 @@ impl RedisServer {
                 .and_then(|mut file| writeln!(file, "port 0"))
                 .expect("a configuration");
         }
-        let child = Command::new(&self.program)
+        let mut command = match &self.netns {
+            Some(netns) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net=/run/netns/{netns}"));
+                command.arg(&self.program);
+                command
+            }
+            None => Command::new(&self.program),
+        };
+        let child = command
             .arg(&configuration)
             .args(["--save", "", "--unixsocket"])
             .arg(self.socket())

@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path};
 
-use circuit_testing::{Containerd, Plugins, TestNode, network, wait_until};
+use circuit_testing::{Containerd, Lan, PATIENCE, Plugins, TestNode, network, wait_until};
 
 fn bare() -> circuit_testing::NodeBuilder {
     TestNode::builder("/nonexistent/circuit").without_daemon()
@@ -113,4 +113,42 @@ fn nothing_stays_on_the_machine() {
     }
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
     assert!(!mounts.contains(&name), "{mounts}");
+}
+
+#[test]
+fn nodes_on_a_lan_reach_each_other_and_its_redis_unless_they_are_cut_off() {
+    let lan = Lan::new();
+    let mut redis = lan.redis();
+    let node = || bare().lan(&lan);
+    let (one, two) = (node().start(), node().start());
+    assert_eq!(
+        (&*one.address(), &*two.address()),
+        ("192.0.2.11", "192.0.2.12")
+    );
+    let ping =
+        |from: &TestNode, to: &str| from.run("busybox", &["ping", "-c1", "-W1", to]).worked();
+    let redis_answers = |from: &TestNode| {
+        let ask = "exec 3<>/dev/tcp/192.0.2.1/6379 && echo PING >&3 && read -t 1 -r x <&3 && [[ $x == +PONG* ]]";
+        from.run("timeout", &["2", "bash", "-c", ask]).worked()
+    };
+    for (from, to) in [(&one, &two), (&two, &one)] {
+        wait_until("the nodes are there", PATIENCE, || {
+            ping(from, &to.address())
+        });
+        assert!(redis_answers(from));
+    }
+    lan.cut(&one);
+    assert!(!ping(&one, &two.address()) && !redis_answers(&one));
+    assert!(redis_answers(&two), "the others are not cut off");
+    let link = one.run("ip", &["link", "show", "lan0"]).ok();
+    assert!(
+        link.contains("LOWER_UP"),
+        "the cable stays plugged in: {link}"
+    );
+    lan.mend(&one);
+    wait_until("it is back", PATIENCE, || redis_answers(&one));
+    redis.kill();
+    assert!(!redis_answers(&one));
+    redis.come_back();
+    assert!(redis_answers(&one));
 }

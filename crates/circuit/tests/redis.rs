@@ -125,7 +125,9 @@ fn certificates(folder: &Path) {
     let authority = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.distinguished_name.push(DnType::CommonName, "authority");
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "authority");
     write("ca.pem", params.self_signed(&authority).unwrap().pem());
     let issuer = Issuer::new(params, authority);
     for name in ["server", "client"] {
