@@ -56,6 +56,9 @@ pub struct ContainerIp {
     pub ip: IpAddr,
     /// The interface inside the container.
     pub interface: String,
+    /// The node that the container is on; empty for this one, when it is in no
+    /// cluster.
+    pub node: String,
 }
 
 /// The addresses of one container, and where it should have one and has not.
@@ -82,6 +85,44 @@ pub struct NodeInfo {
     pub uptime: u64,
     /// Its kernel's release.
     pub kernel_version: String,
+}
+
+/// A node of a cluster, and how well it is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClusterNode {
+    /// What it tells about itself.
+    pub info: NodeInfo,
+    /// `live`; `late` when a heartbeat is overdue; `stale` when the registry is
+    /// away, so that it may be gone.
+    pub state: String,
+    /// For how long it has not been heard of.
+    pub seen: Option<Duration>,
+}
+
+/// How this node stands to its cluster registry.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClusterStatus {
+    /// Where the registry is, without passwords; empty when there is none.
+    pub registry: String,
+    /// Whether it answers.
+    pub connected: bool,
+    /// Why it does not.
+    pub failure: String,
+    /// For how long it has not been heard of.
+    pub heard: Option<Duration>,
+    /// How long the last comparison took.
+    pub lag: Duration,
+    /// What was found in it that made no sense.
+    pub nonsense: u64,
+    /// The nodes.
+    pub nodes: Vec<ClusterNode>,
+}
+
+/// Addresses of containers, wherever they are.
+#[async_trait]
+pub trait Lookups: Send + Sync {
+    /// The addresses of a container, on one network or on all.
+    async fn ips(&self, container: &str, network: Option<&str>) -> Result<Addresses>;
 }
 
 /// The networks of this node.
@@ -148,4 +189,22 @@ pub trait Containers: Send + Sync {
 pub trait Nodes: Send + Sync {
     /// The known nodes; a node without a registry knows itself.
     async fn nodes(&self) -> Result<Vec<NodeInfo>>;
+
+    /// The known nodes, and how well they are known.
+    async fn cluster(&self) -> Result<Vec<ClusterNode>> {
+        let live = |info| ClusterNode {
+            info,
+            state: "live".to_owned(),
+            seen: Some(Duration::ZERO),
+        };
+        Ok(self.nodes().await?.into_iter().map(live).collect())
+    }
+
+    /// How this node stands to the registry.
+    async fn status(&self) -> Result<ClusterStatus> {
+        Ok(ClusterStatus {
+            nodes: self.cluster().await?,
+            ..ClusterStatus::default()
+        })
+    }
 }

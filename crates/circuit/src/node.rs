@@ -27,7 +27,7 @@ impl Nodes for Alone {
 }
 
 /// This machine, now.
-fn this_node(name: &str) -> NodeInfo {
+pub fn this_node(name: &str) -> NodeInfo {
     let memory = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
     let system = System::new_with_specifics(memory);
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);

@@ -13,6 +13,8 @@ use circuit_core::{
     service::{ContainerIp, Problem},
 };
 
+use tokio::sync::watch;
+
 use crate::state::{State, Ticket};
 
 /// The addresses of every container.
@@ -28,6 +30,8 @@ pub struct Book {
     records: Mutex<HashMap<String, Arc<ContainerRecord>>>,
     snapshot: ArcSwap<Snapshot>,
     problems: Mutex<BTreeMap<(String, String), String>>,
+    /// Counts the snapshots.
+    changes: watch::Sender<u64>,
 }
 
 impl Book {
@@ -43,6 +47,7 @@ impl Book {
             records: Mutex::new(records.into_iter().collect()),
             snapshot: ArcSwap::from_pointee(snapshot),
             problems: Mutex::default(),
+            changes: watch::Sender::default(),
         }
     }
 
@@ -126,12 +131,18 @@ impl Book {
                 next.insert(id, shown);
             }
             self.snapshot.store(Arc::new(next));
+            self.changes.send_modify(|count| *count += 1);
         }
     }
 
     /// The addresses of every container, as of now.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
+    }
+
+    /// Changes whenever the addresses do.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// The containers attached to a network, sorted.
@@ -220,6 +231,7 @@ fn addresses(record: &ContainerRecord) -> Arc<[ContainerIp]> {
                 network: attachment.network.clone(),
                 ip: ip.addr(),
                 interface: attachment.interface.clone(),
+                node: String::new(),
             })
         })
         .collect()

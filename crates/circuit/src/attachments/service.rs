@@ -230,6 +230,7 @@ impl Attachments {
                     network,
                     ip,
                     interface: entry.interface,
+                    node: String::new(),
                 })
             })
             .collect())

@@ -105,6 +105,10 @@ pub struct Ips {
     #[arg(long, value_name = "NETWORK")]
     network: Option<String>,
 
+    /// Show also the node that it is on.
+    #[arg(short, long)]
+    wide: bool,
+
     #[command(flatten)]
     format: FormatArg,
 }
@@ -256,6 +260,14 @@ async fn ips(client: &Client, args: Ips) -> Result<(), Failure> {
     });
     let answer = answer(client.circuit().get_container_i_ps(request).await)?;
     match args.format.format {
+        Format::Table if args.wide => {
+            let row = |ip: v1::ContainerIp| [ip.network, ip.ip, ip.interface, ip.node];
+            let rows: Vec<_> = answer.ips.into_iter().map(row).collect();
+            let header = ["NETWORK", "IP", "INTERFACE", "NODE"];
+            output::print(table::render(header, &rows).as_bytes())?;
+            output::print_problems(&answer.problems);
+            Ok(())
+        }
         Format::Table => {
             let rows: Vec<_> = answer
                 .ips
@@ -267,7 +279,7 @@ async fn ips(client: &Client, args: Ips) -> Result<(), Failure> {
             Ok(())
         }
         Format::Json => {
-            let one = |ip: &v1::ContainerIp| json!({ "network": ip.network, "ip": ip.ip, "interface": ip.interface });
+            let one = |ip: &v1::ContainerIp| json!({ "network": ip.network, "ip": ip.ip, "interface": ip.interface, "node": ip.node });
             let ips: Value = answer.ips.iter().map(one).collect();
             let problems = output::problems_json(&answer.problems);
             output::print_json(&json!({ "container": container, "ips": ips, "problems": problems }))

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::redis;
 use crate::store::Datastore;
 use circuit_api::ListenAddress;
 use clap::Args;
@@ -38,7 +39,8 @@ pub struct ServerArgs {
     containerd_namespace: String,
 
     /// Where networks are stored: local:///DIRECTORY, or the URL of a Redis that
-    /// a fleet shares; each node then keeps a copy of them in its state.
+    /// a fleet shares, or "redis" for the one of --redis-url; each node then
+    /// keeps a copy of them in its state.
     #[arg(long, value_name = "URL", default_value = "local:///var/lib/circuit")]
     datastore: String,
 
@@ -65,9 +67,34 @@ pub struct ServerArgs {
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
 
-    /// The cluster registry. This build has none yet: leave it empty.
-    #[arg(long, value_name = "URL", default_value = "")]
+    /// The Redis that makes nodes one cluster: redis://, rediss://, unix://,
+    /// redis+sentinel:// or redis+cluster://. With a password in it, rather use
+    /// --redis-url-file or the environment variable CIRCUIT_REDIS_URL, which
+    /// other users of the machine do not see.
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "",
+        hide_default_value = true
+    )]
     redis_url: String,
+
+    /// The file with that URL.
+    #[arg(long, value_name = "PATH", conflicts_with = "redis_url")]
+    redis_url_file: Option<PathBuf>,
+
+    /// The time between two heartbeats of this node.
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = some_duration)]
+    heartbeat: Duration,
+
+    /// How long others believe this node to be there after a heartbeat.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = some_duration)]
+    lease: Duration,
+
+    /// Whether the cluster forgets this node when the daemon is stopped; else
+    /// when its lease ends, so that an upgrade goes unnoticed.
+    #[arg(long, value_name = "BOOL", default_value = "true", action = clap::ArgAction::Set)]
+    leave_on_stop: bool,
 
     /// Listen beyond loopback although clients are not verified.
     #[arg(long)]
@@ -115,6 +142,14 @@ pub struct ServerOptions {
     pub containerd: PathBuf,
     /// The containerd namespace.
     pub containerd_namespace: String,
+    /// The cluster registry.
+    pub redis: Option<redis::Url>,
+    /// The time between two heartbeats.
+    pub heartbeat: Duration,
+    /// How long a heartbeat holds.
+    pub lease: Duration,
+    /// Whether the cluster forgets this node when the daemon is stopped.
+    pub leave_on_stop: bool,
     /// Where networks are kept.
     pub datastore: Datastore,
     /// The label that connects containers.
@@ -145,14 +180,19 @@ impl ServerArgs {
     /// # Errors
     /// With the text to tell the user.
     pub fn options(self, global: &Global) -> Result<ServerOptions, String> {
-        if !self.redis_url.is_empty() {
+        let redis = redis_url(&self.redis_url, self.redis_url_file.as_deref())?;
+        if self.lease < self.heartbeat * 2 {
             return Err(
-                "--redis-url: this build has no cluster registry yet; start the server \
-                        without it, and it serves this node alone"
-                    .into(),
+                "--lease is shorter than two of --heartbeat; one that is late would end it".into(),
             );
         }
-        let datastore = Datastore::parse(&self.datastore).map_err(|e| e.to_string())?;
+        let datastore = match (&*self.datastore, &redis) {
+            ("redis", Some(url)) => Datastore::Shared(Box::new(url.clone())),
+            ("redis", None) => {
+                return Err("--datastore redis is the Redis of --redis-url; give that too".into());
+            }
+            (url, _) => Datastore::parse(url).map_err(|e| e.to_string())?,
+        };
         let state_dir = match &datastore {
             Datastore::Local(dir) => dir.join("state"),
             Datastore::Shared(_) => STATE_DIR.into(),
@@ -191,6 +231,10 @@ impl ServerArgs {
             dhcp_socket: self.dhcp_socket,
             node_name: node_name(self.node_name)?,
             state_dir: self.state_dir.unwrap_or(state_dir),
+            redis,
+            heartbeat: self.heartbeat,
+            lease: self.lease,
+            leave_on_stop: self.leave_on_stop,
             datastore,
             run_dir: self.run_dir,
             cni_timeout: self.cni_timeout,
@@ -198,6 +242,28 @@ impl ServerArgs {
             profile: global.profile.is_some(),
         })
     }
+}
+
+/// The registry's URL: of the flag, the file or the environment. Error texts do
+/// not hold it, as it may hold a password.
+fn redis_url(flag: &str, file: Option<&std::path::Path>) -> Result<Option<redis::Url>, String> {
+    let (from, text) = match file {
+        Some(path) => {
+            let read = std::fs::read_to_string(path);
+            let reason = |e| format!("--redis-url-file: cannot read {}: {e}", path.display());
+            ("--redis-url-file", read.map_err(reason)?)
+        }
+        None if flag.is_empty() => (
+            "CIRCUIT_REDIS_URL",
+            std::env::var("CIRCUIT_REDIS_URL").unwrap_or_default(),
+        ),
+        None => ("--redis-url", flag.to_owned()),
+    };
+    if text.trim().is_empty() && file.is_none() {
+        return Ok(None);
+    }
+    let url = redis::Url::parse(&text).map_err(|why| format!("{from}: {why}"))?;
+    Ok(Some(url))
 }
 
 /// The addresses given, without repetition, or the default ones.

@@ -2,6 +2,7 @@
 //! set, and drains them. The only place that names concrete backends.
 
 mod datastore;
+mod fleet;
 mod leases;
 mod signals;
 
@@ -10,6 +11,7 @@ use std::{sync::Arc, time::Duration};
 use circuit_core::{Error, Result, runtime::Runtime as _};
 use circuit_net::cni::{CniRuntime, OperationLock, PluginPath};
 use datastore::Networks;
+use fleet::Fleet;
 use leases::Leases;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -21,7 +23,6 @@ use crate::{
     datapath::CniDatapath,
     grpc::{self, Listeners, Security, Services, tls::TlsFiles},
     networks::NetworkService,
-    node::Alone,
     reconciler::Reconciler,
     state::{State, make_private},
 };
@@ -53,6 +54,7 @@ struct Daemon {
     reconciler: Arc<Reconciler>,
     wakes: mpsc::UnboundedReceiver<String>,
     networks: Networks,
+    fleet: Fleet,
     leases: Leases,
     /// Keeps a second daemon away from the same records.
     _lock: OperationLock,
@@ -103,12 +105,14 @@ impl Daemon {
         let reconciler = Arc::new(Reconciler::new(Arc::clone(&attachments)));
         let store = Arc::clone(&networks.store);
         let service = NetworkService::new(store, Arc::clone(&attachments) as _, cni);
+        let fleet = Fleet::join(options, &attachments).await?;
         let services = Services::new(
             Arc::new(service),
             Arc::clone(&attachments) as _,
             Arc::clone(&reconciler) as _,
-            Arc::new(Alone::new(&options.node_name)),
-        );
+            Arc::clone(&fleet.nodes),
+        )
+        .looking_up(fleet.lookups.clone());
         Ok(Self {
             listeners,
             services,
@@ -116,6 +120,7 @@ impl Daemon {
             reconciler,
             wakes,
             networks,
+            fleet,
             leases: Leases::start(&options.run_dir.join("dhcp"), &options.dhcp_socket)?,
             _lock: lock,
         })
@@ -149,6 +154,11 @@ impl Daemon {
         parts.spawn(async move {
             reconciler.guard(stop).await;
             ("firewall", Ok(()))
+        });
+        let (stop, fleet) = (shutdown.clone(), self.fleet);
+        parts.spawn(async move {
+            fleet.run(stop).await;
+            ("cluster", Ok(()))
         });
         let (stop, networks) = (shutdown.clone(), self.networks);
         let attachments = Arc::clone(&self.attachments);

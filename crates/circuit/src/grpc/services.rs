@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use circuit_api::v1;
-use circuit_core::service::{Attachments, Containers, Networks, NodeInfo, Nodes, Problem};
+use circuit_core::service::{
+    Addresses, Attachments, ClusterNode, Containers, Lookups, Networks, Nodes, Problem,
+};
 use circuit_core::{Error, ErrorKind, Result};
 use futures::FutureExt;
 use tokio_util::task::TaskTracker;
@@ -26,6 +28,7 @@ pub struct Services {
     attachments: Arc<dyn Attachments>,
     containers: Arc<dyn Containers>,
     nodes: Arc<dyn Nodes>,
+    lookups: Option<Arc<dyn Lookups>>,
     changes: TaskTracker,
 }
 
@@ -44,7 +47,21 @@ impl Services {
             attachments,
             containers,
             nodes,
+            lookups: None,
             changes: TaskTracker::new(),
+        }
+    }
+
+    /// The same, with addresses looked up there instead of on this node alone.
+    #[must_use]
+    pub fn looking_up(self, lookups: Option<Arc<dyn Lookups>>) -> Self {
+        Self { lookups, ..self }
+    }
+
+    async fn ips(&self, container: &str, network: Option<&str>) -> Result<Addresses> {
+        match &self.lookups {
+            Some(lookups) => lookups.ips(container, network).await,
+            None => self.attachments.ips(container, network).await,
         }
     }
 
@@ -127,6 +144,27 @@ fn problems(problems: Vec<Problem>) -> Vec<v1::Problem> {
         message: p.message,
     };
     problems.into_iter().map(one).collect()
+}
+
+/// The nodes, sorted by name.
+fn nodes(nodes: Vec<ClusterNode>) -> Vec<v1::NodeInfo> {
+    let one = |node: ClusterNode| v1::NodeInfo {
+        name: node.info.name,
+        version: node.info.version,
+        cpus: node.info.cpus,
+        memory: node.info.memory,
+        uptime: node.info.uptime,
+        kernel_version: node.info.kernel_version,
+        state: node.state,
+        seen_ms: node.seen.map(millis),
+    };
+    let mut nodes: Vec<_> = nodes.into_iter().map(one).collect();
+    nodes.sort_by(|a, b| a.name.cmp(&b.name));
+    nodes
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn timeout(seconds: Option<u32>) -> Option<Duration> {
@@ -228,11 +266,12 @@ impl v1::circuit_server::Circuit for Services {
         let container = named("container", container)?;
         ask("GetContainerIPs", async {
             let network = Some(network.as_str()).filter(|network| !network.is_empty());
-            let addresses = self.attachments.ips(&container, network).await?;
+            let addresses = self.ips(&container, network).await?;
             let one = |ip: circuit_core::service::ContainerIp| v1::ContainerIp {
                 network: ip.network,
                 ip: ip.ip.to_string(),
                 interface: ip.interface,
+                node: ip.node,
             };
             Ok(v1::GetContainerIPsResponse {
                 ips: addresses.ips.into_iter().map(one).collect(),
@@ -290,17 +329,24 @@ impl v1::containers_server::Containers for Services {
 impl v1::cluster_server::Cluster for Services {
     async fn nodes(&self, _request: Request<v1::NodesRequest>) -> Answer<v1::NodesResponse> {
         ask("Nodes", async {
-            let one = |node: NodeInfo| v1::NodeInfo {
-                name: node.name,
-                version: node.version,
-                cpus: node.cpus,
-                memory: node.memory,
-                uptime: node.uptime,
-                kernel_version: node.kernel_version,
-            };
-            let mut nodes: Vec<_> = self.nodes.nodes().await?.into_iter().map(one).collect();
-            nodes.sort_by(|a, b| a.name.cmp(&b.name));
+            let nodes = nodes(self.nodes.cluster().await?);
             Ok(v1::NodesResponse { nodes })
+        })
+        .await
+    }
+
+    async fn status(&self, _request: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {
+        ask("Status", async {
+            let status = self.nodes.status().await?;
+            Ok(v1::StatusResponse {
+                registry: status.registry,
+                connected: status.connected,
+                failure: status.failure,
+                heard_ms: status.heard.map(millis),
+                lag_us: u64::try_from(status.lag.as_micros()).unwrap_or(u64::MAX),
+                nonsense: status.nonsense,
+                nodes: nodes(status.nodes),
+            })
         })
         .await
     }

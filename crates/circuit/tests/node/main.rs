@@ -11,6 +11,7 @@ mod access;
 mod api;
 mod attach;
 mod cli;
+mod cluster;
 mod crash;
 mod labels;
 mod load;

@@ -1,0 +1,153 @@
+//! This node's place in its fleet.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use circuit_core::attachment::{Attachment, Phase};
+use circuit_core::fleet::Attached;
+use circuit_core::service::{Lookups, NodeInfo, Nodes};
+use circuit_core::{Error, Result};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    attachments::Attachments,
+    cli::server::ServerOptions,
+    node::{Alone, this_node},
+    redis,
+    registry::{FleetLookup, Local, Member, Settings},
+};
+
+/// How long a start waits for the registry.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The fleet, or this node alone.
+pub(super) struct Fleet {
+    pub(super) nodes: Arc<dyn Nodes>,
+    /// None when this node is alone.
+    pub(super) lookups: Option<Arc<dyn Lookups>>,
+    member: Option<Member>,
+}
+
+impl Fleet {
+    pub(super) async fn join(
+        options: &ServerOptions,
+        attachments: &Arc<Attachments>,
+    ) -> Result<Self> {
+        let Some(url) = &options.redis else {
+            return Ok(Self {
+                nodes: Arc::new(Alone::new(&options.node_name)),
+                lookups: None,
+                member: None,
+            });
+        };
+        let about = |failure: redis::Failure| Error::from(failure).context("--redis-url");
+        let store = redis::Store::open(url).map_err(about)?;
+        let settings = Settings {
+            name: options.node_name.clone(),
+            id: node_id(&options.state_dir)?,
+            heartbeat: options.heartbeat,
+            lease: options.lease,
+            leave_on_stop: options.leave_on_stop,
+        };
+        let local: Arc<dyn Local> = Arc::new(Containers {
+            attachments: Arc::clone(attachments),
+            node: options.node_name.clone(),
+        });
+        let (registry, member) =
+            Member::join(store, settings, Arc::clone(&local), PATIENCE).await?;
+        let lookup = FleetLookup::new(registry, Arc::clone(attachments) as _, local);
+        let lookup = Arc::new(lookup);
+        Ok(Self {
+            nodes: Arc::clone(&lookup) as _,
+            lookups: Some(lookup),
+            member: Some(member),
+        })
+    }
+
+    /// Keeps the place until `stop`.
+    pub(super) async fn run(self, stop: CancellationToken) {
+        match self.member {
+            Some(member) => member.run(stop).await,
+            None => stop.cancelled().await,
+        }
+    }
+}
+
+/// What this node tells others of.
+struct Containers {
+    attachments: Arc<Attachments>,
+    node: String,
+}
+
+impl Local for Containers {
+    fn containers(&self) -> Vec<(String, Vec<Attached>)> {
+        let records = self.attachments.book().records();
+        let container = |record: &Arc<circuit_core::attachment::ContainerRecord>| {
+            let attached = record.attachments.iter();
+            let attached: Vec<Attached> = attached
+                .filter(|attachment| attachment.phase == Phase::Attached)
+                .map(attached_as)
+                .collect();
+            (!attached.is_empty()).then(|| (record.container.clone(), attached))
+        };
+        records.iter().filter_map(container).collect()
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.attachments.book().changes()
+    }
+
+    fn info(&self) -> NodeInfo {
+        this_node(&self.node)
+    }
+}
+
+fn attached_as(attachment: &Attachment) -> Attached {
+    let aliases = attachment
+        .capability_args
+        .get("aliases")
+        .and_then(|aliases| aliases.get(&attachment.network).or(Some(aliases)))
+        .and_then(serde_json::Value::as_array);
+    let aliases = aliases
+        .into_iter()
+        .flatten()
+        .filter_map(|alias| alias.as_str());
+    Attached {
+        network: attachment.network.as_str().into(),
+        interface: attachment.interface.as_str().into(),
+        ips: attachment.ips.iter().map(ipnet::IpNet::addr).collect(),
+        mac: attachment.mac.as_deref().and_then(hardware_address),
+        aliases: aliases.map(Box::from).collect(),
+    }
+}
+
+fn hardware_address(text: &str) -> Option<[u8; 6]> {
+    let bytes: Option<Vec<u8>> = text
+        .split(':')
+        .map(|byte| u8::from_str_radix(byte, 16).ok())
+        .collect();
+    bytes?.try_into().ok()
+}
+
+/// The id that this node keeps for ever, made when there is none.
+fn node_id(dir: &Path) -> Result<String> {
+    let path = dir.join("node-id");
+    let failed = |error: std::io::Error| {
+        Error::precondition(format!(
+            "cannot keep the node's id in {}: {error}",
+            path.display()
+        ))
+    };
+    match std::fs::read_to_string(&path) {
+        Ok(id) if !id.trim().is_empty() => return Ok(id.trim().to_owned()),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let id = format!("{:032x}", rand::random::<u128>());
+    let temporary = path.with_extension("tmp");
+    std::fs::write(&temporary, format!("{id}\n")).map_err(failed)?;
+    std::fs::rename(&temporary, &path).map_err(failed)?;
+    Ok(id)
+}

@@ -1,0 +1,168 @@
+//! Addresses and nodes of the whole fleet.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use circuit_core::fleet::{NodeWord, Record};
+use circuit_core::service::{
+    Addresses, Attachments, ClusterNode, ClusterStatus, ContainerIp, Lookups, NodeInfo, Nodes,
+    Problem,
+};
+use circuit_core::{ErrorKind, Result};
+
+use super::{Local, Registry, scripts, wire};
+
+/// How long `cluster nodes` waits for Redis before it tells what was heard last.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// This node's own word about its containers, and what it heard of the others.
+pub struct FleetLookup {
+    registry: Arc<Registry>,
+    attachments: Arc<dyn Attachments>,
+    local: Arc<dyn Local>,
+}
+
+impl FleetLookup {
+    /// Looks up in that registry; this node's containers are those of
+    /// `attachments`.
+    pub fn new(
+        registry: Arc<Registry>,
+        attachments: Arc<dyn Attachments>,
+        local: Arc<dyn Local>,
+    ) -> Self {
+        Self {
+            registry,
+            attachments,
+            local,
+        }
+    }
+
+    /// What the others have, as it is shown; one address on one network once.
+    fn elsewhere(&self, container: &str, network: Option<&str>, ips: &mut Vec<ContainerIp>) {
+        let fleet = self.registry.fleet();
+        for record in fleet.containers(container) {
+            for found in of_record(record, network) {
+                let known = |ip: &ContainerIp| ip.network == found.network && ip.ip == found.ip;
+                if !ips.iter().any(known) {
+                    ips.push(found);
+                }
+            }
+        }
+    }
+
+    fn staleness(&self) -> Option<Problem> {
+        let age = self.registry.stale_for()?;
+        let since = match age {
+            Duration::MAX => "redis has not answered yet".to_owned(),
+            age => format!("redis was last heard {} s ago", age.as_secs()),
+        };
+        Some(Problem {
+            message: format!("{since}: what other nodes have is as it was then, and may be old"),
+            ..Problem::default()
+        })
+    }
+}
+
+fn of_record<'a>(
+    record: &'a Arc<Record>,
+    network: Option<&'a str>,
+) -> impl Iterator<Item = ContainerIp> + 'a {
+    let wanted = move |name: &str| network.is_none_or(|network| network == name);
+    let attached = record.attached.iter().filter(move |a| wanted(&a.network));
+    attached.flat_map(|a| {
+        a.ips.iter().map(|ip| ContainerIp {
+            network: a.network.to_string(),
+            ip: *ip,
+            interface: a.interface.to_string(),
+            node: record.node.to_string(),
+        })
+    })
+}
+
+#[async_trait]
+impl Lookups for FleetLookup {
+    async fn ips(&self, container: &str, network: Option<&str>) -> Result<Addresses> {
+        let own = self.attachments.ips(container, network).await;
+        let mut found = match own {
+            Ok(found) => found,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let mut found = Addresses::default();
+                self.elsewhere(container, network, &mut found.ips);
+                let known = !self.registry.fleet().containers(container).is_empty();
+                if !known {
+                    return Err(error);
+                }
+                found.problems.extend(self.staleness());
+                return Ok(found);
+            }
+            Err(error) => return Err(error),
+        };
+        for ip in &mut found.ips {
+            ip.node.clone_from(&self.registry.settings().name);
+        }
+        self.elsewhere(container, network, &mut found.ips);
+        found.problems.extend(self.staleness());
+        Ok(found)
+    }
+}
+
+#[async_trait]
+impl Nodes for FleetLookup {
+    async fn nodes(&self) -> Result<Vec<NodeInfo>> {
+        let nodes = self.cluster().await?;
+        Ok(nodes.into_iter().map(|node| node.info).collect())
+    }
+
+    async fn cluster(&self) -> Result<Vec<ClusterNode>> {
+        let own = ClusterNode {
+            info: self.local.info(),
+            state: "live".to_owned(),
+            seen: Some(Duration::ZERO),
+        };
+        let mut nodes = vec![own];
+        let asked = tokio::time::timeout(PATIENCE, scripts::all(self.registry.store())).await;
+        let name = &self.registry.settings().name;
+        match asked {
+            Ok(Ok(all)) => nodes.extend(all.iter().filter(|(node, ..)| node != name).filter_map(
+                |(node, left, word)| Some(live(wire::read_word(node, word, 0)?, *left)),
+            )),
+            // What was heard last.
+            _ => {
+                let age = self.registry.stale_for().filter(|age| *age < Duration::MAX);
+                let fleet = self.registry.fleet();
+                nodes.extend(fleet.nodes().map(|(_, word)| ClusterNode {
+                    info: word.info.clone(),
+                    state: "stale".to_owned(),
+                    seen: age,
+                }));
+            }
+        }
+        Ok(nodes)
+    }
+
+    async fn status(&self) -> Result<ClusterStatus> {
+        let status = self.registry.status();
+        let stale = self.registry.stale_for();
+        Ok(ClusterStatus {
+            registry: self.registry.store().url().to_string(),
+            connected: status.failure.is_none() && stale.is_none(),
+            failure: status.failure.clone().unwrap_or_default(),
+            heard: status.compared.map(|at| at.elapsed()),
+            lag: status.took,
+            nonsense: status.nonsense,
+            nodes: self.cluster().await?,
+        })
+    }
+}
+
+/// A node whose lease has so many milliseconds left.
+fn live(word: NodeWord, left: u64) -> ClusterNode {
+    let seen = word.lease.saturating_sub(left);
+    let late = seen > word.heartbeat.saturating_mul(3) / 2;
+    ClusterNode {
+        info: word.info,
+        state: if late { "late" } else { "live" }.to_owned(),
+        seen: Some(Duration::from_millis(seen)),
+    }
+}

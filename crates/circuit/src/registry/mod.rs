@@ -1,0 +1,311 @@
+//! The cluster registry in Redis: what this node has is published under a lease
+//! of its own, and what all nodes have is held in memory, kept fresh by messages
+//! and put right by what Redis says has changed. Look-ups are answered from
+//! memory; nothing a client asks waits for Redis or for another node.
+//!
+//! Redis is not the truth about containers: each node is, about its own. Whatever
+//! Redis loses is published again.
+
+mod follow;
+mod lookup;
+mod publish;
+mod scripts;
+mod wire;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use circuit_core::fleet::{Attached, Snapshot};
+use circuit_core::service::NodeInfo;
+use circuit_core::{Error, Result};
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::redis::{Event, Failure, Store};
+use follow::Follower;
+pub use lookup::FleetLookup;
+use publish::Publisher;
+use scripts::State;
+
+/// How often Redis is asked what has changed.
+const TICK: Duration = Duration::from_secs(1);
+/// A view of the fleet that was not compared for so long is told of as stale.
+const FRESH: Duration = Duration::from_secs(5);
+/// The shortest and the longest time between two log lines about a name that
+/// two nodes have.
+const COMPLAINTS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+
+/// The containers of this node, which are the registry's to tell others of.
+pub trait Local: Send + Sync {
+    /// Every container that is connected to something.
+    fn containers(&self) -> Vec<(String, Vec<Attached>)>;
+
+    /// Changes whenever [`containers`](Self::containers) does.
+    fn changes(&self) -> watch::Receiver<u64>;
+
+    /// What this node is.
+    fn info(&self) -> NodeInfo;
+}
+
+/// Who this node is, and how long its word holds.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The node's name, unique in the fleet.
+    pub name: String,
+    /// What it keeps for ever: another id with the same name is another node.
+    pub id: String,
+    /// The time between two heartbeats.
+    pub heartbeat: Duration,
+    /// How long the word holds after a heartbeat.
+    pub lease: Duration,
+    /// Whether the word ends with the daemon; else it ends with the lease.
+    pub leave_on_stop: bool,
+}
+
+/// What is known of the registry.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// When what this node knows was last compared with Redis.
+    pub compared: Option<Instant>,
+    /// How long that took.
+    pub took: Duration,
+    /// Why it is not compared now; none while all is well.
+    pub failure: Option<String>,
+    /// Whether another node has this one's name, so that nothing is published.
+    pub taken: bool,
+    /// Messages and records that made no sense.
+    pub nonsense: u64,
+}
+
+/// What others may know of the registry.
+pub struct Registry {
+    settings: Settings,
+    store: Store,
+    fleet: ArcSwap<Snapshot>,
+    status: ArcSwap<Status>,
+}
+
+impl Registry {
+    /// The fleet as last heard of, without this node.
+    pub fn fleet(&self) -> Arc<Snapshot> {
+        self.fleet.load_full()
+    }
+
+    /// How well it is known.
+    pub fn status(&self) -> Arc<Status> {
+        self.status.load_full()
+    }
+
+    /// For how long the fleet has not been compared with Redis; none while it is
+    /// fresh.
+    pub fn stale_for(&self) -> Option<Duration> {
+        let status = self.status.load();
+        let age = status.compared.map_or(Duration::MAX, |at| at.elapsed());
+        let failed = status.failure.is_some() && age > TICK;
+        (failed || age > FRESH).then_some(age)
+    }
+
+    /// Redis, whose text has no password.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// This node's settings.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+}
+
+/// The part of the daemon that keeps the registry.
+pub struct Member {
+    registry: Arc<Registry>,
+    publisher: Publisher,
+    follower: Follower,
+    local: Arc<dyn Local>,
+    last_beat: Option<Instant>,
+    complained: Option<(Instant, Duration)>,
+}
+
+impl Member {
+    /// Joins the fleet: the first claim is made here, when Redis answers within
+    /// `patience`. Without Redis a node works alone until it comes.
+    ///
+    /// # Errors
+    /// When another node has this one's name, or Redis refuses.
+    pub async fn join(
+        store: Store,
+        settings: Settings,
+        local: Arc<dyn Local>,
+        patience: Duration,
+    ) -> Result<(Arc<Registry>, Self)> {
+        let registry = Arc::new(Registry {
+            store: store.clone(),
+            fleet: ArcSwap::default(),
+            status: ArcSwap::from_pointee(Status {
+                compared: None,
+                took: Duration::ZERO,
+                failure: Some("redis has not answered yet".into()),
+                taken: false,
+                nonsense: 0,
+            }),
+            settings: settings.clone(),
+        });
+        let mut member = Self {
+            publisher: Publisher::new(&settings),
+            follower: Follower::new(&settings.name),
+            local,
+            registry: Arc::clone(&registry),
+            last_beat: None,
+            complained: None,
+        };
+        match store.wait_up(patience).await {
+            Ok(()) => member.tick().await,
+            Err(failure) if failure.is_unavailable() => tracing::warn!(
+                "redis at {} does not answer: this node works alone until it does",
+                store.url()
+            ),
+            Err(failure) => return Err(Error::from(failure).context("--redis-url")),
+        }
+        if registry.status().taken {
+            return Err(Error::already_exists(format!(
+                "another node of the fleet is called {}: give this one another name with \
+                 --node-name, or wait for the other's lease to end if it is gone",
+                settings.name
+            )));
+        }
+        Ok((registry, member))
+    }
+
+    /// Keeps the registry until `stop`, then leaves the fleet.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut messages = self.registry.store.subscribe(&[scripts::CHANNEL], &[]);
+        let mut changes = self.local.changes();
+        let mut timer = tokio::time::interval(TICK);
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _ = timer.tick() => self.tick().await,
+                event = messages.next() => match event {
+                    Some(Event::Resumed) => self.tick().await,
+                    Some(Event::Message { payload, .. }) => self.hear(&payload).await,
+                    None => break,
+                },
+                changed = changes.changed() => match changed {
+                    Ok(()) => self.publish().await,
+                    Err(_) => break,
+                },
+            }
+        }
+        if self.registry.settings.leave_on_stop {
+            let left = scripts::leave(&self.registry.store, self.publisher.identity()).await;
+            if let Err(failure) = left {
+                tracing::debug!(%failure, "the lease ends by itself");
+            }
+        }
+    }
+
+    /// Renews the lease when it is time, hears what has changed, and puts right
+    /// what differs.
+    async fn tick(&mut self) {
+        let start = Instant::now();
+        let outcome = self.compare().await;
+        let old = self.registry.status();
+        let (compared, took, failure) = match outcome {
+            Ok(()) => (Some(Instant::now()), start.elapsed(), None),
+            Err(failure) => (old.compared, old.took, Some(failure.to_string())),
+        };
+        self.registry.status.store(Arc::new(Status {
+            compared,
+            took,
+            failure,
+            taken: self.publisher.is_taken(),
+            nonsense: self.follower.nonsense(),
+        }));
+        if self.publisher.is_taken() {
+            self.complain();
+        }
+    }
+
+    async fn compare(&mut self) -> std::result::Result<(), Failure> {
+        let settings = self.registry.settings.clone();
+        let store = self.registry.store.clone();
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let lease = millis(settings.lease);
+        loop {
+            let beat = self
+                .last_beat
+                .is_none_or(|last| last.elapsed() >= settings.heartbeat);
+            let word = wire::word(&self.local.info(), millis(settings.heartbeat), lease);
+            let tick = scripts::tick(
+                &store,
+                self.publisher.identity(),
+                &word,
+                (lease, beat),
+                self.follower.since(),
+                &self.publisher.fresh_epoch(),
+            )
+            .await?;
+            if tick.state == State::Claimed || beat {
+                self.last_beat = Some(Instant::now());
+            }
+            if self.follower.is_other_life(&tick) {
+                // What Redis has of this node may be of another time too.
+                self.follower.begin_anew(&tick, settings.lease);
+                self.publisher.claim_again();
+                continue;
+            }
+            self.publisher.heard(tick.state);
+            let more = tick.changed.len() >= scripts::PAGE;
+            self.follower.take(&store, &tick).await?;
+            if !more {
+                break;
+            }
+        }
+        self.follower.forget_the_unconfirmed();
+        self.show();
+        self.publisher.publish(&store, self.local.as_ref()).await
+    }
+
+    async fn publish(&mut self) {
+        let store = self.registry.store.clone();
+        let published = self.publisher.publish(&store, self.local.as_ref()).await;
+        if let Err(failure) = published {
+            // The next tick goes on with it.
+            tracing::debug!(%failure, "a change was not published yet");
+        }
+    }
+
+    async fn hear(&mut self, payload: &[u8]) {
+        let store = self.registry.store.clone();
+        if let Err(failure) = self.follower.hear(&store, payload).await {
+            tracing::debug!(%failure, "a change was not read yet");
+        }
+        self.show();
+    }
+
+    fn show(&self) {
+        self.registry
+            .fleet
+            .store(Arc::new(self.follower.snapshot()));
+    }
+
+    /// Says that another node has this one's name, once and then ever more
+    /// seldom.
+    fn complain(&mut self) {
+        let (first, longest) = COMPLAINTS;
+        let wait = match self.complained {
+            Some((last, wait)) if last.elapsed() < wait => return,
+            Some((_, wait)) => (wait * 2).min(longest),
+            None => first,
+        };
+        self.complained = Some((Instant::now(), wait));
+        tracing::error!(
+            "another node of the fleet is called {}: nobody hears of this one's containers; give \
+             one of them another name with --node-name",
+            self.registry.settings.name
+        );
+    }
+}

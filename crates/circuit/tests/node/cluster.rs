@@ -1,0 +1,293 @@
+//! Nodes of one cluster, by a Redis on their LAN.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use circuit_testing::{Lan, PATIENCE, RedisServer, TestNode, network, wait_until};
+use serde_json::Value;
+
+use crate::support::json;
+
+/// A lease short enough for tests.
+const LEASE: Duration = Duration::from_secs(4);
+
+struct Cluster {
+    lan: Lan,
+    redis: RedisServer,
+    nodes: Vec<TestNode>,
+}
+
+impl Cluster {
+    fn of(count: u8) -> Self {
+        let lan = Lan::new();
+        let redis = lan.redis();
+        let nodes = (0..count).map(|number| join(&lan, &name(number))).collect();
+        Self { lan, redis, nodes }
+    }
+
+    /// Runs a container on a node, and connects it.
+    fn run(&self, node: usize, container: &str) -> String {
+        let node = &self.nodes[node];
+        if !node.circuit(&["network", "info", "web"]).worked() {
+            let subnet = format!("10.{}.0.0/16", 80 + node.address().len());
+            node.create_network("web", &network::bridge("web", &subnet));
+        }
+        node.run_container(container, &[], &[]);
+        node.circuit(&["network", "connect", container, "web"]).ok();
+        let ips = ips(node, container);
+        ips[0].0.clone()
+    }
+
+    /// Waits until every node says so.
+    #[track_caller]
+    fn all(&self, what: &str, says: impl Fn(&TestNode) -> bool) {
+        for node in &self.nodes {
+            wait_until(&format!("{what} on {}", node.name()), PATIENCE, || {
+                says(node)
+            });
+        }
+    }
+}
+
+fn name(number: u8) -> String {
+    format!("node{number}")
+}
+
+fn join(lan: &Lan, name: &str) -> TestNode {
+    crate::node()
+        .lan(lan)
+        .server(&[
+            "--redis-url",
+            "redis://192.0.2.1",
+            "--node-name",
+            name,
+            "--heartbeat",
+            "1s",
+            "--lease",
+            "4s",
+        ])
+        .start()
+}
+
+/// Addresses of a container with their nodes; none when nobody knows it.
+fn ips(node: &TestNode, container: &str) -> Vec<(String, String)> {
+    let ran = node.circuit(&["network", "ips", container, "--format", "json"]);
+    let Ok(answer) = serde_json::from_str::<Value>(&ran.stdout) else {
+        return Vec::new();
+    };
+    let text = |ip: &Value, key: &str| ip[key].as_str().unwrap().to_owned();
+    let ips = answer["ips"].as_array().unwrap().iter();
+    ips.map(|ip| (text(ip, "ip"), text(ip, "node"))).collect()
+}
+
+fn names(node: &TestNode) -> Vec<String> {
+    let nodes = json(node, &["cluster", "nodes"]);
+    let nodes = nodes["nodes"].as_array().unwrap().iter();
+    nodes
+        .map(|n| n["name"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn every_node_knows_every_container() {
+    let cluster = Cluster::of(3);
+    cluster.all("the nodes are there", |node| {
+        names(node) == ["node0", "node1", "node2"]
+    });
+    let address = cluster.run(0, "web");
+    let there = [(address.clone(), "node0".to_owned())];
+    cluster.all("its address", |node| ips(node, "web") == there);
+    // The same name on another node is another container.
+    let second = cluster.run(2, "web");
+    let both = |node: &TestNode| {
+        let mut found = ips(node, "web");
+        found.sort();
+        let mut both = vec![there[0].clone(), (second.clone(), "node2".to_owned())];
+        both.sort();
+        both.dedup_by(|a, b| a.0 == b.0);
+        found == both || found.len() == both.len()
+    };
+    cluster.all("both", both);
+    let wide = cluster.nodes[1]
+        .circuit(&["network", "ips", "web", "--wide"])
+        .ok();
+    assert!(wide.starts_with("NETWORK"), "{wide}");
+    assert!(wide.contains("node0"), "{wide}");
+    let narrow = cluster.nodes[1].circuit(&["network", "ips", "web"]).ok();
+    assert!(
+        narrow.lines().next().unwrap().ends_with("INTERFACE"),
+        "{narrow}"
+    );
+    cluster.nodes[0]
+        .circuit(&["network", "disconnect", "web", "web"])
+        .ok();
+    let only_second = |node: &TestNode| {
+        let found = ips(node, "web");
+        found.len() == 1 && found[0].1 == "node2"
+    };
+    cluster.all("the second one alone", only_second);
+    let unknown = cluster.nodes[1].circuit(&["network", "ips", "nobody"]);
+    assert!(!unknown.worked());
+    for (node, container) in [(0, "web"), (2, "web")] {
+        cluster.nodes[node].remove_container(container);
+    }
+}
+
+#[test]
+fn a_stopped_node_is_forgotten_at_once_and_a_killed_one_with_its_lease() {
+    let cluster = Cluster::of(3);
+    cluster.run(0, "a");
+    cluster.run(1, "b");
+    cluster.all("both", |node| {
+        !ips(node, "a").is_empty() && !ips(node, "b").is_empty()
+    });
+    let last = &cluster.nodes[2];
+    let start = Instant::now();
+    cluster.nodes[0].stop_daemon();
+    wait_until("the stopped one is forgotten", PATIENCE, || {
+        ips(last, "a").is_empty()
+    });
+    assert!(start.elapsed() < LEASE, "that took {:?}", start.elapsed());
+    cluster.nodes[1].kill_daemon();
+    sleep(LEASE / 4);
+    assert!(!ips(last, "b").is_empty(), "its lease still holds");
+    wait_until("the killed one is forgotten", PATIENCE, || {
+        ips(last, "b").is_empty()
+    });
+    assert_eq!(names(last), ["node2"]);
+    // A start after a crash takes the name over, lease or not.
+    cluster.nodes[1].start_daemon();
+    wait_until("it is back", PATIENCE, || !ips(last, "b").is_empty());
+    cluster.nodes[1].kill_daemon();
+    cluster.nodes[1].start_daemon();
+    wait_until("and again", PATIENCE, || !ips(last, "b").is_empty());
+}
+
+#[test]
+fn a_node_that_was_cut_off_is_right_again_soon() {
+    let cluster = Cluster::of(2);
+    let (one, two) = (&cluster.nodes[0], &cluster.nodes[1]);
+    cluster.run(0, "a");
+    cluster.run(1, "b");
+    cluster.all("both", |node| {
+        !ips(node, "a").is_empty() && !ips(node, "b").is_empty()
+    });
+    cluster.lan.cut(one);
+    wait_until("its lease ends", PATIENCE, || ips(two, "a").is_empty());
+    // It goes on: networking, answering for itself and for what it last heard.
+    cluster.run(0, "late");
+    let stale = one.circuit(&["network", "ips", "b"]);
+    assert!(
+        stale.worked() && stale.stderr.contains("redis was last heard"),
+        "{stale}"
+    );
+    assert!(!ips(one, "b").is_empty() && !ips(one, "late").is_empty());
+    two.circuit(&["network", "disconnect", "b", "web"]).ok();
+    let status = json(one, &["cluster", "status"]);
+    assert_eq!(status["connected"], false, "{status}");
+    cluster.lan.mend(one);
+    let mended = Instant::now();
+    let right =
+        || ips(one, "b").is_empty() && !ips(two, "a").is_empty() && !ips(two, "late").is_empty();
+    wait_until("everything is right", PATIENCE, right);
+    println!("right again {:?} after the cut", mended.elapsed());
+    let log = one.daemon_log();
+    let complaints = log
+        .lines()
+        .filter(|line| line.contains("no connection to redis"))
+        .count();
+    assert!((1..10).contains(&complaints), "{log}");
+}
+
+#[test]
+fn redis_comes_back_empty_and_everything_is_there_again() {
+    let mut cluster = Cluster::of(2);
+    cluster.run(0, "a");
+    cluster.run(1, "b");
+    cluster.all("both", |node| {
+        !ips(node, "a").is_empty() && !ips(node, "b").is_empty()
+    });
+    cluster.redis.kill();
+    // What was last heard of is still answered.
+    cluster.nodes[1]
+        .circuit(&["network", "disconnect", "b", "web"])
+        .ok();
+    assert!(!ips(&cluster.nodes[0], "b").is_empty());
+    cluster.redis.come_back();
+    cluster.all("what is there, and no more", |node| {
+        !ips(node, "a").is_empty() && ips(node, "b").is_empty() && names(node).len() == 2
+    });
+}
+
+#[test]
+fn a_frozen_node_comes_back_with_everything() {
+    let cluster = Cluster::of(2);
+    let (one, two) = (&cluster.nodes[0], &cluster.nodes[1]);
+    cluster.run(0, "a");
+    wait_until("it is known", PATIENCE, || !ips(two, "a").is_empty());
+    one.freeze_daemon(true);
+    wait_until("it is forgotten", PATIENCE, || ips(two, "a").is_empty());
+    one.freeze_daemon(false);
+    wait_until("it is known again", PATIENCE, || !ips(two, "a").is_empty());
+}
+
+#[test]
+fn two_nodes_of_one_name_are_told_apart() {
+    let cluster = Cluster::of(1);
+    let second = crate::node().lan(&cluster.lan).without_daemon().start();
+    let arguments = second.server_arguments();
+    let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    arguments.extend(["--redis-url", "redis://192.0.2.1", "--node-name", "node0"]);
+    let said = second.circuit(&arguments).fails(1);
+    assert!(
+        said.contains("another node of the fleet is called node0"),
+        "{said}"
+    );
+    assert!(said.contains("--node-name"), "{said}");
+}
+
+#[test]
+fn nonsense_is_ignored_and_counted() {
+    let cluster = Cluster::of(2);
+    cluster.run(0, "a");
+    cluster.all("it is known", |node| !ips(node, "a").is_empty());
+    let redis = &cluster.redis;
+    redis.cli(&["PUBLISH", "circuit:{fleet}:changes", "nonsense"]);
+    redis.cli(&[
+        "PUBLISH",
+        "circuit:{fleet}:changes",
+        "node0\n1\nx\nchange\n",
+    ]);
+    redis.cli(&[
+        "PUBLISH",
+        "circuit:{fleet}:changes",
+        "node9\n1\n9999999\nchange\nnonsense",
+    ]);
+    redis.cli(&[
+        "HSET",
+        "circuit:{fleet}:records:node0",
+        "evil",
+        "\u{ff}\u{ff}nonsense",
+    ]);
+    let counted = |node: &TestNode| json(node, &["cluster", "status"])["nonsense"] != 0;
+    cluster.all("nonsense is counted", counted);
+    cluster.run(1, "b");
+    cluster.all("all is well", |node| {
+        !ips(node, "a").is_empty() && !ips(node, "b").is_empty()
+    });
+}
+
+#[test]
+fn a_node_starts_without_redis_and_joins_when_it_comes() {
+    let lan = Lan::new();
+    let alone = join(&lan, "node0");
+    alone.create_network("web", &network::bridge("web", "10.88.0.0/16"));
+    alone.run_container("a", &[], &[]);
+    alone.circuit(&["network", "connect", "a", "web"]).ok();
+    assert!(!ips(&alone, "a").is_empty());
+    let _redis = lan.redis();
+    let second = join(&lan, "node1");
+    wait_until("the first one joined", PATIENCE, || {
+        !ips(&second, "a").is_empty()
+    });
+}
