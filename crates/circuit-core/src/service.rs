@@ -93,7 +93,8 @@ pub struct ClusterNode {
     /// What it tells about itself.
     pub info: NodeInfo,
     /// `live`; `late` when a heartbeat is overdue; `stale` when the registry is
-    /// away, so that it may be gone.
+    /// away, so that it may be gone; `original` for one of the program before
+    /// this one.
     pub state: String,
     /// For how long it has not been heard of.
     pub seen: Option<Duration>,

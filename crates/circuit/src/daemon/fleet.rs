@@ -16,7 +16,7 @@ use crate::{
     cli::server::ServerOptions,
     node::{Alone, this_node},
     redis,
-    registry::{FleetLookup, Local, Member, Settings},
+    registry::{Local, Member, Settings},
 };
 
 /// How long a start waits for the registry.
@@ -55,10 +55,8 @@ impl Fleet {
             attachments: Arc::clone(attachments),
             node: options.node_name.clone(),
         });
-        let (registry, member) =
-            Member::join(store, settings, Arc::clone(&local), PATIENCE).await?;
-        let lookup = FleetLookup::new(registry, Arc::clone(attachments) as _, local);
-        let lookup = Arc::new(lookup);
+        let member = Member::join(store, settings, local, PATIENCE).await?;
+        let lookup = Arc::new(member.lookup(Arc::clone(attachments) as _));
         Ok(Self {
             nodes: Arc::clone(&lookup) as _,
             lookups: Some(lookup),

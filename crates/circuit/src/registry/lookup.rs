@@ -11,6 +11,7 @@ use circuit_core::service::{
 };
 use circuit_core::{ErrorKind, Result};
 
+use super::original::Originals;
 use super::{Local, Registry, scripts, wire};
 
 /// How long `cluster nodes` waits for Redis before it tells what was heard last.
@@ -21,34 +22,36 @@ pub struct FleetLookup {
     registry: Arc<Registry>,
     attachments: Arc<dyn Attachments>,
     local: Arc<dyn Local>,
+    originals: Arc<Originals>,
 }
 
 impl FleetLookup {
-    /// Looks up in that registry; this node's containers are those of
-    /// `attachments`.
-    pub fn new(
+    pub(super) fn new(
         registry: Arc<Registry>,
         attachments: Arc<dyn Attachments>,
         local: Arc<dyn Local>,
+        originals: Arc<Originals>,
     ) -> Self {
         Self {
             registry,
             attachments,
             local,
+            originals,
         }
     }
 
     /// What the others have, as it is shown; one address on one network once.
-    fn elsewhere(&self, container: &str, network: Option<&str>, ips: &mut Vec<ContainerIp>) {
+    async fn elsewhere(&self, container: &str, network: Option<&str>, ips: &mut Vec<ContainerIp>) {
         let fleet = self.registry.fleet();
         for record in fleet.containers(container) {
-            for found in of_record(record, network) {
-                let known = |ip: &ContainerIp| ip.network == found.network && ip.ip == found.ip;
-                if !ips.iter().any(known) {
-                    ips.push(found);
-                }
-            }
+            of_record(record, network).for_each(|found| add(ips, found));
         }
+        let wanted = |ip: &ContainerIp| network.is_none_or(|network| network == ip.network);
+        let asked = self.originals.ask(container).await;
+        asked
+            .into_iter()
+            .filter(wanted)
+            .for_each(|found| add(ips, found));
     }
 
     fn staleness(&self) -> Option<Problem> {
@@ -61,6 +64,15 @@ impl FleetLookup {
             message: format!("{since}: what other nodes have is as it was then, and may be old"),
             ..Problem::default()
         })
+    }
+}
+
+/// Adds an address that is not there yet: several daemons may look after one
+/// containerd.
+fn add(ips: &mut Vec<ContainerIp>, found: ContainerIp) {
+    let same = |ip: &ContainerIp| ip.network == found.network && ip.ip == found.ip;
+    if !ips.iter().any(same) {
+        ips.push(found);
     }
 }
 
@@ -88,9 +100,9 @@ impl Lookups for FleetLookup {
             Ok(found) => found,
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let mut found = Addresses::default();
-                self.elsewhere(container, network, &mut found.ips);
+                self.elsewhere(container, network, &mut found.ips).await;
                 let known = !self.registry.fleet().containers(container).is_empty();
-                if !known {
+                if !known && found.ips.is_empty() {
                     return Err(error);
                 }
                 found.problems.extend(self.staleness());
@@ -101,7 +113,7 @@ impl Lookups for FleetLookup {
         for ip in &mut found.ips {
             ip.node.clone_from(&self.registry.settings().name);
         }
-        self.elsewhere(container, network, &mut found.ips);
+        self.elsewhere(container, network, &mut found.ips).await;
         found.problems.extend(self.staleness());
         Ok(found)
     }
@@ -138,6 +150,12 @@ impl Nodes for FleetLookup {
                 }));
             }
         }
+        let originals = self.originals.nodes().into_iter();
+        nodes.extend(originals.map(|info| ClusterNode {
+            info,
+            state: "original".to_owned(),
+            seen: None,
+        }));
         Ok(nodes)
     }
 

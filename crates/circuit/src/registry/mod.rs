@@ -8,6 +8,7 @@
 
 mod follow;
 mod lookup;
+mod original;
 mod publish;
 mod scripts;
 mod wire;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use circuit_core::fleet::{Attached, Snapshot};
-use circuit_core::service::NodeInfo;
+use circuit_core::service::{Attachments, NodeInfo};
 use circuit_core::{Error, Result};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::redis::{Event, Failure, Store};
 use follow::Follower;
 pub use lookup::FleetLookup;
+use original::Originals;
 use publish::Publisher;
 use scripts::State;
 
@@ -124,6 +126,7 @@ pub struct Member {
     publisher: Publisher,
     follower: Follower,
     local: Arc<dyn Local>,
+    originals: Arc<Originals>,
     last_beat: Option<Instant>,
     complained: Option<(Instant, Duration)>,
 }
@@ -139,7 +142,7 @@ impl Member {
         settings: Settings,
         local: Arc<dyn Local>,
         patience: Duration,
-    ) -> Result<(Arc<Registry>, Self)> {
+    ) -> Result<Self> {
         let registry = Arc::new(Registry {
             store: store.clone(),
             fleet: ArcSwap::default(),
@@ -152,7 +155,9 @@ impl Member {
             }),
             settings: settings.clone(),
         });
+        let originals = Arc::new(Originals::new(&registry, Arc::clone(&local)));
         let mut member = Self {
+            originals,
             publisher: Publisher::new(&settings),
             follower: Follower::new(&settings.name),
             local,
@@ -175,11 +180,27 @@ impl Member {
                 settings.name
             )));
         }
-        Ok((registry, member))
+        Ok(member)
+    }
+
+    /// The look-ups of addresses and nodes; this node's containers are those of
+    /// `attachments`.
+    pub fn lookup(&self, attachments: Arc<dyn Attachments>) -> FleetLookup {
+        FleetLookup::new(
+            Arc::clone(&self.registry),
+            attachments,
+            Arc::clone(&self.local),
+            Arc::clone(&self.originals),
+        )
     }
 
     /// Keeps the registry until `stop`, then leaves the fleet.
     pub async fn run(mut self, stop: CancellationToken) {
+        let beside = {
+            let (originals, registry) = (Arc::clone(&self.originals), Arc::clone(&self.registry));
+            let stop = stop.clone();
+            tokio::spawn(async move { originals.run(&registry, stop).await })
+        };
         let mut messages = self.registry.store.subscribe(&[scripts::CHANNEL], &[]);
         let mut changes = self.local.changes();
         let mut timer = tokio::time::interval(TICK);
@@ -198,6 +219,9 @@ impl Member {
                     Err(_) => break,
                 },
             }
+        }
+        if beside.await.is_err() {
+            tracing::error!("the part for nodes of the original hit a defect");
         }
         if self.registry.settings.leave_on_stop {
             let left = scripts::leave(&self.registry.store, self.publisher.identity()).await;

@@ -8,6 +8,9 @@ use serde_json::Value;
 
 use crate::support::json;
 
+/// How long a node is cut off.
+const CUT: Duration = Duration::from_secs(30);
+
 /// A lease short enough for tests.
 const LEASE: Duration = Duration::from_secs(4);
 
@@ -173,6 +176,7 @@ fn a_node_that_was_cut_off_is_right_again_soon() {
         !ips(node, "a").is_empty() && !ips(node, "b").is_empty()
     });
     cluster.lan.cut(one);
+    let cut = Instant::now();
     wait_until("its lease ends", PATIENCE, || ips(two, "a").is_empty());
     // It goes on: networking, answering for itself and for what it last heard.
     cluster.run(0, "late");
@@ -185,12 +189,18 @@ fn a_node_that_was_cut_off_is_right_again_soon() {
     two.circuit(&["network", "disconnect", "b", "web"]).ok();
     let status = json(one, &["cluster", "status"]);
     assert_eq!(status["connected"], false, "{status}");
+    sleep(CUT.saturating_sub(cut.elapsed()));
     cluster.lan.mend(one);
     let mended = Instant::now();
     let right =
         || ips(one, "b").is_empty() && !ips(two, "a").is_empty() && !ips(two, "late").is_empty();
     wait_until("everything is right", PATIENCE, right);
     println!("right again {:?} after the cut", mended.elapsed());
+    assert!(
+        mended.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        mended.elapsed()
+    );
     let log = one.daemon_log();
     let complaints = log
         .lines()

@@ -1,0 +1,442 @@
+//! Nodes of the original Circuit in the same fleet: their questions are answered,
+//! they are asked, and they see this node in their list.
+//!
+//! The original asks everybody on one channel and waits for as many answers as
+//! there are nodes. Ours know each other's containers; so only originals are
+//! waited for, and one that does not answer is not waited for again before it has
+//! been heard of anew.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use circuit_api::v1;
+use circuit_core::service::{ContainerIp, NodeInfo};
+use prost::Message;
+use prost_types::Any;
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+use super::{Local, Registry};
+use crate::redis::{Event, Failure, Store, Subscription, Value, cmd, pipe};
+
+/// Where the original's questions are asked.
+const QUESTIONS: &str = "circuit.cluster";
+/// How the channels begin that answers are given on.
+const ANSWERS: &str = "circuit.reply.";
+/// How the keys of the original's heartbeats begin.
+const NODES: &str = "nodes:";
+/// The original's own time between two heartbeats.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// Who looks for originals at the moment, for all of ours.
+const PROBER: &str = "circuit:{fleet}:prober";
+/// What was found.
+const FOUND: &str = "circuit:{fleet}:originals";
+/// How long answers are waited for.
+const PATIENCE: Duration = Duration::from_millis(300);
+/// Answers that wait for whoever asked.
+const WAITING: usize = 1024;
+
+/// An answer, and the channel it came on.
+type Reply = (String, Vec<u8>);
+
+/// What is said on the original's channels. It names types without the prefix of
+/// a URL.
+trait Said: Message + Default {
+    const NAME: &'static str;
+}
+
+impl Said for v1::ClusterRequest {
+    const NAME: &'static str = "io.circuit.v1.ClusterRequest";
+}
+
+impl Said for v1::ContainerIpQuery {
+    const NAME: &'static str = "io.circuit.v1.ContainerIPQuery";
+}
+
+impl Said for v1::ContainerIp {
+    const NAME: &'static str = "io.circuit.v1.ContainerIP";
+}
+
+impl Said for v1::OpComplete {
+    const NAME: &'static str = "io.circuit.v1.OpComplete";
+}
+
+impl Said for v1::NodeInfo {
+    const NAME: &'static str = "io.circuit.v1.NodeInfo";
+}
+
+/// The originals that were found.
+#[derive(Clone, PartialEq, Message)]
+struct Found {
+    #[prost(message, repeated, tag = "1")]
+    nodes: Vec<v1::NodeInfo>,
+}
+
+/// The originals of the fleet.
+pub(super) struct Originals {
+    store: Store,
+    name: String,
+    lease: Duration,
+    local: Arc<dyn Local>,
+    known: ArcSwap<Vec<v1::NodeInfo>>,
+    /// Originals that did not answer, with the uptime they told of then.
+    silent: Mutex<HashMap<String, u64>>,
+    replies: broadcast::Sender<Reply>,
+}
+
+impl Originals {
+    pub(super) fn new(registry: &Registry, local: Arc<dyn Local>) -> Self {
+        Self {
+            store: registry.store().clone(),
+            name: registry.settings().name.clone(),
+            lease: registry.settings().lease,
+            local,
+            known: ArcSwap::default(),
+            silent: Mutex::default(),
+            replies: broadcast::channel(WAITING).0,
+        }
+    }
+
+    /// The originals, as they tell of themselves.
+    pub(super) fn nodes(&self) -> Vec<NodeInfo> {
+        let node = |node: &v1::NodeInfo| NodeInfo {
+            name: node.name.clone(),
+            version: node.version.clone(),
+            cpus: node.cpus,
+            memory: node.memory,
+            uptime: node.uptime,
+            kernel_version: node.kernel_version.clone(),
+        };
+        self.known.load().iter().map(node).collect()
+    }
+
+    /// Answers, is seen, and looks for originals until `stop`.
+    pub(super) async fn run(&self, registry: &Registry, stop: CancellationToken) {
+        let mut questions = self.store.subscribe(&[QUESTIONS], &[]);
+        let mut answers: Option<Subscription> = None;
+        let mut timer = tokio::time::interval(HEARTBEAT);
+        loop {
+            let answer = async {
+                match &mut answers {
+                    Some(answers) => answers.next().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                event = questions.next() => match event {
+                    Some(Event::Message { payload, .. }) => self.told(self.answer(&payload).await),
+                    Some(Event::Resumed) => self.told(self.beat().await),
+                    None => break,
+                },
+                event = answer => if let Some(Event::Message { channel, payload }) = event {
+                    // Nobody may be waiting.
+                    let _ = self.replies.send((channel, payload));
+                },
+                _ = timer.tick() => {
+                    self.told(self.beat().await);
+                    self.told(self.look(registry).await);
+                    let any = !self.known.load().is_empty();
+                    if any != answers.is_some() {
+                        let pattern = format!("{ANSWERS}*");
+                        answers = any.then(|| self.store.subscribe(&[], &[&pattern]));
+                    }
+                }
+            }
+        }
+        if registry.settings().leave_on_stop {
+            let mut gone = cmd("DEL");
+            gone.arg(format!("{NODES}{}", self.name));
+            self.told(self.store.query(&gone).await.map(drop));
+        }
+    }
+
+    fn told(&self, outcome: Result<(), Failure>) {
+        if let Err(failure) = outcome {
+            tracing::debug!(%failure, "nothing was said to nodes of the original");
+        }
+    }
+
+    /// The original's kind of heartbeat.
+    async fn beat(&self) -> Result<(), Failure> {
+        let info = self.local.info();
+        let node = v1::NodeInfo {
+            name: info.name,
+            version: info.version,
+            cpus: info.cpus,
+            memory: info.memory,
+            uptime: info.uptime,
+            kernel_version: info.kernel_version,
+            ..v1::NodeInfo::default()
+        };
+        let lease = u64::try_from(self.lease.max(HEARTBEAT * 2).as_millis());
+        let mut set = cmd("SET");
+        set.arg(format!("{NODES}{}", self.name))
+            .arg(packed(&node))
+            .arg("PX")
+            .arg(lease.unwrap_or(u64::MAX));
+        self.store.query(&set).await.map(drop)
+    }
+
+    /// Answers a question with what this node has.
+    async fn answer(&self, payload: &[u8]) -> Result<(), Failure> {
+        let Some((channel, container)) = question(payload) else {
+            return Ok(());
+        };
+        let mut said = pipe();
+        for (name, attached) in self.local.containers() {
+            if name != container {
+                continue;
+            }
+            for network in &attached {
+                for ip in &network.ips {
+                    let answer = v1::ContainerIp {
+                        network: network.network.to_string(),
+                        ip: ip.to_string(),
+                        interface: network.interface.to_string(),
+                        node: String::new(),
+                    };
+                    said.cmd("PUBLISH").arg(&channel).arg(packed(&answer));
+                }
+            }
+        }
+        let complete = v1::OpComplete {
+            node: self.name.clone(),
+        };
+        said.cmd("PUBLISH").arg(&channel).arg(packed(&complete));
+        self.store.pipeline(&said).await.map(drop)
+    }
+
+    /// Finds out which originals there are: one of ours looks, at a time, and
+    /// tells the others.
+    async fn look(&self, registry: &Registry) -> Result<(), Failure> {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let mut turn = cmd("SET");
+        let held = millis(HEARTBEAT - Duration::from_secs(1));
+        turn.arg(PROBER)
+            .arg(&self.name)
+            .arg("NX")
+            .arg("PX")
+            .arg(held);
+        if self.store.query(&turn).await? != Value::Nil {
+            let found = self.scan(registry).await?;
+            let mut set = cmd("SET");
+            set.arg(FOUND).arg(Found { nodes: found }.encode_to_vec());
+            set.arg("PX").arg(millis(HEARTBEAT * 3));
+            self.store.query(&set).await?;
+        }
+        let mut get = cmd("GET");
+        get.arg(FOUND);
+        let found = match self.store.query(&get).await? {
+            Value::BulkString(bytes) => Found::decode(bytes.as_slice()).unwrap_or_default().nodes,
+            _ => Vec::new(),
+        };
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever has been heard of since may answer now.
+        silent.retain(|name, uptime| {
+            let same = |node: &v1::NodeInfo| node.name == *name && node.uptime == *uptime;
+            found.iter().any(same)
+        });
+        drop(silent);
+        self.known.store(Arc::new(found));
+        Ok(())
+    }
+
+    /// The heartbeats of nodes that are none of ours.
+    async fn scan(&self, registry: &Registry) -> Result<Vec<v1::NodeInfo>, Failure> {
+        let fleet = registry.fleet();
+        let ours: HashSet<String> = fleet.nodes().map(|(name, _)| name.to_string()).collect();
+        let (mut cursor, mut keys) = (b"0".to_vec(), HashSet::new());
+        loop {
+            let mut scan = cmd("SCAN");
+            scan.arg(&cursor).arg("MATCH").arg(format!("{NODES}*"));
+            scan.arg("COUNT").arg(1000);
+            let Value::Array(answer) = self.store.query(&scan).await? else {
+                break;
+            };
+            let [Value::BulkString(next), Value::Array(found)] = answer.as_slice() else {
+                break;
+            };
+            keys.extend(found.iter().filter_map(|key| match key {
+                Value::BulkString(key) => String::from_utf8(key.clone()).ok(),
+                _ => None,
+            }));
+            cursor.clone_from(next);
+            if cursor == b"0" {
+                break;
+            }
+        }
+        let mut values = pipe();
+        for key in &keys {
+            let name = key.strip_prefix(NODES).unwrap_or_default();
+            if name != self.name && !ours.contains(name) {
+                values.cmd("GET").arg(key);
+            }
+        }
+        if values.is_empty() {
+            return Ok(Vec::new());
+        }
+        let values = self.store.pipeline(&values).await?;
+        let node = |value: &Value| match value {
+            Value::BulkString(bytes) => unpacked::<v1::NodeInfo>(bytes),
+            _ => None,
+        };
+        Ok(values.iter().filter_map(node).collect())
+    }
+
+    /// What originals have of a container.
+    pub(super) async fn ask(&self, container: &str) -> Vec<ContainerIp> {
+        let mut waiting = self.to_wait_for();
+        if waiting.is_empty() {
+            return Vec::new();
+        }
+        let mut replies = self.replies.subscribe();
+        let channel = channel();
+        let mut publish = cmd("PUBLISH");
+        publish.arg(QUESTIONS).arg(asked(&channel, container));
+        let mut ips = Vec::new();
+        let gather = async {
+            if self.store.query(&publish).await.is_err() {
+                return;
+            }
+            while !waiting.is_empty() {
+                match replies.recv().await {
+                    Ok((on, payload)) if on == channel => {
+                        if let Some(done) = unpacked::<v1::OpComplete>(&payload) {
+                            waiting.remove(&done.node);
+                        } else if let Some(ip) = unpacked::<v1::ContainerIp>(&payload) {
+                            ips.extend(read(ip));
+                        }
+                    }
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(broadcast::error::RecvError::Closed) => return,
+                }
+            }
+        };
+        let in_time = tokio::time::timeout(PATIENCE, gather).await.is_ok();
+        if !in_time {
+            self.not_heard(&waiting);
+        }
+        ips
+    }
+
+    fn to_wait_for(&self) -> HashSet<String> {
+        let known = self.known.load();
+        let silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = known.iter().map(|node| node.name.clone());
+        names.filter(|name| !silent.contains_key(name)).collect()
+    }
+
+    fn not_heard(&self, names: &HashSet<String>) {
+        let known = self.known.load();
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        for node in known.iter().filter(|node| names.contains(&node.name)) {
+            tracing::debug!(node = node.name, "a node of the original does not answer");
+            silent.insert(node.name.clone(), node.uptime);
+        }
+    }
+}
+
+/// A channel that nobody else uses, named as the original names them.
+fn channel() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let nanos = now.map_or(0, |now| now.as_nanos());
+    // Several of ours may ask in the same moment.
+    format!("{ANSWERS}{}", nanos + u128::from(rand::random::<u32>()))
+}
+
+/// A question of the original's: the channel for the answers and the container.
+fn question(payload: &[u8]) -> Option<(String, String)> {
+    let request: v1::ClusterRequest = unpacked(payload)?;
+    let query = request.request?;
+    (query.type_url == v1::ContainerIpQuery::NAME).then_some(())?;
+    let query = v1::ContainerIpQuery::decode(query.value.as_slice()).ok()?;
+    // An answer is given nowhere else, whoever asks.
+    let channel = Some(request.channel).filter(|channel| channel.starts_with(ANSWERS));
+    Some((channel?, query.container))
+}
+
+/// A question as the original asks it.
+fn asked(channel: &str, container: &str) -> Vec<u8> {
+    let query = v1::ContainerIpQuery {
+        channel: String::new(),
+        container: container.to_owned(),
+    };
+    packed(&v1::ClusterRequest {
+        channel: channel.to_owned(),
+        request: Some(any(&query)),
+    })
+}
+
+fn any<M: Said>(message: &M) -> Any {
+    Any {
+        type_url: M::NAME.to_owned(),
+        value: message.encode_to_vec(),
+    }
+}
+
+fn packed<M: Said>(message: &M) -> Vec<u8> {
+    any(message).encode_to_vec()
+}
+
+/// A message of this type; none when it is another, or none at all.
+fn unpacked<M: Said>(bytes: &[u8]) -> Option<M> {
+    let any = Any::decode(bytes).ok()?;
+    (any.type_url == M::NAME).then_some(())?;
+    M::decode(any.value.as_slice()).ok()
+}
+
+fn read(ip: v1::ContainerIp) -> Option<ContainerIp> {
+    Some(ContainerIp {
+        network: ip.network,
+        ip: ip.ip.parse().ok()?,
+        interface: ip.interface,
+        node: ip.node,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes recorded from the original.
+    fn recorded(name: &str) -> Vec<u8> {
+        let all = include_str!("../../tests/vectors/original-wire.json");
+        let all: serde_json::Value = serde_json::from_str(all).unwrap();
+        let found = all.as_array().unwrap().iter().find(|v| v["name"] == name);
+        let hex = found.unwrap()["hex"].as_str().unwrap();
+        let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+        (0..hex.len()).step_by(2).map(byte).collect()
+    }
+
+    #[test]
+    fn questions_are_the_originals_to_the_byte() {
+        let bytes = recorded("cluster-request");
+        let (channel, container) = question(&bytes).unwrap();
+        assert_eq!(container, "auto2");
+        assert_eq!(asked(&channel, &container), bytes);
+    }
+
+    #[test]
+    fn answers_are_the_originals_to_the_byte() {
+        let bytes = recorded("cluster-ip");
+        let ip: v1::ContainerIp = unpacked(&bytes).unwrap();
+        assert_eq!(packed(&ip), bytes);
+        let bytes = recorded("cluster-complete");
+        let done: v1::OpComplete = unpacked(&bytes).unwrap();
+        assert_eq!((packed(&done), &*done.node), (bytes, "node3"));
+        let bytes = recorded("node-heartbeat");
+        let node: v1::NodeInfo = unpacked(&bytes).unwrap();
+        assert_eq!(packed(&node), bytes);
+    }
+
+    #[test]
+    fn answers_are_given_nowhere_else() {
+        let question_on = |channel: &str| question(&asked(channel, "c"));
+        assert!(question_on("circuit.reply.1").is_some());
+        assert!(question_on("circuit.cluster").is_none());
+        assert!(question(b"nonsense").is_none());
+    }
+}
