@@ -6,6 +6,7 @@ pub mod attachment;
 pub mod cni;
 pub mod datapath;
 pub mod error;
+pub mod ipam;
 pub mod labels;
 pub mod plan;
 pub mod restart;
