@@ -10,7 +10,8 @@ use circuit::{
 use clap::Parser;
 
 fn main() -> ExitCode {
-    if let Some(kind) = plugin::called(std::env::args_os()) {
+    let calls = std::env::var_os("CNI_COMMAND").is_some();
+    if let Some(kind) = plugin::called(std::env::args_os(), calls) {
         return plugin::serve(&kind);
     }
     let cli = match Cli::try_parse() {
