@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         Command::Network(command) => client(&cli.global, ClientCommand::Network(command)),
         Command::Cluster(command) => client(&cli.global, ClientCommand::Cluster(command)),
         Command::Container(command) => client(&cli.global, ClientCommand::Container(command)),
+        Command::Ipam(command) => client(&cli.global, ClientCommand::Ipam(command)),
         // Complete calls do not come here.
         Command::Cni(args) => return plugin::serve(&args.kind),
     };

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use circuit_api::v1;
-use circuit_core::service::{Attachments, Containers, Networks, NodeInfo, Nodes, Problem};
+use circuit_core::service::{
+    Addressing, Attachments, Containers, Networks, NodeInfo, Nodes, Problem,
+};
 use circuit_core::{Error, ErrorKind, Result};
 use futures::FutureExt;
 use tokio_util::task::TaskTracker;
@@ -26,10 +28,11 @@ pub struct Services {
     attachments: Arc<dyn Attachments>,
     containers: Arc<dyn Containers>,
     nodes: Arc<dyn Nodes>,
+    pub(super) addressing: Arc<dyn Addressing>,
     changes: TaskTracker,
 }
 
-type Answer<T> = std::result::Result<Response<T>, Status>;
+pub(super) type Answer<T> = std::result::Result<Response<T>, Status>;
 
 impl Services {
     /// Services backed by those.
@@ -38,12 +41,14 @@ impl Services {
         attachments: Arc<dyn Attachments>,
         containers: Arc<dyn Containers>,
         nodes: Arc<dyn Nodes>,
+        addressing: Arc<dyn Addressing>,
     ) -> Self {
         Self {
             networks,
             attachments,
             containers,
             nodes,
+            addressing,
             changes: TaskTracker::new(),
         }
     }
@@ -56,7 +61,7 @@ impl Services {
 
     /// Makes a change to its end, even when the client goes away meanwhile:
     /// half a change is worse than one that nobody hears of.
-    async fn change<T: Send + 'static>(
+    pub(super) async fn change<T: Send + 'static>(
         &self,
         rpc: &'static str,
         work: impl Future<Output = Result<T>> + Send + 'static,
@@ -70,7 +75,10 @@ impl Services {
 }
 
 /// Answers a question; nobody minds when it is dropped half way.
-async fn ask<T>(rpc: &'static str, work: impl Future<Output = Result<T>> + Send) -> Answer<T> {
+pub(super) async fn ask<T>(
+    rpc: &'static str,
+    work: impl Future<Output = Result<T>> + Send,
+) -> Answer<T> {
     respond(rpc, guarded(rpc, work).await)
 }
 
