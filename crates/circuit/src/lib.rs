@@ -13,6 +13,7 @@ pub mod networks;
 pub mod node;
 pub mod plugin;
 pub mod reconciler;
+pub mod redis;
 pub mod state;
 pub mod store;
 pub mod table;

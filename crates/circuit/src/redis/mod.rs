@@ -1,0 +1,113 @@
+//! The connection to Redis: what a URL means, connections of every kind that
+//! come back by themselves, scripts, and subscriptions.
+//!
+//! [`Url::parse`] says where Redis is, [`Store::open`] is a handle that can be
+//! cloned. A call never waits for a Redis that is away: it fails at once with
+//! [`Failure::Unavailable`], while a task of the store goes on trying.
+//!
+//! ```no_run
+//! # async fn f() -> Result<(), circuit::redis::Failure> {
+//! use circuit::redis::{Script, Store, Url};
+//! let url = Url::parse("redis://127.0.0.1:6379/0").map_err(circuit::redis::Failure::Refused)?;
+//! let store = Store::open(&url)?;
+//! store.wait_up(std::time::Duration::from_secs(3)).await?;
+//! let script = Script::new("return redis.call('INCR', KEYS[1])");
+//! let value = store.script(&script, &["circuit:{fleet}:n"], &[]).await?;
+//! # Ok(()) }
+//! ```
+
+mod connect;
+mod store;
+mod subscription;
+mod tls;
+mod url;
+
+use std::fmt;
+
+use ::redis::{ErrorKind, RedisError, ServerErrorKind};
+use circuit_core::Error;
+
+pub use ::redis::{Cmd, Pipeline, Value, cmd, pipe};
+pub use store::{Arg, Link, Script, Store};
+pub use subscription::{Event, Subscription};
+pub use url::{Kind, Login, Url};
+
+/// Why Redis did not do something. The text never holds a password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// Redis does not answer, or is not ready: trying again helps.
+    Unavailable(String),
+    /// Redis answered, and refused: trying the same again does not help.
+    Refused(String),
+}
+
+impl Failure {
+    /// True when trying again may help.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+
+    /// What the client library says, in our kinds.
+    fn of(error: &RedisError) -> Self {
+        let text = told(error);
+        match error.kind() {
+            ErrorKind::AuthenticationFailed => Self::Refused(format!(
+                "redis refuses the user or the password: check them in the url ({text})"
+            )),
+            ErrorKind::InvalidClientConfig => Self::Refused(text),
+            ErrorKind::Server(kind) => match kind {
+                ServerErrorKind::BusyLoading
+                | ServerErrorKind::ClusterDown
+                | ServerErrorKind::MasterDown
+                | ServerErrorKind::ReadOnly
+                | ServerErrorKind::TryAgain
+                | ServerErrorKind::Moved
+                | ServerErrorKind::Ask => Self::Unavailable(text),
+                ServerErrorKind::NoPerm => Self::Refused(format!(
+                    "the user of redis may not do that: it needs ~circuit:* ~nodes:* &circuit* \
+                     and +@all ({text})"
+                )),
+                _ => Self::Refused(text),
+            },
+            ErrorKind::Extension if is_about_credentials(error) => Self::Refused(format!(
+                "redis refuses the user or the password: check them in the url ({text})"
+            )),
+            ErrorKind::Extension | ErrorKind::UnexpectedReturnType => Self::Refused(text),
+            ErrorKind::MasterNameNotFoundBySentinel => Self::Unavailable(format!(
+                "the sentinels know no master of that name: check the path of the url ({text})"
+            )),
+            _ => Self::Unavailable(text),
+        }
+    }
+}
+
+/// Error codes that servers answer to wrong or missing credentials.
+fn is_about_credentials(error: &RedisError) -> bool {
+    matches!(error.code(), Some("WRONGPASS" | "NOAUTH"))
+}
+
+fn told(error: &RedisError) -> String {
+    let text = error.to_string();
+    let text = text.trim().trim_end_matches('.');
+    let mut characters = text.chars();
+    let first = characters.next().unwrap_or('?').to_lowercase();
+    first.chain(characters).collect()
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Unavailable(text) | Self::Refused(text)) = self;
+        f.write_str(text)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Unavailable(text) => Self::unavailable(text),
+            Failure::Refused(text) => Self::precondition(text),
+        }
+    }
+}
