@@ -307,9 +307,7 @@ impl World {
         for entry in &node.journal {
             node.agent.apply(POOL, entry);
         }
-        if let Some(at) = confirmed {
-            node.agent.set_confirmed(at);
-        }
+        node.agent.set_confirmed(confirmed);
         node.up = true;
         let valid: Vec<User> = node.live.keys().cloned().collect();
         let entries = node.agent.retain(POOL, "net", &valid);

@@ -109,9 +109,9 @@ impl Agent {
         self.confirmed
     }
 
-    /// Takes up when the ledger last confirmed what is held.
-    pub fn set_confirmed(&mut self, at: u64) {
-        self.confirmed = Some(at);
+    /// Takes up when the ledger last confirmed what is held, if it did.
+    pub fn set_confirmed(&mut self, at: Option<u64>) {
+        self.confirmed = at;
     }
 
     /// The pools, by name.
@@ -158,6 +158,7 @@ impl Agent {
         self.hello.epoch.clone_from(&standing.epoch);
         self.hello.count = standing.count;
         self.claiming = true;
+        self.confirmed = None;
         let mut entries = Vec::new();
         for (name, pool) in &mut self.pools {
             let addresses: Vec<IpAddr> = pool.holding.spare().collect();

@@ -2,6 +2,7 @@
 //! set, and drains them. The only place that names concrete backends.
 
 mod leases;
+mod pools;
 mod signals;
 
 use std::{sync::Arc, time::Duration};
@@ -9,6 +10,7 @@ use std::{sync::Arc, time::Duration};
 use circuit_core::{Error, Result, runtime::Runtime as _};
 use circuit_net::cni::{CniRuntime, OperationLock, PluginPath};
 use leases::Leases;
+use pools::Pools;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -21,12 +23,16 @@ use crate::{
     networks::NetworkService,
     node::Alone,
     reconciler::Reconciler,
+    redis::Store,
     state::{State, make_private},
     store::LocalStore,
 };
 
 /// What runs has this long to come to its end after a signal.
 const DRAIN: Duration = Duration::from_secs(30);
+
+/// A node that is not heard of for so long is away.
+const LEASE: Duration = Duration::from_secs(30);
 
 /// Runs the daemon until SIGTERM or SIGINT. Attachments stay up.
 ///
@@ -52,6 +58,7 @@ struct Daemon {
     reconciler: Arc<Reconciler>,
     wakes: mpsc::UnboundedReceiver<String>,
     leases: Leases,
+    pools: Pools,
     /// Keeps a second daemon away from the same records.
     _lock: OperationLock,
 }
@@ -100,11 +107,13 @@ impl Daemon {
         let attachments = Arc::new(Attachments::new(parts, wake));
         let reconciler = Arc::new(Reconciler::new(Arc::clone(&attachments)));
         let networks = NetworkService::new(store, Arc::clone(&attachments) as _, cni);
+        let pools = Pools::open(pool_settings(options, None)?).await?;
         let services = Services::new(
             Arc::new(networks),
             Arc::clone(&attachments) as _,
             Arc::clone(&reconciler) as _,
             Arc::new(Alone::new(&options.node_name)),
+            pools.keeper() as _,
         );
         Ok(Self {
             listeners,
@@ -113,6 +122,7 @@ impl Daemon {
             reconciler,
             wakes,
             leases: Leases::start(&options.run_dir.join("dhcp"), &options.dhcp_socket)?,
+            pools,
             _lock: lock,
         })
     }
@@ -152,16 +162,58 @@ impl Daemon {
             reconciler.follow(every, stop).await;
             ("events", Ok(()))
         });
+        // Containers are still detached while everything else ends.
+        let last = CancellationToken::new();
+        let pools = self.pools.run(&last);
         let attachments = Arc::clone(&self.attachments);
         tokio::spawn(async move { tidy(&attachments).await });
         let outcome = supervise(parts, shutdown).await;
         // What is not written now is written by the next start.
         let _ = tokio::time::timeout(DRAIN, self.attachments.idle()).await;
         self.leases.stop().await;
+        last.cancel();
+        if pools.await.is_err() {
+            tracing::error!("the keeper of addresses hit a defect");
+        }
         self.attachments.book().close();
         tracing::info!("stopped: attachments stay as they are");
         outcome
     }
+}
+
+/// What the keeper of address pools is told.
+fn pool_settings(options: &ServerOptions, redis: Option<Store>) -> Result<pools::Settings<'_>> {
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    Ok(pools::Settings {
+        state_dir: &options.state_dir,
+        socket: &options.ipam_socket,
+        node: node_id(&options.state_dir)?,
+        name: options.node_name.clone(),
+        lease_ms: millis(LEASE),
+        grace_ms: millis(options.ipam_grace),
+        redis,
+    })
+}
+
+/// The id that this node keeps for ever, made when there is none.
+fn node_id(dir: &std::path::Path) -> Result<String> {
+    let path = dir.join("node-id");
+    let failed = |error: std::io::Error| {
+        Error::precondition(format!(
+            "cannot keep the node's id in {}: {error}",
+            path.display()
+        ))
+    };
+    match std::fs::read_to_string(&path) {
+        Ok(id) if !id.trim().is_empty() => return Ok(id.trim().to_owned()),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let id = crate::ipam::fresh();
+    let temporary = path.with_extension("tmp");
+    std::fs::write(&temporary, format!("{id}\n")).map_err(failed)?;
+    std::fs::rename(&temporary, &path).map_err(failed)?;
+    Ok(id)
 }
 
 /// Once a start: what an earlier life left that no record speaks of.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ use crate::logging::DependencyLog;
 const PATIENCE: Duration = Duration::from_secs(4);
 /// How long it waits between two looks.
 const PAUSE: Duration = Duration::from_millis(200);
+/// How often it is written down that the ledger has confirmed everything.
+const WRITE_EVERY_MS: u64 = 30_000;
 /// As many addresses are tried that somebody on the wire turns out to have.
 const TRIES: usize = 16;
 
@@ -63,6 +66,8 @@ pub struct Keeper {
     pub(super) remote: tokio::sync::Mutex<()>,
     /// Addresses are to be taken before they are needed.
     pub(super) low: Notify,
+    /// The last confirmation that is written down; 0 when there is none.
+    written: AtomicU64,
     pub(super) outage: DependencyLog,
     /// What is to be told of addresses, by pool and address.
     pub(super) notes: Mutex<BTreeMap<(String, IpAddr), String>>,
@@ -113,6 +118,7 @@ impl Keeper {
             boot,
             remote: tokio::sync::Mutex::default(),
             low: Notify::new(),
+            written: AtomicU64::new(0),
             outage: DependencyLog::new("the ledger of addresses"),
             notes: Mutex::default(),
         })
@@ -322,9 +328,23 @@ impl Keeper {
 
     /// Writes what is known of the ledger, if it is one that is remembered.
     pub(super) fn write_known(&self, agent: &Agent) -> Result<()> {
-        match self.ledger.own_epoch() {
-            Some(_) => Ok(()),
-            None => self.append(&known(agent, &self.boot)),
+        if self.ledger.own_epoch().is_some() {
+            return Ok(());
+        }
+        self.append(&known(agent, &self.boot))?;
+        let written = agent.confirmed().unwrap_or_default();
+        self.written.store(written, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Writes down that the ledger has confirmed what is held, now and then.
+    pub(super) fn write_confirmed(&self) -> Result<()> {
+        let agent = self.agent();
+        let written = self.written.load(Ordering::Relaxed);
+        let due = |at: u64| written == 0 || at.saturating_sub(written) >= WRITE_EVERY_MS;
+        match agent.confirmed() {
+            Some(at) if due(at) => self.write_known(&agent),
+            _ => Ok(()),
         }
     }
 
@@ -438,7 +458,7 @@ fn boot_id() -> String {
 }
 
 /// A text that nobody has had before.
-pub(super) fn fresh() -> String {
+pub fn fresh() -> String {
     let path = Path::new("/proc/sys/kernel/random/uuid");
     std::fs::read_to_string(path).map_or_else(
         |_| format!("{}-{}", std::process::id(), now()),
@@ -451,11 +471,14 @@ fn take_up(agent: &mut Agent, lines: &[Line], boot: &str) {
         match line {
             Line::Change { pool, entry } => agent.apply(pool, entry),
             Line::Known { epoch, count } => {
+                if agent.hello.epoch != *epoch {
+                    agent.set_confirmed(None);
+                }
                 agent.hello.epoch.clone_from(epoch);
                 agent.hello.count = *count;
             }
             // After a reboot nobody knows how long it took.
-            Line::Confirmed { boot: of, at } if of == boot => agent.set_confirmed(*at),
+            Line::Confirmed { boot: of, at } if of == boot => agent.set_confirmed(Some(*at)),
             Line::Confirmed { .. } => {}
         }
     }

@@ -9,10 +9,10 @@ mod remote;
 mod service;
 mod shared;
 
-pub use keeper::{Keeper, Parts, Wire};
+pub use keeper::{Keeper, Parts, Wire, fresh};
 pub use ledger::{Alone, Ledger};
 pub use listen::Listener;
-pub use shared::{KEY, SCRIPT, Scripts, Shared, Value};
+pub use shared::{InRedis, Scripts, Shared, Value};
 
 #[cfg(test)]
 mod tests;

@@ -7,15 +7,13 @@ use std::time::Duration;
 use circuit_core::Result;
 use circuit_core::ipam::wire::Reply;
 use circuit_core::ipam::{AddressSet, Agent, Entry, Exact, Hello, Standing, Trust};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::keeper::{Keeper, Next, conflict, fresh, now};
 
 /// How often the ledger is called.
 const EVERY: Duration = Duration::from_secs(1);
-/// How often it is written down that the ledger has confirmed everything.
-const WRITE_EVERY: Duration = Duration::from_secs(30);
 
 /// What came of a wish for addresses.
 enum Got {
@@ -32,7 +30,6 @@ impl Keeper {
     pub async fn run(&self, stop: CancellationToken) {
         let mut calls = interval(EVERY);
         calls.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut written = Instant::now();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -50,13 +47,6 @@ impl Keeper {
             let worked = self.stock().await.and(self.tell().await).and(self.tidy());
             if let Err(error) = worked {
                 self.outage.failed(&error);
-            }
-            if written.elapsed() > WRITE_EVERY {
-                written = Instant::now();
-                let agent = self.agent();
-                if let Err(error) = self.write_known(&agent) {
-                    self.outage.failed(&error);
-                }
             }
         }
     }
@@ -93,7 +83,7 @@ impl Keeper {
         if duty.claim {
             self.claim(asked).await?;
         }
-        Ok(())
+        self.write_confirmed()
     }
 
     /// Tells the ledger everything that is held, and gives back what it takes

@@ -10,12 +10,13 @@ use circuit_core::ipam::{
 use circuit_core::{Error, Result};
 
 use super::ledger::Ledger;
+use crate::redis::{self, Arg, Script, Store};
 
-/// The script.
-pub const SCRIPT: &str = include_str!("ledger.lua");
+/// What is run in Redis.
+const SCRIPT: &str = include_str!("ledger.lua");
 
 /// What all keys of the ledger begin with; one hash slot of a Redis Cluster.
-pub const KEY: &str = "circuit:{fleet}:ipam";
+const KEY: &str = "circuit:{fleet}:ipam";
 
 /// As many addresses go into one run of the script.
 const AT_ONCE: usize = 256;
@@ -29,14 +30,55 @@ pub enum Value {
     List(Vec<Value>),
 }
 
-/// Runs scripts in Redis.
+/// Runs the script.
 #[async_trait]
 pub trait Scripts: Send + Sync {
-    /// Runs a script with one key and these arguments.
+    /// Runs it with these arguments.
     ///
     /// # Errors
     /// When Redis does not answer in time, or refuses.
-    async fn run(&self, script: &'static str, key: &str, arguments: &[String]) -> Result<Value>;
+    async fn run(&self, arguments: &[String]) -> Result<Value>;
+}
+
+/// Runs the script in a Redis.
+pub struct InRedis {
+    store: Store,
+    script: Script,
+}
+
+impl InRedis {
+    /// Runs it in this one.
+    pub fn new(store: Store) -> Self {
+        Self {
+            store,
+            script: Script::new(SCRIPT),
+        }
+    }
+}
+
+#[async_trait]
+impl Scripts for InRedis {
+    async fn run(&self, arguments: &[String]) -> Result<Value> {
+        let arguments: Vec<Arg<'_>> = arguments.iter().map(|text| text.as_str().into()).collect();
+        let value = self.store.script(&self.script, &[KEY], &arguments).await?;
+        read(value)
+    }
+}
+
+fn read(value: redis::Value) -> Result<Value> {
+    Ok(match value {
+        redis::Value::Array(values) => {
+            let values = values.into_iter().map(read).collect::<Result<_>>();
+            Value::List(values?)
+        }
+        redis::Value::BulkString(bytes) => {
+            Value::Text(String::from_utf8_lossy(&bytes).into_owned())
+        }
+        redis::Value::SimpleString(text) => Value::Text(text),
+        redis::Value::Int(number) => Value::Text(number.to_string()),
+        redis::Value::Nil => Value::Text(String::new()),
+        _ => return Err(strange()),
+    })
 }
 
 /// The ledger in Redis.
@@ -52,7 +94,7 @@ impl<S: Scripts> Shared<S> {
     }
 
     async fn run(&self, arguments: &[String]) -> Result<Answer> {
-        let value = self.scripts.run(SCRIPT, KEY, arguments).await?;
+        let value = self.scripts.run(arguments).await?;
         match value {
             Value::List(values) => Ok(Answer(values.into_iter())),
             Value::Text(_) => Err(strange()),

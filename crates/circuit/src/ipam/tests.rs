@@ -17,11 +17,11 @@ use circuit_core::ipam::{AddressSet, Exact, Hello, Span, Timing, User};
 use circuit_core::service::{AddressState, Addressing, Release};
 use circuit_core::{Error, Result};
 use circuit_testing::History;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
 
-use super::{Alone, Keeper, Ledger, Parts, Scripts, Shared, Value, Wire};
+use crate::redis::{Store, Url, cmd};
+
+use super::{Alone, InRedis, Keeper, Ledger, Parts, Scripts, Shared, Value, Wire};
 
 /// A Redis of its own, on a socket in a folder.
 struct Redis {
@@ -67,10 +67,17 @@ impl Redis {
     }
 
     fn client(&self) -> Client {
+        let store = self.store();
         Client {
-            socket: self.socket(),
+            scripts: Arc::new(InRedis::new(store.clone())),
+            store,
             cut: Arc::default(),
         }
+    }
+
+    fn store(&self) -> Store {
+        let url = format!("unix://{}", self.socket().display());
+        Store::open(&Url::parse(&url).unwrap()).unwrap()
     }
 }
 
@@ -80,62 +87,27 @@ impl Drop for Redis {
     }
 }
 
-/// As much of a client as the script needs.
+/// A way to Redis that can be cut.
 #[derive(Clone)]
 struct Client {
-    socket: PathBuf,
+    store: Store,
+    scripts: Arc<InRedis>,
     cut: Arc<AtomicBool>,
 }
 
 impl Client {
-    async fn command(&self, words: &[&str]) -> std::io::Result<Value> {
-        if self.cut.load(Ordering::Relaxed) {
-            return Err(std::io::Error::other("cut"));
-        }
-        let mut stream = BufReader::new(UnixStream::connect(&self.socket).await?);
-        let mut text = format!("*{}\r\n", words.len());
-        for word in words {
-            text += &format!("${}\r\n{word}\r\n", word.len());
-        }
-        stream.write_all(text.as_bytes()).await?;
-        read(&mut stream).await
-    }
-}
-
-async fn read(stream: &mut BufReader<UnixStream>) -> std::io::Result<Value> {
-    let mut line = String::new();
-    stream.read_line(&mut line).await?;
-    let line = line.trim_end();
-    let (kind, rest) = line
-        .split_at_checked(1)
-        .ok_or_else(|| std::io::Error::other("redis is gone"))?;
-    match kind {
-        "$" => {
-            let mut bytes = vec![0; rest.parse::<usize>().unwrap() + 2];
-            stream.read_exact(&mut bytes).await?;
-            bytes.truncate(bytes.len() - 2);
-            Ok(Value::Text(String::from_utf8(bytes).unwrap()))
-        }
-        "*" => {
-            let mut values = Vec::new();
-            for _ in 0..rest.parse().unwrap() {
-                values.push(Box::pin(read(stream)).await?);
-            }
-            Ok(Value::List(values))
-        }
-        "-" => Err(std::io::Error::other(rest.to_owned())),
-        _ => Ok(Value::Text(rest.to_owned())),
+    async fn up(&self) {
+        self.store.wait_up(Duration::from_secs(5)).await.unwrap();
     }
 }
 
 #[async_trait]
 impl Scripts for Client {
-    async fn run(&self, script: &'static str, key: &str, arguments: &[String]) -> Result<Value> {
-        let mut words = vec!["EVAL", script, "1", key];
-        words.extend(arguments.iter().map(String::as_str));
-        self.command(&words)
-            .await
-            .map_err(|error| Error::unavailable(error.to_string()))
+    async fn run(&self, arguments: &[String]) -> Result<Value> {
+        if self.cut.load(Ordering::Relaxed) {
+            return Err(Error::unavailable("the link is cut"));
+        }
+        self.scripts.run(arguments).await
     }
 }
 
@@ -230,7 +202,9 @@ fn text(reply: Reply) -> String {
 #[tokio::test]
 async fn the_script_does_what_the_model_does() {
     let redis = Redis::start();
-    let shared = Shared::new(redis.client(), SLOW);
+    let client = redis.client();
+    client.up().await;
+    let shared = Shared::new(client, SLOW);
     let mut model = Model::default();
     let wide = AddressSet {
         spans: vec![
@@ -429,6 +403,7 @@ impl Fleet {
         };
         for n in 0..count {
             let node = fleet.node(n);
+            node.2.up().await;
             fleet.nodes.push(node);
         }
         tokio::time::sleep(Duration::from_millis(QUICK.moment + 50)).await;
@@ -454,6 +429,12 @@ impl Fleet {
     fn restart(&mut self, n: usize) {
         self.nodes[n].1.cancel();
         self.nodes[n] = self.node(n);
+    }
+
+    async fn flush(&self) {
+        let store = self.redis.store();
+        store.wait_up(Duration::from_secs(5)).await.unwrap();
+        store.query(&cmd("FLUSHALL")).await.unwrap();
     }
 
     async fn connect(&self, n: usize, container: &str, pool: &AddressSet) -> Option<IpAddr> {
@@ -527,7 +508,7 @@ async fn redis_that_comes_back_empty_and_nodes_that_are_cut_off_give_nothing_twi
             30 => fleet.nodes[2].2.cut.store(false, Ordering::Relaxed),
             35 => fleet.restart(1),
             45 => {
-                fleet.client().command(&["FLUSHALL"]).await.unwrap();
+                fleet.flush().await;
             }
             _ => {}
         }
@@ -548,12 +529,6 @@ async fn redis_that_comes_back_empty_and_nodes_that_are_cut_off_give_nothing_twi
     }
 }
 
-impl Fleet {
-    fn client(&self) -> Client {
-        self.redis.client()
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_redis_what_is_held_is_still_given() {
     let mut fleet = Fleet::start(2).await;
@@ -568,9 +543,8 @@ async fn without_redis_what_is_held_is_still_given() {
         "{none}"
     );
     fleet.restart(0);
-    assert!(
-        fleet.connect(0, "c3", &pool).await.is_some(),
-        "the same boot"
-    );
+    // It is the same boot.
+    let third = one(add(&fleet.nodes[0].0, "c3", &pool, None).await);
+    fleet.history.given(third, "0/c3");
     fleet.history.assert_sound();
 }

@@ -190,7 +190,7 @@ impl Addressing for World {
     }
     async fn release(&self, what: Release, force: bool) -> Result<Vec<Address>> {
         self.note(format!("release {what:?} force={force}"));
-        self.list(None).await
+        Addressing::list(self, None).await
     }
 }
 
