@@ -8,6 +8,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "proto/cluster.proto",
         "proto/containers.proto",
         "proto/internal.proto",
+        "proto/ipam.proto",
     ];
     let descriptor = PathBuf::from(env::var("OUT_DIR")?).join("circuit.descriptor.bin");
     tonic_prost_build::configure()

@@ -7,6 +7,7 @@ pub mod cni;
 pub mod datapath;
 pub mod error;
 pub mod fleet;
+pub mod ipam;
 pub mod labels;
 pub mod plan;
 pub mod restart;

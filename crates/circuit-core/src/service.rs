@@ -209,3 +209,75 @@ pub trait Nodes: Send + Sync {
         })
     }
 }
+
+/// How it stands with an address of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressState {
+    /// A container has it.
+    Used,
+    /// A node holds it for containers to come.
+    Spare,
+    /// It was taken back from a node that is away; the wire is asked before it
+    /// is used.
+    Abandoned,
+    /// Two nodes use it.
+    Conflict,
+}
+
+/// An address of a pool that a node holds, or held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// The pool.
+    pub pool: String,
+    /// The address.
+    pub address: IpAddr,
+    /// How it stands with it.
+    pub state: AddressState,
+    /// The name of the node that holds it, or held it last.
+    pub node: String,
+    /// The container that has it, as its CNI id; empty when none has, or its
+    /// node has not told.
+    pub container: String,
+    /// The network it is used on; empty as the container.
+    pub network: String,
+    /// The interface inside the container; empty as the container.
+    pub interface: String,
+    /// For how long the node's claim holds, in milliseconds; 0 when it has
+    /// ended.
+    pub claim_ms: u64,
+}
+
+/// What is to be freed by hand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Release {
+    /// One address.
+    Address {
+        /// Of this pool; may be left out when only one has it.
+        pool: Option<String>,
+        /// The address.
+        address: IpAddr,
+    },
+    /// All of the node of this name.
+    Node(String),
+}
+
+impl Address {
+    /// Whether this is what, or of what, is to be freed.
+    pub fn is_of(&self, what: &Release) -> bool {
+        match what {
+            Release::Address { address, .. } => self.address == *address,
+            Release::Node(node) => self.node == *node,
+        }
+    }
+}
+
+/// The pools of addresses that nodes share.
+#[async_trait]
+pub trait Addressing: Send + Sync {
+    /// The addresses that nodes hold, of one pool or of all.
+    async fn list(&self, pool: Option<&str>) -> Result<Vec<Address>>;
+
+    /// Frees addresses by hand and returns them; those of containers that may
+    /// live only with `force`.
+    async fn release(&self, what: Release, force: bool) -> Result<Vec<Address>>;
+}

@@ -6,6 +6,7 @@
 //! they believe it. An announcement makes them forget it at once.
 
 mod frames;
+mod probe;
 
 use std::fs::{self, File};
 use std::io::{Read, Seek};
@@ -26,6 +27,8 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::netns::{in_netns, in_netns_async};
 use frames::Mac;
+
+pub use probe::{answering, answering_async};
 
 /// When [`announce_soon`] announces: a port that is new in a bridge may not
 /// forward at first, and neighbours keep an entry for a second after they

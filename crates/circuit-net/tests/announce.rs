@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use circuit_core::ErrorKind;
-use circuit_net::announce::{announce, announce_soon};
+use circuit_net::announce::{announce, announce_soon, answering};
 use circuit_net::netns::in_netns;
 use common::{Netns, eventually};
 use nix::sys::socket::{
@@ -164,6 +164,30 @@ async fn a_port_that_joins_its_bridge_late_is_no_obstacle() {
     };
     tokio::join!(soon, open);
     net.is_told().await;
+}
+
+#[tokio::test]
+async fn who_is_on_the_wire_is_found() {
+    let net = Net::new().await;
+    let addresses = [
+        "10.7.0.1",
+        "10.7.0.2",
+        "10.7.0.9",
+        "fd00:7::1",
+        "fd00:7::2",
+        "fd00:7::9",
+    ];
+    let addresses = addresses.map(|address| address.parse::<IpAddr>().unwrap());
+    let mut there = in_netns(net.bridge.path(), || answering("br0", &addresses)).unwrap();
+    there.sort();
+    assert_eq!(
+        there,
+        [addresses[0], addresses[1], addresses[3], addresses[4]]
+    );
+    let own = in_netns(net.web.path(), || answering("eth0", &web())).unwrap();
+    assert!(own.is_empty(), "{own:?}");
+    let none = in_netns(net.web.path(), || answering("none", &web()));
+    assert_eq!(none.unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 /// Two namespaces with a cable between them, and what comes out at the end.

@@ -7,6 +7,7 @@ pub mod containerd;
 pub mod daemon;
 pub mod datapath;
 pub mod grpc;
+pub mod ipam;
 pub mod logging;
 pub mod networks;
 pub mod node;

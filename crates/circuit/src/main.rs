@@ -10,7 +10,8 @@ use circuit::{
 use clap::Parser;
 
 fn main() -> ExitCode {
-    if let Some(kind) = plugin::called(std::env::args_os()) {
+    let calls = std::env::var_os("CNI_COMMAND").is_some();
+    if let Some(kind) = plugin::called(std::env::args_os(), calls) {
         return plugin::serve(&kind);
     }
     names::only_files_and_dns();
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         Command::Network(command) => client(&cli.global, ClientCommand::Network(command)),
         Command::Cluster(command) => client(&cli.global, ClientCommand::Cluster(command)),
         Command::Container(command) => client(&cli.global, ClientCommand::Container(command)),
+        Command::Ipam(command) => client(&cli.global, ClientCommand::Ipam(command)),
         // Complete calls do not come here.
         Command::Cni(args) => return plugin::serve(&args.kind),
     };

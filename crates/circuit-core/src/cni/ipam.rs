@@ -70,7 +70,7 @@ impl<'a> IpamConfig<'a> {
             }
         }
         match self.kind() {
-            Some("host-local") => self.validate_ranges(),
+            Some("host-local" | "circuit") => self.validate_ranges(),
             Some("static") => self.validate_addresses(),
             _ => Ok(()),
         }

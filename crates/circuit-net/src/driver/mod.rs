@@ -106,6 +106,7 @@ pub trait Driver: Sync {
 pub const DRIVERS: &[(&str, &dyn Driver)] = &[
     ("bandwidth", &bandwidth::Bandwidth),
     ("bridge", &bridge::Bridge),
+    ("circuit", &ipam::Circuit),
     ("dhcp", &dhcp::Dhcp),
     ("dummy", &dummy::Dummy),
     ("firewall", &firewall::Firewall),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use circuit_api::v1::{
     circuit_client::CircuitClient, cluster_client::ClusterClient,
-    containers_client::ContainersClient,
+    containers_client::ContainersClient, ipam_client::IpamClient,
 };
 use circuit_api::{ClientOptions, Target, TlsOptions, connect};
 use tonic::transport::Channel;
@@ -41,6 +41,11 @@ impl Client {
     /// The service of nodes.
     pub(super) fn cluster(&self) -> ClusterClient<Channel> {
         ClusterClient::new(self.channel.clone())
+    }
+
+    /// The service of address pools.
+    pub(super) fn ipam(&self) -> IpamClient<Channel> {
+        IpamClient::new(self.channel.clone())
     }
 
     /// The service of containers.

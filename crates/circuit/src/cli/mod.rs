@@ -5,6 +5,7 @@ mod client;
 mod cluster;
 mod container;
 mod human;
+mod ipam;
 mod network;
 mod output;
 pub mod server;
@@ -129,6 +130,9 @@ pub enum Command {
     /// Stop and start containers in agreement with their restart policy.
     #[command(subcommand)]
     Container(container::Command),
+    /// Look at the address pools that nodes share.
+    #[command(subcommand)]
+    Ipam(ipam::Command),
     /// Serve one call as a CNI plugin, for container runtimes.
     Cni(CniArgs),
 }
@@ -154,6 +158,8 @@ pub enum ClientCommand {
     Cluster(cluster::Command),
     /// `circuit container`.
     Container(container::Command),
+    /// `circuit ipam`.
+    Ipam(ipam::Command),
 }
 
 /// Runs a client command.
@@ -165,6 +171,7 @@ pub async fn run(global: &Global, command: ClientCommand) -> Result<(), Failure>
         ClientCommand::Network(command) => command.run(global).await,
         ClientCommand::Cluster(command) => command.run(global).await,
         ClientCommand::Container(command) => command.run(global).await,
+        ClientCommand::Ipam(command) => command.run(global).await,
     }
 }
 

@@ -113,6 +113,15 @@ pub struct ServerArgs {
     #[arg(long, value_name = "PATH", default_value = "/run/cni/dhcp.sock")]
     dhcp_socket: PathBuf,
 
+    /// Where plugins of type circuit find the keeper of address pools.
+    #[arg(long, value_name = "PATH", default_value = "/run/circuit/ipam.sock")]
+    ipam_socket: PathBuf,
+
+    /// How long the addresses that a node holds of shared pools stay its own when
+    /// it is away.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = some_duration)]
+    ipam_grace: Duration,
+
     /// How long a CNI plugin may run before it is killed.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = some_duration)]
     cni_timeout: Duration,
@@ -166,6 +175,10 @@ pub struct ServerOptions {
     pub run_dir: PathBuf,
     /// The socket of the keeper of DHCP leases.
     pub dhcp_socket: PathBuf,
+    /// The socket of the keeper of address pools.
+    pub ipam_socket: PathBuf,
+    /// How long the addresses of a node that is away stay its own.
+    pub ipam_grace: Duration,
     /// How long a CNI plugin may run.
     pub cni_timeout: Duration,
     /// The time between two full passes.
@@ -229,6 +242,8 @@ impl ServerArgs {
             cni_path,
             data_path: self.data_path,
             dhcp_socket: self.dhcp_socket,
+            ipam_socket: self.ipam_socket,
+            ipam_grace: self.ipam_grace,
             node_name: node_name(self.node_name)?,
             state_dir: self.state_dir.unwrap_or(state_dir),
             redis,

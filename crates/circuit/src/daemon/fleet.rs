@@ -27,6 +27,8 @@ pub(super) struct Fleet {
     pub(super) nodes: Arc<dyn Nodes>,
     /// None when this node is alone.
     pub(super) lookups: Option<Arc<dyn Lookups>>,
+    /// The registry's connection, which the keeper of address pools uses too.
+    pub(super) store: Option<redis::Store>,
     member: Option<Member>,
 }
 
@@ -39,6 +41,7 @@ impl Fleet {
             return Ok(Self {
                 nodes: Arc::new(Alone::new(&options.node_name)),
                 lookups: None,
+                store: None,
                 member: None,
             });
         };
@@ -55,11 +58,12 @@ impl Fleet {
             attachments: Arc::clone(attachments),
             node: options.node_name.clone(),
         });
-        let member = Member::join(store, settings, local, PATIENCE).await?;
+        let member = Member::join(store.clone(), settings, local, PATIENCE).await?;
         let lookup = Arc::new(member.lookup(Arc::clone(attachments) as _));
         Ok(Self {
             nodes: Arc::clone(&lookup) as _,
             lookups: Some(lookup),
+            store: Some(store),
             member: Some(member),
         })
     }
@@ -130,7 +134,7 @@ fn hardware_address(text: &str) -> Option<[u8; 6]> {
 }
 
 /// The id that this node keeps for ever, made when there is none.
-fn node_id(dir: &Path) -> Result<String> {
+pub(super) fn node_id(dir: &Path) -> Result<String> {
     let path = dir.join("node-id");
     let failed = |error: std::io::Error| {
         Error::precondition(format!(

@@ -4,6 +4,7 @@
 mod datastore;
 mod fleet;
 mod leases;
+mod pools;
 mod signals;
 
 use std::{sync::Arc, time::Duration};
@@ -13,6 +14,7 @@ use circuit_net::cni::{CniRuntime, OperationLock, PluginPath};
 use datastore::Networks;
 use fleet::Fleet;
 use leases::Leases;
+use pools::Pools;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +26,7 @@ use crate::{
     grpc::{self, Listeners, Security, Services, tls::TlsFiles},
     networks::NetworkService,
     reconciler::Reconciler,
+    redis::Store,
     state::{State, make_private},
 };
 
@@ -56,6 +59,7 @@ struct Daemon {
     networks: Networks,
     fleet: Fleet,
     leases: Leases,
+    pools: Pools,
     /// Keeps a second daemon away from the same records.
     _lock: OperationLock,
 }
@@ -106,11 +110,13 @@ impl Daemon {
         let store = Arc::clone(&networks.store);
         let service = NetworkService::new(store, Arc::clone(&attachments) as _, cni);
         let fleet = Fleet::join(options, &attachments).await?;
+        let pools = Pools::open(pool_settings(options, fleet.store.clone())?).await?;
         let services = Services::new(
             Arc::new(service),
             Arc::clone(&attachments) as _,
             Arc::clone(&reconciler) as _,
             Arc::clone(&fleet.nodes),
+            pools.keeper() as _,
         )
         .looking_up(fleet.lookups.clone());
         Ok(Self {
@@ -122,6 +128,7 @@ impl Daemon {
             networks,
             fleet,
             leases: Leases::start(&options.run_dir.join("dhcp"), &options.dhcp_socket)?,
+            pools,
             _lock: lock,
         })
     }
@@ -172,16 +179,37 @@ impl Daemon {
             reconciler.follow(every, stop).await;
             ("events", Ok(()))
         });
+        // Containers are still detached while everything else ends.
+        let last = CancellationToken::new();
+        let pools = self.pools.run(&last);
         let attachments = Arc::clone(&self.attachments);
         tokio::spawn(async move { tidy(&attachments).await });
         let outcome = supervise(parts, shutdown).await;
         // What is not written now is written by the next start.
         let _ = tokio::time::timeout(DRAIN, self.attachments.idle()).await;
         self.leases.stop().await;
+        last.cancel();
+        if pools.await.is_err() {
+            tracing::error!("the keeper of addresses hit a defect");
+        }
         self.attachments.book().close();
         tracing::info!("stopped: attachments stay as they are");
         outcome
     }
+}
+
+/// What the keeper of address pools is told.
+fn pool_settings(options: &ServerOptions, redis: Option<Store>) -> Result<pools::Settings<'_>> {
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    Ok(pools::Settings {
+        state_dir: &options.state_dir,
+        socket: &options.ipam_socket,
+        node: fleet::node_id(&options.state_dir)?,
+        name: options.node_name.clone(),
+        lease_ms: millis(options.lease),
+        grace_ms: millis(options.ipam_grace),
+        redis,
+    })
 }
 
 /// Once a start: what an earlier life left that no record speaks of.

@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 
 /// IPAM plugins that read `args.cni.ips`.
-const READ_ARGS_IPS: [&str; 2] = ["host-local", "static"];
+const READ_ARGS_IPS: [&str; 3] = ["host-local", "static", "circuit"];
 /// Plugins that read `args.cni.mac`.
 const READ_ARGS_MAC: [&str; 2] = ["bridge", "macvlan"];
 
@@ -100,7 +100,7 @@ fn in_subnet(config: &ConfigList, subnets: &[IpNet], text: &str) -> Result<Strin
 /// Former addresses, when the network can be asked for them.
 fn preferred(config: &ConfigList, last: &LastAddresses) -> Option<Vec<String>> {
     let subnets = config.subnets();
-    let askable = config.ipam_kind() == Some("host-local");
+    let askable = matches!(config.ipam_kind(), Some("host-local" | "circuit"));
     let known = last
         .ips
         .iter()

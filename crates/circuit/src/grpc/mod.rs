@@ -2,6 +2,7 @@
 //! turn messages into calls of core's traits.
 
 mod accept;
+mod addresses;
 mod authority;
 pub mod listen;
 pub mod serve;

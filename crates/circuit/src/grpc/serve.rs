@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use circuit_api::v1::{
     FILE_DESCRIPTOR_SET, circuit_server::CircuitServer, cluster_server::ClusterServer,
-    containers_server::ContainersServer,
+    containers_server::ContainersServer, ipam_server::IpamServer,
 };
 use circuit_core::{Error, Result};
 use tokio_stream::wrappers::ReceiverStream;
@@ -71,12 +71,13 @@ pub async fn serve(
 }
 
 /// The names of our services, as the health service knows them.
-fn names() -> [&'static str; 3] {
+fn names() -> [&'static str; 4] {
     use tonic::server::NamedService;
     [
         <CircuitServer<Services> as NamedService>::NAME,
         <ClusterServer<Services> as NamedService>::NAME,
         <ContainersServer<Services> as NamedService>::NAME,
+        <IpamServer<Services> as NamedService>::NAME,
     ]
 }
 
@@ -102,6 +103,7 @@ async fn routes(services: &Services, health: &HealthReporter) -> Result<Routes> 
         .add_service(CircuitServer::new(services.clone()))
         .add_service(ClusterServer::new(services.clone()))
         .add_service(ContainersServer::new(services.clone()))
+        .add_service(IpamServer::new(services.clone()))
         .add_service(HealthServer::new(HealthService::from_health_reporter(
             health.clone(),
         )))

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use circuit_api::v1;
 use circuit_core::service::{
-    Addresses, Attachments, ClusterNode, Containers, Lookups, Networks, Nodes, Problem,
+    Addresses, Addressing, Attachments, ClusterNode, Containers, Lookups, Networks, Nodes, Problem,
 };
 use circuit_core::{Error, ErrorKind, Result};
 use futures::FutureExt;
@@ -29,10 +29,11 @@ pub struct Services {
     containers: Arc<dyn Containers>,
     nodes: Arc<dyn Nodes>,
     lookups: Option<Arc<dyn Lookups>>,
+    pub(super) addressing: Arc<dyn Addressing>,
     changes: TaskTracker,
 }
 
-type Answer<T> = std::result::Result<Response<T>, Status>;
+pub(super) type Answer<T> = std::result::Result<Response<T>, Status>;
 
 impl Services {
     /// Services backed by those.
@@ -41,6 +42,7 @@ impl Services {
         attachments: Arc<dyn Attachments>,
         containers: Arc<dyn Containers>,
         nodes: Arc<dyn Nodes>,
+        addressing: Arc<dyn Addressing>,
     ) -> Self {
         Self {
             networks,
@@ -48,6 +50,7 @@ impl Services {
             containers,
             nodes,
             lookups: None,
+            addressing,
             changes: TaskTracker::new(),
         }
     }
@@ -73,7 +76,7 @@ impl Services {
 
     /// Makes a change to its end, even when the client goes away meanwhile:
     /// half a change is worse than one that nobody hears of.
-    async fn change<T: Send + 'static>(
+    pub(super) async fn change<T: Send + 'static>(
         &self,
         rpc: &'static str,
         work: impl Future<Output = Result<T>> + Send + 'static,
@@ -87,7 +90,10 @@ impl Services {
 }
 
 /// Answers a question; nobody minds when it is dropped half way.
-async fn ask<T>(rpc: &'static str, work: impl Future<Output = Result<T>> + Send) -> Answer<T> {
+pub(super) async fn ask<T>(
+    rpc: &'static str,
+    work: impl Future<Output = Result<T>> + Send,
+) -> Answer<T> {
     respond(rpc, guarded(rpc, work).await)
 }
 

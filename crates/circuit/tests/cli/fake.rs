@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use circuit::grpc::{Security, Services, bind, serve};
 use circuit_api::ListenAddress;
 use circuit_core::service::{
-    Addresses, Attachments, Connected, ContainerIp, Containers, NetworkListing, Networks, NodeInfo,
-    Nodes, Problem, StoredNetwork,
+    Address, AddressState, Addresses, Addressing, Attachments, Connected, ContainerIp, Containers,
+    NetworkListing, Networks, NodeInfo, Nodes, Problem, Release, StoredNetwork,
 };
 use circuit_core::{Error, Result};
 use tokio::sync::Notify;
@@ -170,6 +170,30 @@ impl Nodes for World {
     }
 }
 
+#[async_trait]
+impl Addressing for World {
+    async fn list(&self, pool: Option<&str>) -> Result<Vec<Address>> {
+        let address = |ip: &str, state, container: &str| Address {
+            pool: pool.unwrap_or("lan").into(),
+            address: ip.parse().unwrap(),
+            state,
+            node: "node1".into(),
+            container: container.into(),
+            network: if container.is_empty() { "" } else { "lan0" }.into(),
+            interface: if container.is_empty() { "" } else { "eth0" }.into(),
+            claim_ms: 3_629_500,
+        };
+        Ok(vec![
+            address("10.9.0.2", AddressState::Used, "default-shell"),
+            address("10.9.0.3", AddressState::Spare, ""),
+        ])
+    }
+    async fn release(&self, what: Release, force: bool) -> Result<Vec<Address>> {
+        self.note(format!("release {what:?} force={force}"));
+        Addressing::list(self, None).await
+    }
+}
+
 /// A running server.
 pub(crate) struct Server {
     pub(crate) world: Arc<World>,
@@ -209,7 +233,13 @@ impl Server {
             .find(|at| at.to_string().starts_with("127."))
             .unwrap_or(address);
         let world = Arc::new(World::default());
-        let services = Services::new(world.clone(), world.clone(), world.clone(), world.clone());
+        let services = Services::new(
+            world.clone(),
+            world.clone(),
+            world.clone(),
+            world.clone(),
+            world.clone(),
+        );
         let shutdown = CancellationToken::new();
         let drain = Duration::from_secs(20);
         let serving = tokio::spawn(serve(listeners, services, shutdown.clone(), drain));

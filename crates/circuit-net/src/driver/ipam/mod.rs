@@ -1,6 +1,7 @@
 //! Address management: plugins that other plugins ask for addresses, by the
 //! `ipam` part of their configuration.
 
+mod circuit;
 mod host_local;
 mod static_ip;
 
@@ -12,6 +13,7 @@ use serde_json::Value;
 
 use super::{Answer, Call, Options, Unsupported};
 
+pub(super) use circuit::Circuit;
 pub(super) use host_local::HostLocal;
 pub(super) use static_ip::Static;
 

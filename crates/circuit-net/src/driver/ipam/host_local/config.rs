@@ -52,7 +52,7 @@ impl Settings {
             ranges: range_sets(call, &options)?,
             routes: routes(&options)?,
             resolv_conf: options.text("resolvConf")?.map(PathBuf::from),
-            requested: requested(call)?,
+            requested: requested(call, "host-local")?,
         })
     }
 }
@@ -60,7 +60,10 @@ impl Settings {
 /// The range sets that the runtime asks for, then the range on top, then those
 /// of `ranges`: the number of each is part of the name of what remembers its
 /// last address.
-fn range_sets(call: &Call<'_>, options: &Options<'_>) -> Answer<Vec<RangeSet>> {
+pub(in crate::driver::ipam) fn range_sets(
+    call: &Call<'_>,
+    options: &Options<'_>,
+) -> Answer<Vec<RangeSet>> {
     let mut sets = match call.runtime_config("ipRanges") {
         None | Some(Value::Null) => Vec::new(),
         Some(Value::Array(sets)) => parse_sets(sets, "runtimeConfig.ipRanges")?,
@@ -113,8 +116,8 @@ fn parse_sets(sets: &[Value], path: &str) -> Answer<Vec<RangeSet>> {
 
 /// The addresses asked for in `CNI_ARGS`, in `args.cni.ips` and in
 /// `runtimeConfig.ips`; a prefix length may be there and says nothing.
-fn requested(call: &Call<'_>) -> Answer<Vec<IpAddr>> {
-    args::only(call, "host-local", &["IP"])?;
+pub(in crate::driver::ipam) fn requested(call: &Call<'_>, plugin: &str) -> Answer<Vec<IpAddr>> {
+    args::only(call, plugin, &["IP"])?;
     let mut ips = Vec::new();
     let mut asked = vec![("CNI_ARGS IP", call.arg("IP").into_iter().collect())];
     for (name, value) in [

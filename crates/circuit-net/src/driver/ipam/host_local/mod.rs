@@ -3,9 +3,9 @@
 //! same ranges at the same time.
 
 mod allocator;
-mod config;
+pub(super) mod config;
 mod lease;
-mod range;
+pub(super) mod range;
 mod resolv_conf;
 mod stamp;
 mod store;

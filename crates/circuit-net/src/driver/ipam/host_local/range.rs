@@ -11,20 +11,20 @@ use crate::driver::{Answer, Options};
 
 /// Addresses one after the other in a subnet, both ends included.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Range {
-    pub(super) subnet: IpNet,
-    pub(super) start: IpAddr,
-    pub(super) end: IpAddr,
+pub(in crate::driver::ipam) struct Range {
+    pub(in crate::driver::ipam) subnet: IpNet,
+    pub(in crate::driver::ipam) start: IpAddr,
+    pub(in crate::driver::ipam) end: IpAddr,
     /// Never given out, inside the range or not.
-    pub(super) gateway: IpAddr,
+    pub(in crate::driver::ipam) gateway: IpAddr,
 }
 
 /// Ranges of one family, out of which an attachment gets one address.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct RangeSet(Vec<Range>);
+pub(in crate::driver::ipam) struct RangeSet(Vec<Range>);
 
 /// An address as a number.
-pub(super) fn number(ip: IpAddr) -> u128 {
+pub(in crate::driver::ipam) fn number(ip: IpAddr) -> u128 {
     match ip {
         IpAddr::V4(ip) => u128::from(ip.to_bits()),
         IpAddr::V6(ip) => ip.to_bits(),
@@ -32,7 +32,7 @@ pub(super) fn number(ip: IpAddr) -> u128 {
 }
 
 /// The address of the family of `like` that has this number.
-pub(super) fn address(number: u128, like: IpAddr) -> IpAddr {
+pub(in crate::driver::ipam) fn address(number: u128, like: IpAddr) -> IpAddr {
     match like {
         // Numbers come from addresses of this family.
         IpAddr::V4(_) => IpAddr::V4((number as u32).into()),
@@ -42,10 +42,11 @@ pub(super) fn address(number: u128, like: IpAddr) -> IpAddr {
 
 impl Range {
     /// The keys of a range.
-    pub(super) const KEYS: [&'static str; 4] = ["subnet", "rangeStart", "rangeEnd", "gateway"];
+    pub(in crate::driver::ipam) const KEYS: [&'static str; 4] =
+        ["subnet", "rangeStart", "rangeEnd", "gateway"];
 
     /// Reads a range, with the stock plugin's defaults.
-    pub(super) fn parse(object: &JsonObject, path: &str) -> Answer<Self> {
+    pub(in crate::driver::ipam) fn parse(object: &JsonObject, path: &str) -> Answer<Self> {
         let options = Options::at(object, path);
         let subnet: Option<IpNet> = options.parsed(
             "subnet",
@@ -85,7 +86,7 @@ impl Range {
         Ok(range)
     }
 
-    pub(super) fn contains(&self, ip: IpAddr) -> bool {
+    pub(in crate::driver::ipam) fn contains(&self, ip: IpAddr) -> bool {
         ip.is_ipv4() == self.start.is_ipv4() && (self.start..=self.end).contains(&ip)
     }
 
@@ -117,7 +118,7 @@ fn check_subnet(subnet: IpNet, path: &str) -> Answer<()> {
 
 impl RangeSet {
     /// A set of ranges that fit together; `path` is its name for errors.
-    pub(super) fn new(ranges: Vec<Range>, path: &str) -> Answer<Self> {
+    pub(in crate::driver::ipam) fn new(ranges: Vec<Range>, path: &str) -> Answer<Self> {
         let Some(first) = ranges.first() else {
             return Err(invalid(format!("{path} has no range")));
         };
@@ -138,16 +139,16 @@ impl RangeSet {
     }
 
     /// The ranges, at least one.
-    pub(super) fn ranges(&self) -> &[Range] {
+    pub(in crate::driver::ipam) fn ranges(&self) -> &[Range] {
         &self.0
     }
 
     /// The range that has an address.
-    pub(super) fn range_of(&self, ip: IpAddr) -> Option<&Range> {
+    pub(in crate::driver::ipam) fn range_of(&self, ip: IpAddr) -> Option<&Range> {
         self.0.iter().find(|range| range.contains(ip))
     }
 
-    pub(super) fn overlaps(&self, other: &Self) -> bool {
+    pub(in crate::driver::ipam) fn overlaps(&self, other: &Self) -> bool {
         let hit = |range: &Range| other.0.iter().any(|other| range.overlaps(other));
         self.0.iter().any(hit)
     }

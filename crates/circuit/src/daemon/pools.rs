@@ -1,0 +1,118 @@
+//! The keeper of address pools, for networks with ipam type `circuit`.
+
+use std::{net::IpAddr, path::Path, sync::Arc};
+
+use async_trait::async_trait;
+use circuit_core::{ErrorKind, Result, ipam::Timing};
+use circuit_net::announce::answering_async;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    ipam::{Alone, InRedis, Keeper, Ledger, Listener, Parts, Shared, Wire},
+    redis::Store,
+};
+
+/// As long as every node that is up needs to call a Redis that has come back:
+/// it connects again within a second, and calls each second.
+const MOMENT_MS: u64 = 3_000;
+
+/// What the keeper needs to know.
+pub(super) struct Settings<'a> {
+    /// The folder of its journal.
+    pub(super) state_dir: &'a Path,
+    /// Where the driver finds it.
+    pub(super) socket: &'a Path,
+    /// The node's lasting id.
+    pub(super) node: String,
+    /// The node's name.
+    pub(super) name: String,
+    /// The time of a lease, in milliseconds.
+    pub(super) lease_ms: u64,
+    /// How long the addresses of a node that is away stay its own, in
+    /// milliseconds.
+    pub(super) grace_ms: u64,
+    /// The cluster registry; without one, pools are this node's alone.
+    pub(super) redis: Option<Store>,
+}
+
+/// A keeper at a socket.
+pub(super) struct Pools {
+    keeper: Arc<Keeper>,
+    listener: Option<Listener>,
+}
+
+impl Pools {
+    /// Opens the keeper and its socket. When another daemon is at the socket,
+    /// the driver goes there.
+    pub(super) async fn open(settings: Settings<'_>) -> Result<Self> {
+        let timing = Timing {
+            lease: settings.lease_ms,
+            grace: settings.grace_ms,
+            moment: MOMENT_MS,
+        };
+        let ledger: Arc<dyn Ledger> = match settings.redis {
+            Some(store) => Arc::new(Shared::new(InRedis::new(store), timing)),
+            None => Arc::new(Alone::new(crate::ipam::fresh(), timing)),
+        };
+        let keeper = Keeper::open(Parts {
+            ledger,
+            wire: Arc::new(HostWire),
+            state_dir: settings.state_dir.to_owned(),
+            node: settings.node,
+            name: settings.name,
+            timing,
+        })?;
+        let listener = match Listener::bind(settings.socket).await {
+            Ok(listener) => Some(listener),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                tracing::info!("{error}: pools are its business");
+                None
+            }
+            // Nobody may ever ask for an address of a pool.
+            Err(error) => {
+                tracing::warn!("{error}: networks with ipam type circuit will not work");
+                None
+            }
+        };
+        Ok(Self {
+            keeper: Arc::new(keeper),
+            listener,
+        })
+    }
+
+    /// The keeper.
+    pub(super) fn keeper(&self) -> Arc<Keeper> {
+        Arc::clone(&self.keeper)
+    }
+
+    /// Runs until `stop`.
+    pub(super) fn run(self, stop: &CancellationToken) -> JoinHandle<()> {
+        let (keeper, stop) = (self.keeper, stop.clone());
+        tokio::spawn(async move {
+            let serving = async {
+                if let Some(listener) = self.listener {
+                    listener.serve(Arc::clone(&keeper), stop.clone()).await;
+                }
+            };
+            tokio::join!(serving, keeper.run(stop.clone()));
+        })
+    }
+}
+
+/// The wires that this host is on.
+struct HostWire;
+
+#[async_trait]
+impl Wire for HostWire {
+    async fn answering(&self, link: &str, addresses: &[IpAddr]) -> Vec<IpAddr> {
+        match answering_async(link.to_owned(), addresses.to_vec()).await {
+            Ok(there) => there,
+            // A bridge that is not made yet has nobody on it.
+            Err(error) => {
+                tracing::debug!(link, %error, "nobody can be asked for addresses");
+                Vec::new()
+            }
+        }
+    }
+}

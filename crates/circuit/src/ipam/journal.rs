@@ -1,0 +1,216 @@
+//! What a node holds, on disk: one file of changes.
+//!
+//! A line survives the end of this process as soon as it is written. Lines that
+//! give something up are also synced before they take effect. The others need
+//! not be: what a loss of power takes from them are addresses of containers
+//! that it has ended, and ones that the ledger still counts as this node's.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use circuit_core::ipam::Entry;
+use serde::{Deserialize, Serialize};
+
+const HEADER: &str = "circuit-ipam 1\n";
+
+/// A file that has grown by this much is written anew.
+const GROWN: u64 = 1 << 20;
+
+/// A line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Line {
+    /// A change of what is held of a pool.
+    Change {
+        pool: String,
+        #[serde(flatten)]
+        entry: Entry,
+    },
+    /// The ledger's epoch and count.
+    Known { epoch: String, count: u64 },
+    /// When the ledger last confirmed what is held, by the clock of a boot.
+    Confirmed { boot: String, at: u64 },
+}
+
+/// The file.
+pub(super) struct Journal {
+    path: PathBuf,
+    file: Mutex<Open>,
+}
+
+struct Open {
+    file: Arc<File>,
+    written: u64,
+    base: u64,
+}
+
+/// What a start finds.
+#[derive(Debug, Default)]
+pub(super) struct Loaded {
+    pub(super) lines: Vec<Line>,
+    /// How many lines cannot be read although others follow.
+    pub(super) damaged: usize,
+}
+
+/// Reads a journal; one that is not there is empty.
+pub(super) fn load(path: &Path) -> io::Result<Loaded> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Loaded::default()),
+        Err(error) => return Err(error),
+    };
+    if !text.starts_with(HEADER.as_bytes()) {
+        return Err(io::Error::other("it is of another version of circuit"));
+    }
+    let mut loaded = Loaded::default();
+    let mut doubtful = 0;
+    for line in text[HEADER.len()..].split(|byte| *byte == b'\n') {
+        if line.is_empty() {
+            continue;
+        }
+        match decode(line) {
+            Some(line) => {
+                loaded.damaged += std::mem::take(&mut doubtful);
+                loaded.lines.push(line);
+            }
+            // The last one is what a crash cut short.
+            None => doubtful += 1,
+        }
+    }
+    Ok(loaded)
+}
+
+fn decode(line: &[u8]) -> Option<Line> {
+    let (sum, json) = line.split_at_checked(9)?;
+    let sum = u32::from_str_radix(std::str::from_utf8(sum).ok()?.trim_end(), 16).ok()?;
+    (sum == crc32fast::hash(json))
+        .then(|| serde_json::from_slice(json).ok())
+        .flatten()
+}
+
+fn encode(lines: &[Line]) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    for line in lines {
+        let json = serde_json::to_vec(line)?;
+        write!(bytes, "{:08x} ", crc32fast::hash(&json))?;
+        bytes.extend(json);
+        bytes.push(b'\n');
+    }
+    Ok(bytes)
+}
+
+impl Journal {
+    /// Writes a journal of these lines in the place of the one that is there.
+    pub(super) fn create(path: &Path, lines: &[Line]) -> io::Result<Self> {
+        let open = write_whole(path, lines)?;
+        Ok(Self {
+            path: path.to_owned(),
+            file: Mutex::new(open),
+        })
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Appends lines.
+    pub(super) fn append(&self, lines: &[Line]) -> io::Result<()> {
+        let bytes = encode(lines)?;
+        let mut open = self.open();
+        let mut file: &File = &open.file;
+        file.write_all(&bytes)?;
+        open.written += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Waits until everything is on disk.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        let file = Arc::clone(&self.open().file);
+        file.sync_data()
+    }
+
+    /// Whether it has outgrown what it says.
+    pub(super) fn has_grown(&self) -> bool {
+        let open = self.open();
+        open.written > open.base.saturating_mul(2).saturating_add(GROWN)
+    }
+
+    /// Writes it anew. Nobody may append meanwhile.
+    pub(super) fn rewrite(&self, lines: &[Line]) -> io::Result<()> {
+        let new = write_whole(&self.path, lines)?;
+        *self.open() = new;
+        Ok(())
+    }
+}
+
+fn write_whole(path: &Path, lines: &[Line]) -> io::Result<Open> {
+    let temporary = path.with_extension("tmp");
+    let mut bytes = HEADER.as_bytes().to_vec();
+    bytes.extend(encode(lines)?);
+    let mut file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(&temporary)?;
+    file.set_len(0)?;
+    file.write_all(&bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    if let Some(folder) = path.parent() {
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(Open {
+        file: Arc::new(file),
+        written: bytes.len() as u64,
+        base: bytes.len() as u64,
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn change(last: u8) -> Line {
+        Line::Change {
+            pool: "lan".into(),
+            entry: Entry::Free {
+                address: [10, 0, 0, last].into(),
+            },
+        }
+    }
+
+    #[test]
+    fn lines_are_read_back_and_a_torn_one_is_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ipam.journal");
+        assert!(load(&path).unwrap().lines.is_empty());
+        let journal = Journal::create(&path, &[change(1)]).unwrap();
+        let known = Line::Known {
+            epoch: "e".into(),
+            count: 7,
+        };
+        journal.append(&[change(2), known.clone()]).unwrap();
+        journal.sync().unwrap();
+        assert_eq!(load(&path).unwrap().lines, [change(1), change(2), known]);
+        let text = fs::read(&path).unwrap();
+        fs::write(&path, &text[..text.len() - 4]).unwrap();
+        let loaded = load(&path).unwrap();
+        assert_eq!(loaded.lines, [change(1), change(2)]);
+        assert_eq!(loaded.damaged, 0);
+        let mut broken = text.clone();
+        broken[HEADER.len() + 12] ^= 1;
+        fs::write(&path, &broken).unwrap();
+        assert_eq!(load(&path).unwrap().damaged, 1);
+        journal.rewrite(&[change(9)]).unwrap();
+        assert_eq!(load(&path).unwrap().lines, [change(9)]);
+        assert!(!journal.has_grown());
+        fs::write(&path, "something else\n").unwrap();
+        assert!(load(&path).is_err());
+    }
+}

@@ -1,0 +1,134 @@
+//! The pools as people see and mend them.
+
+use std::net::IpAddr;
+
+use async_trait::async_trait;
+use circuit_core::ipam::{Listed, Use};
+use circuit_core::service::{Address, AddressState, Addressing, Release};
+use circuit_core::{Error, Result};
+
+use super::Keeper;
+
+#[async_trait]
+impl Addressing for Keeper {
+    async fn list(&self, pool: Option<&str>) -> Result<Vec<Address>> {
+        let listed = self.ledger.list(pool).await;
+        let listed = listed.map_err(|error| error.context("the pools cannot be listed"))?;
+        Ok(listed.into_iter().map(|row| self.shown(row)).collect())
+    }
+
+    async fn release(&self, what: Release, force: bool) -> Result<Vec<Address>> {
+        let pool = match &what {
+            Release::Address { pool, .. } => pool.clone(),
+            Release::Node(_) => None,
+        };
+        let all = self.list(pool.as_deref()).await?;
+        let chosen: Vec<Address> = all.into_iter().filter(|row| row.is_of(&what)).collect();
+        refuse(&what, &chosen, force)?;
+        for row in &chosen {
+            self.ledger.release(&row.pool, &[row.address]).await?;
+            tracing::info!(
+                pool = row.pool,
+                node = row.node,
+                "{} is freed by hand",
+                row.address
+            );
+        }
+        Ok(chosen)
+    }
+}
+
+/// What must not be freed.
+fn refuse(what: &Release, chosen: &[Address], force: bool) -> Result<()> {
+    let Some(first) = chosen.first() else {
+        return Err(Error::not_found(match what {
+            Release::Address { address, .. } => {
+                format!("address {address} is held by no node: nothing is to be released")
+            }
+            Release::Node(node) => format!("node {node} holds no address"),
+        }));
+    };
+    if let Release::Address { address, .. } = what
+        && chosen.len() > 1
+    {
+        let pools: Vec<&str> = chosen.iter().map(|row| row.pool.as_str()).collect();
+        return Err(Error::invalid(format!(
+            "address {address} is held in the pools {}: name one with --pool",
+            pools.join(", ")
+        )));
+    }
+    let alive = chosen.iter().find(|row| {
+        row.claim_ms > 0 && matches!(row.state, AddressState::Used | AddressState::Conflict)
+    });
+    if let Some(row) = alive.filter(|_| !force) {
+        return Err(Error::precondition(format!(
+            "address {} is in use by {} on node {}: disconnect it there, or give --force when that \
+             node is gone for good",
+            row.address,
+            if row.container.is_empty() {
+                "a container"
+            } else {
+                &row.container
+            },
+            row.node
+        )));
+    }
+    if let Release::Node(_) = what
+        && first.claim_ms > 0
+        && !force
+    {
+        return Err(Error::precondition(format!(
+            "node {} may still live: its claim holds for {} s; give --force when it is gone for \
+             good",
+            first.node,
+            first.claim_ms / 1000
+        )));
+    }
+    Ok(())
+}
+
+impl Keeper {
+    fn shown(&self, row: Listed) -> Address {
+        let agent = self.agent();
+        let ours = row.node == agent.hello.node;
+        let pool = agent.pools().get(&row.pool).filter(|_| ours);
+        let here: Option<Use> = match pool {
+            Some(pool) => pool.holding.used().get(&row.address).cloned(),
+            None => serde_json::from_str(&row.used).ok(),
+        };
+        let other = conflict_of(&agent, &row.pool, row.address);
+        let state = match (&here, row.abandoned, other) {
+            (_, _, true) => AddressState::Conflict,
+            (_, true, _) => AddressState::Abandoned,
+            (Some(_), _, _) => AddressState::Used,
+            (None, _, _) => AddressState::Spare,
+        };
+        let by = here.unwrap_or_else(|| Use {
+            user: circuit_core::ipam::User {
+                container: String::new(),
+                ifname: String::new(),
+            },
+            network: String::new(),
+        });
+        Address {
+            pool: row.pool,
+            address: row.address,
+            state,
+            node: if row.name.is_empty() {
+                row.node
+            } else {
+                row.name
+            },
+            container: by.user.container,
+            network: by.network,
+            interface: by.user.ifname,
+            claim_ms: row.claim,
+        }
+    }
+}
+
+/// Whether an address of another node is in use here.
+fn conflict_of(agent: &circuit_core::ipam::Agent, pool: &str, ip: IpAddr) -> bool {
+    let pool = agent.pools().get(pool);
+    pool.is_some_and(|pool| pool.conflicts.contains_key(&ip))
+}
