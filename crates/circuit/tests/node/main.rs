@@ -19,6 +19,7 @@ mod main_job;
 mod native;
 mod networks;
 mod original;
+mod original_cluster;
 mod plugins;
 mod reconcile;
 mod restart;
