@@ -1,6 +1,7 @@
 //! The connection to Redis, on real servers of every kind.
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     reason = "a test that cannot go on fails"
 )]

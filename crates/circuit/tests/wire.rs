@@ -97,6 +97,7 @@ fn an_address_of_another_node() {
         network: text(meaning, "network"),
         ip: text(meaning, "ip"),
         interface: text(meaning, "interface"),
+        ..ContainerIp::default()
     });
 }
 
@@ -116,6 +117,7 @@ fn a_heartbeat() {
         memory: meaning["memory"].as_u64().unwrap(),
         uptime: meaning["uptime"].as_u64().unwrap(),
         kernel_version: text(meaning, "kernel_version"),
+        ..NodeInfo::default()
     });
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::redis;
+use crate::redis::Url;
 use crate::store::Datastore;
 use circuit_api::ListenAddress;
 use clap::Args;
@@ -152,7 +152,7 @@ pub struct ServerOptions {
     /// The containerd namespace.
     pub containerd_namespace: String,
     /// The cluster registry.
-    pub redis: Option<redis::Url>,
+    pub redis: Option<Url>,
     /// The time between two heartbeats.
     pub heartbeat: Duration,
     /// How long a heartbeat holds.
@@ -261,7 +261,7 @@ impl ServerArgs {
 
 /// The registry's URL: of the flag, the file or the environment. Error texts do
 /// not hold it, as it may hold a password.
-fn redis_url(flag: &str, file: Option<&std::path::Path>) -> Result<Option<redis::Url>, String> {
+fn redis_url(flag: &str, file: Option<&std::path::Path>) -> Result<Option<Url>, String> {
     let (from, text) = match file {
         Some(path) => {
             let read = std::fs::read_to_string(path);
@@ -277,7 +277,7 @@ fn redis_url(flag: &str, file: Option<&std::path::Path>) -> Result<Option<redis:
     if text.trim().is_empty() && file.is_none() {
         return Ok(None);
     }
-    let url = redis::Url::parse(&text).map_err(|why| format!("{from}: {why}"))?;
+    let url = Url::parse(&text).map_err(|why| format!("{from}: {why}"))?;
     Ok(Some(url))
 }
 

@@ -194,8 +194,10 @@ impl Url {
     }
 }
 
+type Parts<'a> = (Login, Vec<(String, u16)>, &'a str);
+
 /// Who, where, and the path.
-fn parts(rest: &str, port: u16) -> Result<(Login, Vec<(String, u16)>, &str), String> {
+fn parts(rest: &str, port: u16) -> Result<Parts<'_>, String> {
     // A password may hold an @ or a slash that somebody forgot to encode.
     let (login, rest) = match rest.rsplit_once('@') {
         Some((login, rest)) => (credentials(login)?, rest),

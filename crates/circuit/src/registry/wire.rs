@@ -65,6 +65,9 @@ struct Put {
     record: Vec<u8>,
 }
 
+/// Containers with their records.
+pub(super) type Puts = Vec<(String, Vec<u8>)>;
+
 /// What happened to a node.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -194,7 +197,7 @@ pub(super) fn changes(puts: &[(String, Vec<u8>)], removes: &[String]) -> Vec<u8>
 }
 
 /// Reads changes: containers with their records, and removed ones.
-pub(super) fn read_changes(bytes: &[u8]) -> Option<(Vec<(String, Vec<u8>)>, Vec<String>)> {
+pub(super) fn read_changes(bytes: &[u8]) -> Option<(Puts, Vec<String>)> {
     let changes = Changes::decode(bytes).ok()?;
     let puts = changes
         .puts

@@ -108,13 +108,11 @@ fn it_is_asked_and_nobody_waits_for_it_when_it_is_gone() {
     let runtime = Runtime::new().unwrap();
     let lan = Lan::new();
     let redis = lan.redis();
-    let original = runtime.block_on(async {
-        let store = store(&redis).await;
-        let mut beat = cmd("SET");
-        beat.arg("nodes:node1").arg(recorded("node-heartbeat"));
-        store.query(&beat).await.unwrap();
-        tokio::spawn(serve(store))
-    });
+    let store = runtime.block_on(store(&redis));
+    let mut beat = cmd("SET");
+    beat.arg("nodes:node1").arg(recorded("node-heartbeat"));
+    runtime.block_on(store.query(&beat)).unwrap();
+    let original = runtime.spawn(serve(store));
     let ours = node(&lan, "node0");
     let listed = || {
         let nodes = json(&ours, &["cluster", "nodes"]);
