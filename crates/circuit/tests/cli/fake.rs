@@ -112,6 +112,7 @@ impl Attachments for World {
             panic!("no addresses");
         }
         let ip = |network: &str, ip: &str, interface: &str| ContainerIp {
+            node: String::new(),
             network: network.into(),
             ip: ip.parse().unwrap(),
             interface: interface.into(),

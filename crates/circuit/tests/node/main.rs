@@ -21,6 +21,7 @@ mod networks;
 mod original;
 mod original_cluster;
 mod plugins;
+mod pools;
 mod reconcile;
 mod restart;
 mod restart_policies;

@@ -1,0 +1,131 @@
+//! Addresses out of one pool over three nodes, on a network of macvlan.
+
+use std::collections::BTreeMap;
+use std::thread;
+
+use circuit_testing::{Lan, PATIENCE, RedisServer, TestNode, wait_until};
+
+use crate::support::json;
+
+const CONFIG: &str = r#"{
+    "cniVersion": "1.0.0", "name": "lan",
+    "plugins": [{
+        "type": "macvlan", "master": "lan0",
+        "ipam": { "type": "circuit", "subnet": "10.99.0.0/24", "exclude": ["10.99.0.1"] }
+    }]
+}"#;
+
+struct Fleet {
+    lan: Lan,
+    redis: RedisServer,
+    nodes: Vec<TestNode>,
+    /// Every container with its node and address.
+    given: BTreeMap<String, (usize, String)>,
+}
+
+impl Fleet {
+    fn start() -> Self {
+        let lan = Lan::new();
+        let redis = lan.redis();
+        let node = |number: usize| {
+            let name = format!("node{number}");
+            let node = crate::node()
+                .lan(&lan)
+                .server(&[
+                    "--redis-url",
+                    "redis://192.0.2.1",
+                    "--node-name",
+                    &name,
+                    "--heartbeat",
+                    "1s",
+                    "--lease",
+                    "4s",
+                ])
+                .start();
+            node.create_network("lan", CONFIG);
+            node
+        };
+        let nodes = (0..3).map(node).collect();
+        Self {
+            lan,
+            redis,
+            nodes,
+            given: BTreeMap::new(),
+        }
+    }
+
+    /// Connects a new container on each of these nodes, all at once.
+    #[track_caller]
+    fn connect(&mut self, what: &str, nodes: &[usize]) {
+        let round = |node: &usize| {
+            let container = format!("{what}{node}");
+            let on = &self.nodes[*node];
+            on.run_container(&container, &[], &[]);
+            on.circuit(&["network", "connect", &container, "lan"]).ok();
+            let ips = json(on, &["network", "ips", &container]);
+            let own = ips["ips"].as_array().unwrap().iter();
+            let mut own = own.map(|ip| ip["ip"].as_str().unwrap().to_owned());
+            (container, (*node, own.next_back().unwrap()))
+        };
+        let made: Vec<_> = thread::scope(|scope| {
+            let threads: Vec<_> = nodes
+                .iter()
+                .map(|node| scope.spawn(|| round(node)))
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        self.given.extend(made);
+        self.no_address_twice();
+    }
+
+    #[track_caller]
+    fn no_address_twice(&self) {
+        let mut by_address: BTreeMap<&str, &str> = BTreeMap::new();
+        for (container, (_, address)) in &self.given {
+            let other = by_address.insert(address, container);
+            assert_eq!(other, None, "{address} is also {container}'s");
+        }
+    }
+}
+
+#[test]
+fn no_address_is_given_twice_whatever_happens() {
+    let mut fleet = Fleet::start();
+    for round in ["a", "b"] {
+        fleet.connect(round, &[0, 1, 2]);
+    }
+    // They reach each other over the LAN.
+    let (_, there) = fleet.given["a1"].clone();
+    let ping = || {
+        fleet.nodes[0]
+            .exec("a0", &["ping", "-c1", "-W1", &there])
+            .worked()
+    };
+    wait_until("containers of two nodes reach each other", PATIENCE, ping);
+
+    fleet.nodes[0].kill_daemon();
+    fleet.nodes[0].start_daemon();
+    fleet.connect("crash", &[0, 1, 2]);
+
+    fleet.lan.cut(&fleet.nodes[2]);
+    fleet.connect("cut", &[0, 1, 2]);
+    fleet.lan.mend(&fleet.nodes[2]);
+    fleet.connect("mended", &[0, 1, 2]);
+
+    fleet.redis.kill();
+    fleet.connect("away", &[0, 1, 2]);
+    fleet.redis.come_back();
+    fleet.connect("empty", &[0, 1, 2]);
+
+    // What is given back can be given again, and what lives stays.
+    fleet.nodes[1]
+        .circuit(&["network", "disconnect", "a1", "lan"])
+        .ok();
+    fleet.given.remove("a1");
+    fleet.connect("again", &[0, 1, 2]);
+    let listed = fleet.nodes[0].circuit(&["ipam", "ls"]).ok();
+    assert!(listed.contains("lan"), "{listed}");
+}
