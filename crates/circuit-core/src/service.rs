@@ -124,6 +124,9 @@ pub struct ClusterStatus {
 pub trait Lookups: Send + Sync {
     /// The addresses of a container, on one network or on all.
     async fn ips(&self, container: &str, network: Option<&str>) -> Result<Addresses>;
+
+    /// The containers of other nodes on a network, as `CONTAINER on NODE`, sorted.
+    fn users_elsewhere(&self, network: &str) -> Vec<String>;
 }
 
 /// The networks of this node.

@@ -88,6 +88,11 @@ impl Lan {
         RedisServer::on_lan(&self.netns)
     }
 
+    /// A Valkey in its place.
+    pub fn valkey(&self) -> RedisServer {
+        RedisServer::valkey_on_lan(&self.netns)
+    }
+
     /// Loses whatever a node sends and is sent, without the node noticing: its
     /// cable stays plugged in.
     pub fn cut(&self, node: &TestNode) {

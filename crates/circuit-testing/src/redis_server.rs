@@ -45,6 +45,13 @@ impl RedisServer {
         Self::start_as(Path::new("redis-server"), &arguments, Some(netns))
     }
 
+    /// The same with Valkey.
+    pub(crate) fn valkey_on_lan(netns: &str) -> Self {
+        let program = cache().join("valkey/valkey-server");
+        let arguments = ["--port", "6379", "--protected-mode", "no"];
+        Self::start_as(&program, &arguments, Some(netns))
+    }
+
     fn start_as(program: &Path, arguments: &[&str], netns: Option<&str>) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let folder = dir.path().display().to_string();

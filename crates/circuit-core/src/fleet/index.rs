@@ -53,6 +53,14 @@ impl<K> Default for Index<K> {
     }
 }
 
+impl<K> Index<K> {
+    /// Every record, in no order.
+    pub(super) fn records(&self) -> impl Iterator<Item = &Arc<Record>> {
+        let entries = self.shards.iter().flat_map(|shard| shard.values());
+        entries.flat_map(Entry::records)
+    }
+}
+
 fn shard_of(key: &(impl Hash + ?Sized)) -> usize {
     let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(key);
     usize::try_from(hash % SHARDS as u64).unwrap_or_default()

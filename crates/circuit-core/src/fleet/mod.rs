@@ -193,6 +193,13 @@ impl Snapshot {
         self.addresses.get(&address)
     }
 
+    /// The containers on a network. Looks at all of them.
+    pub fn on_network(&self, network: &str) -> impl Iterator<Item = &Arc<Record>> {
+        let on =
+            move |record: &&Arc<Record>| record.attached.iter().any(|a| &*a.network == network);
+        self.containers.records().filter(on)
+    }
+
     /// The nodes, sorted by name.
     pub fn nodes(&self) -> impl ExactSizeIterator<Item = (&Arc<str>, &Arc<NodeWord>)> {
         self.nodes.iter()

@@ -279,7 +279,14 @@ async fn ips(client: &Client, args: Ips) -> Result<(), Failure> {
             Ok(())
         }
         Format::Json => {
-            let one = |ip: &v1::ContainerIp| json!({ "network": ip.network, "ip": ip.ip, "interface": ip.interface, "node": ip.node });
+            let one = |ip: &v1::ContainerIp| {
+                let mut shown =
+                    json!({ "network": ip.network, "ip": ip.ip, "interface": ip.interface });
+                if let Some(shown) = shown.as_object_mut().filter(|_| !ip.node.is_empty()) {
+                    shown.insert("node".to_owned(), ip.node.clone().into());
+                }
+                shown
+            };
             let ips: Value = answer.ips.iter().map(one).collect();
             let problems = output::problems_json(&answer.problems);
             output::print_json(&json!({ "container": container, "ips": ips, "problems": problems }))

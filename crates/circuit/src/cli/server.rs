@@ -398,9 +398,15 @@ mod tests {
     fn refused_flags_say_why() {
         for (line, part) in [
             (
-                "circuit server --redis-url redis://a",
-                "no cluster registry yet",
+                "circuit server --redis-url etcd://a",
+                "--redis-url: the scheme",
             ),
+            (
+                "circuit server --redis-url-file /nonexistent",
+                "cannot read",
+            ),
+            ("circuit server --datastore redis", "--redis-url"),
+            ("circuit server --lease 10s", "--lease is shorter"),
             ("circuit server --datastore etcd://a", "local:///"),
             ("circuit server --cni-path :", "--cni-path is empty"),
             ("circuit server --cni-timeout 0", "more than zero"),

@@ -58,6 +58,11 @@ impl Networks {
         })
     }
 
+    /// Whether other nodes have the same networks.
+    pub(super) fn is_shared(&self) -> bool {
+        self.shared.is_some()
+    }
+
     /// Follows the changes of other nodes until `stop`; containers that wait for
     /// a network are looked at when it comes.
     pub(super) async fn follow(self, attachments: Arc<Attachments>, stop: CancellationToken) {

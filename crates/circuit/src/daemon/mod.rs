@@ -108,8 +108,10 @@ impl Daemon {
         let attachments = Arc::new(Attachments::new(parts, wake));
         let reconciler = Arc::new(Reconciler::new(Arc::clone(&attachments)));
         let store = Arc::clone(&networks.store);
-        let service = NetworkService::new(store, Arc::clone(&attachments) as _, cni);
         let fleet = Fleet::join(options, &attachments).await?;
+        let elsewhere = fleet.lookups.clone().filter(|_| networks.is_shared());
+        let service =
+            NetworkService::new(store, Arc::clone(&attachments) as _, cni).shared(elsewhere);
         let pools = Pools::open(pool_settings(options, fleet.store.clone())?).await?;
         let services = Services::new(
             Arc::new(service),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use circuit_core::cni::ConfigList;
-use circuit_core::service::{Attachments, NetworkListing, Networks, StoredNetwork};
+use circuit_core::service::{Attachments, Lookups, NetworkListing, Networks, StoredNetwork};
 use circuit_core::{Error, Result};
 use circuit_net::cni::CniRuntime;
 use circuit_net::host::{Clash, overlaps};
@@ -29,6 +29,8 @@ pub struct NetworkService {
     store: Arc<dyn Store>,
     attachments: Arc<dyn Attachments>,
     host: Arc<dyn Surroundings>,
+    /// Whom the other nodes have on networks that are theirs too.
+    elsewhere: Option<Arc<dyn Lookups>>,
     /// One change at a time: two that overlap must not miss each other.
     changing: Mutex<()>,
 }
@@ -49,8 +51,16 @@ impl NetworkService {
             store,
             attachments,
             host,
+            elsewhere: None,
             changing: Mutex::default(),
         }
+    }
+
+    /// The same for networks that are shared: those that other nodes use are not
+    /// replaced or deleted.
+    #[must_use]
+    pub fn shared(self, elsewhere: Option<Arc<dyn Lookups>>) -> Self {
+        Self { elsewhere, ..self }
     }
 
     /// What of the host or of other networks the configuration would take.
@@ -93,7 +103,10 @@ impl NetworkService {
     }
 
     async fn refuse_while_used(&self, name: &str, remedy: &str) -> Result<()> {
-        let users = self.attachments.users_of(name).await?;
+        let mut users = self.attachments.users_of(name).await?;
+        if let Some(elsewhere) = &self.elsewhere {
+            users.extend(elsewhere.users_elsewhere(name));
+        }
         if users.is_empty() {
             return Ok(());
         }

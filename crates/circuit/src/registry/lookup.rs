@@ -117,6 +117,14 @@ impl Lookups for FleetLookup {
         found.problems.extend(self.staleness());
         Ok(found)
     }
+
+    fn users_elsewhere(&self, network: &str) -> Vec<String> {
+        let fleet = self.registry.fleet();
+        let user = |record: &Arc<Record>| format!("{} on {}", record.container, record.node);
+        let mut users: Vec<String> = fleet.on_network(network).map(user).collect();
+        users.sort();
+        users
+    }
 }
 
 #[async_trait]

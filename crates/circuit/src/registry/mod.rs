@@ -120,6 +120,45 @@ impl Registry {
     }
 }
 
+/// A node that is heard of and hears nothing: what benchmarks make a large fleet
+/// of.
+pub struct Beacon {
+    store: Store,
+    settings: Settings,
+    publisher: Publisher,
+    local: Arc<dyn Local>,
+}
+
+impl Beacon {
+    /// A node of these containers.
+    pub fn new(store: Store, settings: Settings, local: Arc<dyn Local>) -> Self {
+        Self {
+            publisher: Publisher::new(&settings),
+            store,
+            settings,
+            local,
+        }
+    }
+
+    /// Renews the lease, and publishes what has changed.
+    ///
+    /// # Errors
+    /// When Redis is away.
+    pub async fn beat(&mut self) -> std::result::Result<(), Failure> {
+        /// No change is later.
+        const NEVER: u64 = 1 << 52;
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let (heartbeat, lease) = (millis(self.settings.heartbeat), millis(self.settings.lease));
+        let word = wire::word(&self.local.info(), heartbeat, lease);
+        let (own, epoch) = (self.publisher.identity(), self.publisher.fresh_epoch());
+        let tick = scripts::tick(&self.store, own, &word, (lease, true), NEVER, &epoch).await?;
+        self.publisher.heard(tick.state);
+        self.publisher
+            .publish(&self.store, self.local.as_ref())
+            .await
+    }
+}
+
 /// The part of the daemon that keeps the registry.
 pub struct Member {
     registry: Arc<Registry>,
@@ -192,6 +231,11 @@ impl Member {
             Arc::clone(&self.local),
             Arc::clone(&self.originals),
         )
+    }
+
+    /// What others may know of the registry.
+    pub fn registry(&self) -> Arc<Registry> {
+        Arc::clone(&self.registry)
     }
 
     /// Keeps the registry until `stop`, then leaves the fleet.

@@ -248,7 +248,7 @@ fn a_second_daemon_is_refused() {
 fn impossible_flags_are_refused_at_once() {
     let node = crate::node().without_daemon().start();
     for (arguments, part) in [
-        (&["--redis-url", "redis://127.0.0.1"][..], "--redis-url"),
+        (&["--redis-url", "etcd://127.0.0.1"][..], "--redis-url"),
         (&["--address", "nonsense"], "nonsense"),
         (&["--cni-timeout", "0"], "--cni-timeout"),
     ] {

@@ -301,3 +301,134 @@ fn a_node_starts_without_redis_and_joins_when_it_comes() {
         !ips(&second, "a").is_empty()
     });
 }
+
+#[test]
+fn a_shared_network_is_not_deleted_while_another_node_uses_it() {
+    let lan = Lan::new();
+    let _redis = lan.valkey();
+    let node = |name: &str| {
+        let folder = crate::node().without_daemon().lan(&lan).start();
+        // Nobody else sees a URL that is in a file.
+        let file = folder.file("redis-url", "redis://192.0.2.1\n");
+        folder.start_daemon_with(&["--redis-url-file", &file, "--node-name", name]);
+        folder
+    };
+    let shared = |name: &str| {
+        let node = crate::node()
+            .without_daemon()
+            .lan(&lan)
+            .server(&["--datastore", "redis", "--node-name", name])
+            .start();
+        let file = node.file("redis-url", "redis://192.0.2.1\n");
+        node.start_daemon_with(&["--redis-url-file", &file]);
+        node
+    };
+    let (one, two, other) = (shared("one"), shared("two"), node("other"));
+    one.create_network("web", &network::bridge("web", "10.88.0.0/16"));
+    let there = || two.circuit(&["network", "info", "web"]).worked();
+    wait_until("the network is shared", PATIENCE, there);
+    two.run_container("user", &[], &[]);
+    two.circuit(&["network", "connect", "user", "web"]).ok();
+    wait_until("its user is known", PATIENCE, || {
+        !ips(&one, "user").is_empty()
+    });
+    wait_until("everywhere", PATIENCE, || !ips(&other, "user").is_empty());
+    let refused = one.circuit(&["network", "rm", "web"]);
+    assert!(!refused.worked(), "{refused}");
+    assert!(refused.stderr.contains("user on two"), "{refused}");
+    two.circuit(&["network", "disconnect", "user", "web"]).ok();
+    let deleted = || one.circuit(&["network", "rm", "web"]).worked();
+    wait_until("it can be deleted", PATIENCE, deleted);
+}
+
+#[test]
+fn a_wrong_password_in_the_file_ends_the_start_and_is_told_nowhere() {
+    let lan = Lan::new();
+    let _redis = lan.redis();
+    let node = crate::node().without_daemon().lan(&lan).start();
+    let file = node.file("redis-url", "redis://nobody:s3cret@192.0.2.1");
+    let mut arguments = node.server_arguments();
+    arguments.extend(["--redis-url-file".to_owned(), file]);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let said = node.circuit(&arguments).fails(1);
+    assert!(said.contains("refuses the user or the password"), "{said}");
+    assert!(!said.contains("s3cret"), "{said}");
+}
+
+/// Connects and disconnects a node's containers until it is told to stop; what
+/// is refused is tried again by the next round.
+fn churn(node: &TestNode, containers: &[String], stop: &std::sync::atomic::AtomicBool) -> u32 {
+    let (mut rounds, mut asked) = (0, 0);
+    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+        for container in containers {
+            for command in ["disconnect", "connect"] {
+                node.circuit(&["network", command, container, "web"]);
+                asked += 1;
+            }
+            let _ = ips(node, container);
+        }
+        rounds += 1;
+    }
+    assert!(rounds > 0, "no round came to its end");
+    asked
+}
+
+#[test]
+fn after_faults_during_steady_changes_all_agree() {
+    let mut cluster = Cluster::of(3);
+    let names: Vec<Vec<String>> = (0..3)
+        .map(|node| {
+            (0..3)
+                .map(|number| format!("c{number}-of-{node}"))
+                .collect()
+        })
+        .collect();
+    for (node, containers) in names.iter().enumerate() {
+        for container in containers {
+            cluster.run(node, container);
+        }
+    }
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let asked: u32 = std::thread::scope(|scope| {
+        let threads: Vec<_> = cluster
+            .nodes
+            .iter()
+            .zip(&names)
+            .map(|(node, containers)| scope.spawn(|| churn(node, containers, &stop)))
+            .collect();
+        let (redis, lan) = (&mut cluster.redis, &cluster.lan);
+        sleep(Duration::from_secs(2));
+        redis.kill();
+        sleep(Duration::from_secs(2));
+        redis.come_back();
+        lan.cut(&cluster.nodes[1]);
+        cluster.nodes[2].freeze_daemon(true);
+        sleep(LEASE + Duration::from_secs(2));
+        cluster.nodes[2].freeze_daemon(false);
+        lan.mend(&cluster.nodes[1]);
+        cluster.nodes[0].kill_daemon();
+        cluster.nodes[0].start_daemon();
+        sleep(Duration::from_secs(2));
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .sum()
+    });
+    println!("{asked} changes were asked for");
+    // Half of them are connected in the end.
+    for (node, containers) in cluster.nodes.iter().zip(&names) {
+        node.circuit(&["network", "connect", &containers[0], "web"]);
+        node.circuit(&["network", "disconnect", &containers[1], "web"]);
+    }
+    for (at, containers) in names.iter().enumerate() {
+        for container in containers {
+            // A node's own word is the truth.
+            let own = ips(&cluster.nodes[at], container);
+            let what = format!("all agree that {container} has {own:?}");
+            cluster.all(&what, |node| ips(node, container) == own);
+        }
+        assert!(!ips(&cluster.nodes[at], &containers[0]).is_empty());
+        assert!(ips(&cluster.nodes[at], &containers[1]).is_empty());
+    }
+}
