@@ -23,7 +23,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 from grpc_tools import protoc
 
-SERVICES = ["io.circuit.v1.Circuit", "io.circuit.v1.Cluster", "io.circuit.v1.Containers"]
+SERVICES = [f"io.circuit.v1.{name}" for name in ["Circuit", "Cluster", "Containers", "Ipam"]]
 HEALTH = "grpc.health.v1.Health"
 REFLECTION = "grpc.reflection.v1alpha.ServerReflection"
 REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
@@ -109,9 +109,11 @@ class Session:
         self.pb, circuit = modules["circuit"]
         self.cluster_pb, cluster = modules["cluster"]
         self.containers_pb, containers = modules["containers"]
+        self.ipam_pb, ipam = modules["ipam"]
         self.networks = circuit.CircuitStub(channel)
         self.cluster = cluster.ClusterStub(channel)
         self.containers = containers.ContainersStub(channel)
+        self.ipam = ipam.IpamStub(channel)
 
     def ips(self, container, network=""):
         request = self.pb.GetContainerIPsRequest(container=container, network=network)
@@ -232,6 +234,16 @@ class Session:
         told = [node.version, node.cpus > 0, node.memory > 1 << 20, node.uptime, node.kernel_version]
         equal(all(told), True, f"what is told of {node}")
 
+    def alone(self):
+        """No registry, and no pools that nodes share."""
+        status = self.cluster.Status(self.cluster_pb.StatusRequest(), timeout=PATIENCE)
+        equal((status.registry, status.connected, len(status.nodes)), ("", False, 1), "status")
+        request = self.ipam_pb.ListAddressesRequest()
+        addresses = self.ipam.ListAddresses(request, timeout=PATIENCE).addresses
+        equal(list(addresses), [], "addresses")
+        request = self.ipam_pb.ReleaseAddressesRequest(address="10.9.9.9")
+        refused(self.ipam.ReleaseAddresses, request, Code.NOT_FOUND, "10.9.9.9")
+
     def health(self):
         stub = health_pb2_grpc.HealthStub(self.channel)
         serving = health_pb2.HealthCheckResponse.SERVING
@@ -308,6 +320,7 @@ def main():
     pool = session.reflection([pb for pb, _ in modules.values() if pb.DESCRIPTOR.name != "internal.proto"])
     session.reflection_v1()
     session.nodes()
+    session.alone()
     session.waiting()
     session.storing()
     session.connecting()
