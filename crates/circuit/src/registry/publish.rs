@@ -14,6 +14,9 @@ pub(super) struct Publisher {
     own: Identity,
     /// What Redis has of this node; nothing is published before a claim.
     published: HashMap<String, Vec<u8>>,
+    /// Whether what Redis has may be something else, so that all of it is
+    /// replaced at once.
+    unsure: bool,
     state: Option<State>,
 }
 
@@ -26,6 +29,7 @@ impl Publisher {
                 incarnation: fresh(),
             },
             published: HashMap::new(),
+            unsure: true,
             state: None,
         }
     }
@@ -52,9 +56,7 @@ impl Publisher {
 
     /// Hears whose the name is.
     pub(super) fn heard(&mut self, state: State) {
-        if state == State::Claimed {
-            self.published.clear();
-        }
+        self.unsure |= state == State::Claimed;
         self.state = Some(state);
     }
 
@@ -73,6 +75,9 @@ impl Publisher {
             .into_iter()
             .map(|(container, attached)| (container, wire::container(&attached)))
             .collect();
+        if self.unsure {
+            return self.publish_all(store, now).await;
+        }
         let puts: Vec<(String, Vec<u8>)> = now
             .iter()
             .filter(|(container, record)| self.published.get(*container) != Some(record))
@@ -85,23 +90,33 @@ impl Publisher {
             .cloned()
             .collect();
         for (puts, removes) in batches(&puts, &gone) {
-            let change = wire::changes(puts, removes);
-            match scripts::publish(store, &self.own, &change, puts, removes).await {
-                Ok(true) => {}
-                Ok(false) => {
-                    self.state = None;
-                    return Ok(());
-                }
-                Err(failure) => {
-                    // It may have happened all the same.
-                    self.claim_again();
-                    return Err(failure);
-                }
+            // It may have happened although it failed.
+            self.unsure = true;
+            if !scripts::publish(store, &self.own, false, puts, removes).await? {
+                self.state = None;
+                return Ok(());
             }
+            self.unsure = false;
             for container in removes {
                 self.published.remove(container);
             }
             self.published.extend(puts.iter().cloned());
+        }
+        Ok(())
+    }
+
+    /// Everything in one step: nobody sees a part of it.
+    async fn publish_all(
+        &mut self,
+        store: &Store,
+        now: HashMap<String, Vec<u8>>,
+    ) -> Result<(), Failure> {
+        let puts: Vec<(String, Vec<u8>)> = now.into_iter().collect();
+        if scripts::publish(store, &self.own, true, &puts, &[]).await? {
+            self.published = puts.into_iter().collect();
+            self.unsure = false;
+        } else {
+            self.state = None;
         }
         Ok(())
     }

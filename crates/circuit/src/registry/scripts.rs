@@ -81,27 +81,25 @@ if state == 'claimed' or (state == 'held' and ARGV[6] == '1') then
     redis.call('HSET', KEYS[2], ARGV[1], ARGV[2] .. '\n' .. ARGV[3] .. '\n' .. ARGV[4])
     redis.call('ZADD', KEYS[1], now + tonumber(ARGV[5]), ARGV[1])
 end
-if state == 'claimed' then
-    redis.call('DEL', KEYS[6] .. ARGV[1])
-    tell(ARGV[1], 'word')
-end
 local changed = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. ARGV[7], '+inf',
     'WITHSCORES', 'LIMIT', 0, ARGV[9])
 return {state, epoch, tonumber(redis.call('GET', KEYS[4]) or '0'), now, changed}"
     ))
 });
 
-/// ARGV: node, id, incarnation, the change for others, how many puts, container
-/// and record of each, then removed containers. Returns 0 when the node is not
-/// the caller's.
+/// ARGV: node, id, incarnation, the change for others, how many puts, whether
+/// they take the place of everything, container and record of each, then removed
+/// containers. Returns 0 when the node is not the caller's.
 static PUBLISH: LazyLock<Script> = LazyLock::new(|| {
     Script::new(with_helpers!(
         r"
 local id, incarnation = owner(ARGV[1])
 if id ~= ARGV[2] or incarnation ~= ARGV[3] then return 0 end
-local records, last = KEYS[6] .. ARGV[1], 5 + 2 * tonumber(ARGV[5])
-for at = 6, last, 2 do redis.call('HSET', records, ARGV[at], ARGV[at + 1]) end
+local records, last = KEYS[6] .. ARGV[1], 6 + 2 * tonumber(ARGV[5])
+if ARGV[6] == '1' then redis.call('DEL', records) end
+for at = 7, last, 2 do redis.call('HSET', records, ARGV[at], ARGV[at + 1]) end
 for at = last + 1, #ARGV do redis.call('HDEL', records, ARGV[at]) end
+if ARGV[6] == '1' then return tell(ARGV[1], 'word') end
 return tell(ARGV[1], 'change', ARGV[4])"
     ))
 });
@@ -158,7 +156,8 @@ pub(super) struct Identity {
 pub(super) enum State {
     /// The caller's, as before.
     Held,
-    /// The caller's since this moment, without records.
+    /// The caller's since this moment, with the records of its former life, if it
+    /// had one: they hold until it publishes what it has now.
     Claimed,
     /// Another node's.
     Taken,
@@ -230,20 +229,27 @@ fn read_tick(answer: &Value) -> Option<Tick> {
     })
 }
 
-/// Publishes a change; false when the node is not the caller's any more.
+/// Publishes a change, or everything that the node has; false when the node is
+/// not the caller's any more.
 pub(super) async fn publish(
     store: &Store,
     own: &Identity,
-    change: &[u8],
+    all: bool,
     puts: &[(String, Vec<u8>)],
     removes: &[String],
 ) -> Result<bool, Failure> {
+    // Everything is read anew by those who hear of it.
+    let change = match all {
+        true => Vec::new(),
+        false => super::wire::changes(puts, removes),
+    };
     let mut arguments: Vec<Arg<'_>> = vec![
         own.name.as_str().into(),
         own.id.as_str().into(),
         own.incarnation.as_str().into(),
-        change.into(),
+        change.as_slice().into(),
         (puts.len() as u64).into(),
+        u64::from(all).into(),
     ];
     for (container, record) in puts {
         arguments.push(container.as_str().into());

@@ -73,7 +73,7 @@ pub(super) type Puts = Vec<(String, Vec<u8>)>;
 pub(super) enum Kind {
     /// It is gone, with everything it had.
     Gone,
-    /// It came, or came anew, without containers yet.
+    /// It came, or everything it has was replaced.
     Word,
     /// Its containers changed.
     Change(Vec<u8>),

@@ -432,3 +432,29 @@ fn after_faults_during_steady_changes_all_agree() {
         assert!(ips(&cluster.nodes[at], &containers[1]).is_empty());
     }
 }
+
+#[test]
+fn a_crash_with_a_quick_start_goes_unnoticed() {
+    let cluster = Cluster::of(2);
+    cluster.run(1, "b");
+    let watcher = &cluster.nodes[0];
+    wait_until("it is known", PATIENCE, || !ips(watcher, "b").is_empty());
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watching = scope.spawn(|| {
+            let mut looks = 0;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                assert!(!ips(watcher, "b").is_empty(), "it was gone at look {looks}");
+                looks += 1;
+            }
+            looks
+        });
+        for _ in 0..3 {
+            cluster.nodes[1].kill_daemon();
+            cluster.nodes[1].start_daemon();
+            sleep(Duration::from_millis(1500));
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        println!("looked {} times", watching.join().unwrap());
+    });
+}
