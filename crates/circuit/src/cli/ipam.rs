@@ -45,12 +45,13 @@ pub struct Ls {
 An address that a container of a living node has is only freed with --force: two
 containers may have it then. Disconnecting the container frees it as well.")]
 pub struct Release {
+    // The global flag has the id `address`.
     /// The address.
-    #[arg(value_name = "ADDRESS", required_unless_present = "node")]
+    #[arg(id = "released", value_name = "IP", required_unless_present = "node")]
     address: Option<String>,
 
     /// Free every address of this node.
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["address", "pool"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["released", "pool"])]
     node: Option<String>,
 
     /// The pool that has the address, when several have.

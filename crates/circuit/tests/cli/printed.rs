@@ -232,3 +232,32 @@ async fn nobody_reading_is_no_panic() {
         (Some(0), "")
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pools_are_listed_and_addresses_freed() {
+    let server = Server::start().await;
+    let at = &server.target();
+    assert_eq!(
+        run(at, &["ipam", "ls"]).await.ok(),
+        "POOL      ADDRESS    STATE     NODE      NETWORK   CONTAINER\n\
+         lan       10.9.0.2   used      node1     lan0      default-shell\n"
+    );
+    let wide = run(at, &["ipam", "ls", "--wide", "--pool", "p"]).await.ok();
+    assert!(
+        wide.contains("10.9.0.3   spare") && wide.contains("3629s"),
+        "{wide}"
+    );
+    let json = ["ipam", "ls", "--network", "lan0", "--format", "json"];
+    let json: serde_json::Value = serde_json::from_str(&run(at, &json).await.ok()).unwrap();
+    assert_eq!(json["addresses"].as_array().unwrap().len(), 1);
+    assert_eq!(json["addresses"][0]["claim_seconds"], 3629);
+    run(at, &["ipam", "release", "10.9.0.2", "--pool", "lan"])
+        .await
+        .ok();
+    run(at, &["ipam", "release", "--node", "node1", "--force"])
+        .await
+        .ok();
+    let calls = server.world.calls();
+    let address = r#"release Address { pool: Some("lan"), address: 10.9.0.2 } force=false"#;
+    assert_eq!(calls, [address, r#"release Node("node1") force=true"#]);
+}

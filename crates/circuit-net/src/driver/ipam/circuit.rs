@@ -289,3 +289,91 @@ fn strange() -> ErrorReport {
     let text = "the keeper of addresses speaks another language: use the circuit of its version";
     ErrorReport::new(code::OTHER, text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_excluded_is_read() {
+        let read = |text| excluded(text).map(|(from, to)| format!("{from} {to}"));
+        assert_eq!(read("10.1.0.9").unwrap(), "10.1.0.9 10.1.0.9");
+        assert_eq!(read("10.1.0.5-10.1.0.9").unwrap(), "10.1.0.5 10.1.0.9");
+        assert_eq!(read("10.1.0.77/26").unwrap(), "10.1.0.64 10.1.0.127");
+        assert_eq!(read("fd00::/126").unwrap(), "fd00:: fd00::3");
+        for wrong in [
+            "",
+            "x",
+            "10.1.0.9-10.1.0.5",
+            "10.1.0.9-fd00::1",
+            "10.1.0.0/33",
+        ] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    fn sets(ipam: &Value) -> Answer<Vec<String>> {
+        let config = serde_json::json!({"name": "net", "type": "macvlan", "ipam": ipam});
+        let config = config.as_object().unwrap();
+        let call = Call {
+            command: crate::driver::Command::Add,
+            container_id: "a",
+            netns: None,
+            ifname: "eth0",
+            args: &[],
+            config,
+            version: circuit_core::cni::CniVersion::LATEST,
+            prev: None,
+            delegate: &Nobody,
+            sockets: &crate::driver::Sockets::default(),
+        };
+        Ok(address_sets(&call)?
+            .iter()
+            .map(AddressSet::to_string)
+            .collect())
+    }
+
+    struct Nobody;
+
+    impl crate::driver::Delegate for Nobody {
+        fn run(
+            &self,
+            _: &str,
+            _: crate::driver::Command,
+            _: &JsonObject,
+            _: &Call<'_>,
+        ) -> Answer<Option<CniResult>> {
+            Ok(None)
+        }
+    }
+
+    #[test]
+    fn a_pool_has_neither_gateways_nor_what_is_excluded() {
+        let of = |ipam| sets(&ipam).unwrap();
+        assert_eq!(
+            of(serde_json::json!({"subnet": "10.1.0.0/28", "exclude": ["10.1.0.6/31"]})),
+            ["10.1.0.2-10.1.0.5,10.1.0.8-10.1.0.14"]
+        );
+        assert_eq!(
+            of(serde_json::json!({"ranges": [
+                [{"subnet": "10.1.0.0/28", "rangeStart": "10.1.0.4", "gateway": "10.1.0.14"}],
+                [{"subnet": "fd00::/120", "rangeEnd": "fd00::9"}],
+            ]})),
+            ["10.1.0.4-10.1.0.13", "fd00::2-fd00::9"]
+        );
+        let all = serde_json::json!({"subnet": "10.1.0.0/28", "exclude": ["10.1.0.0/28"]});
+        assert!(sets(&all).unwrap_err().msg.contains("has no address"));
+        let twice = serde_json::json!({"subnet": "10.1.0.0/28",
+            "ranges": [[{"subnet": "10.1.0.0/24"}]]});
+        assert!(sets(&twice).unwrap_err().msg.contains("overlaps"));
+        assert!(sets(&serde_json::json!({"exclude": [7], "subnet": "10.1.0.0/28"})).is_err());
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused() {
+        let config = serde_json::json!({"ipam": {"type": "circuit", "dataDir": "/x"}});
+        let unsupported = Circuit.supports(config.as_object().unwrap()).unwrap_err();
+        assert_eq!(unsupported.key, "ipam.dataDir");
+        assert!(unsupported.documented);
+    }
+}
