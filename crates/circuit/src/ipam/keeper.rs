@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,10 +13,10 @@ use circuit_core::ipam::{
     AddressSet, Agent, Entry, Given, Hello, Missing, Refusal, Timing, Trust, Use, User,
 };
 use circuit_core::{Error, Result};
-use nix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
+use super::clock::{boot_id, now};
 use super::journal::{Journal, Line, load};
 use super::ledger::Ledger;
 use crate::logging::DependencyLog;
@@ -438,32 +438,6 @@ fn listed(ips: &[IpAddr]) -> String {
 
 fn cannot_write(error: std::io::Error) -> Error {
     Error::internal(format!("cannot write the journal of addresses: {error}"))
-}
-
-/// A clock of this boot that goes on while the machine sleeps, in milliseconds.
-pub(super) fn now() -> u64 {
-    let time = clock_gettime(ClockId::CLOCK_BOOTTIME).or_else(|_| {
-        // Every Linux that containerd runs on has the other one.
-        clock_gettime(ClockId::CLOCK_MONOTONIC)
-    });
-    time.map_or(0, |time| {
-        let millis = time.tv_sec() * 1000 + time.tv_nsec() / 1_000_000;
-        u64::try_from(millis).unwrap_or_default()
-    })
-}
-
-fn boot_id() -> String {
-    let path = Path::new("/proc/sys/kernel/random/boot_id");
-    std::fs::read_to_string(path).map_or(String::new(), |id| id.trim().to_owned())
-}
-
-/// A text that nobody has had before.
-pub fn fresh() -> String {
-    let path = Path::new("/proc/sys/kernel/random/uuid");
-    std::fs::read_to_string(path).map_or_else(
-        |_| format!("{}-{}", std::process::id(), now()),
-        |id| id.trim().to_owned(),
-    )
 }
 
 fn take_up(agent: &mut Agent, lines: &[Line], boot: &str) {

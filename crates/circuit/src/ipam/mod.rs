@@ -1,6 +1,7 @@
 //! The keeper of address pools: gives addresses to the containers of this node
 //! out of what it holds, and takes more from the ledger before they are needed.
 
+mod clock;
 mod journal;
 mod keeper;
 mod ledger;
@@ -9,7 +10,8 @@ mod remote;
 mod service;
 mod shared;
 
-pub use keeper::{Keeper, Parts, Wire, fresh};
+pub use clock::fresh;
+pub use keeper::{Keeper, Parts, Wire};
 pub use ledger::{Alone, Ledger};
 pub use listen::Listener;
 pub use shared::{InRedis, Scripts, Shared, Value};

@@ -10,7 +10,8 @@ use circuit_core::ipam::{AddressSet, Agent, Entry, Exact, Hello, Standing, Trust
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::keeper::{Keeper, Next, conflict, fresh, now};
+use super::clock::{fresh, now};
+use super::keeper::{Keeper, Next, conflict};
 
 /// How often the ledger is called.
 const EVERY: Duration = Duration::from_secs(1);
