@@ -1,5 +1,6 @@
 //! A network that nodes share, and a Redis on it.
 
+use std::process::Command;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::command::host;
@@ -86,6 +87,19 @@ impl Lan {
     /// A Redis that nodes reach at 192.0.2.1, on its usual port.
     pub fn redis(&self) -> RedisServer {
         RedisServer::on_lan(&self.netns)
+    }
+
+    /// A Redis with these arguments, at 192.0.2.1 too; `DIR` in them is its folder.
+    pub fn redis_with(&self, arguments: &[&str]) -> RedisServer {
+        RedisServer::with_on_lan(&self.netns, arguments)
+    }
+
+    /// A command that will run on the LAN's host.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.netns));
+        command.arg(program);
+        command
     }
 
     /// A Valkey in its place.

@@ -45,6 +45,11 @@ impl RedisServer {
         Self::start_as(Path::new("redis-server"), &arguments, Some(netns))
     }
 
+    /// The same with other arguments.
+    pub(crate) fn with_on_lan(netns: &str, arguments: &[&str]) -> Self {
+        Self::start_as(Path::new("redis-server"), arguments, Some(netns))
+    }
+
     /// The same with Valkey.
     pub(crate) fn valkey_on_lan(netns: &str) -> Self {
         let program = cache().join("valkey/valkey-server");

@@ -12,6 +12,7 @@ mod api;
 mod attach;
 mod cli;
 mod cluster;
+mod cluster_kinds;
 mod crash;
 mod labels;
 mod load;

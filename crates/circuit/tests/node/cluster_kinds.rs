@@ -1,0 +1,218 @@
+//! Clusters by every kind of Redis, and several daemons on one containerd.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Stdio};
+
+use circuit_testing::{Lan, PATIENCE, TestNode, network, wait_until};
+
+use crate::support::json;
+
+/// Two nodes by this URL see each other's containers.
+#[track_caller]
+fn works(lan: &Lan, url: &str) {
+    let node = |name: &str| {
+        let arguments = ["--redis-url", url, "--node-name", name];
+        crate::node().lan(lan).server(&arguments).start()
+    };
+    let (one, two) = (node("one"), node("two"));
+    one.create_network("web", &network::bridge("web", "10.88.0.0/16"));
+    one.run_container("shell", &[], &[]);
+    one.circuit(&["network", "connect", "shell", "web"]).ok();
+    let shown = || {
+        two.circuit(&["network", "ips", "shell"])
+            .stdout
+            .contains("10.88.")
+    };
+    wait_until("the other node shows it", PATIENCE, shown);
+    let status = json(&two, &["cluster", "status"]);
+    assert_eq!(status["connected"], true, "{status}");
+    one.circuit(&["network", "disconnect", "shell", "web"]).ok();
+    let gone = || !two.circuit(&["network", "ips", "shell"]).worked();
+    wait_until("and its end", PATIENCE, gone);
+}
+
+fn certificates(folder: &Path) {
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+    let write = |name: &str, text: String| fs::write(folder.join(name), text).unwrap();
+    let authority = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "authority");
+    write("ca.pem", params.self_signed(&authority).unwrap().pem());
+    let issuer = Issuer::new(params, authority);
+    for name in ["server", "client"] {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["192.0.2.1".to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        write(
+            &format!("{name}.pem"),
+            params.signed_by(&key, &issuer).unwrap().pem(),
+        );
+        write(&format!("{name}.key"), key.serialize_pem());
+    }
+}
+
+#[test]
+fn by_tls() {
+    let lan = Lan::new();
+    let files = tempfile::tempdir().unwrap();
+    certificates(files.path());
+    let file = |name: &str| files.path().join(name).display().to_string();
+    let _redis = lan.redis_with(&[
+        "--tls-port",
+        "6380",
+        "--protected-mode",
+        "no",
+        "--tls-auth-clients",
+        "yes",
+        "--tls-ca-cert-file",
+        &file("ca.pem"),
+        "--tls-cert-file",
+        &file("server.pem"),
+        "--tls-key-file",
+        &file("server.key"),
+    ]);
+    let (ca, cert, key) = (file("ca.pem"), file("client.pem"), file("client.key"));
+    works(
+        &lan,
+        &format!("rediss://192.0.2.1:6380/?ca={ca}&cert={cert}&key={key}"),
+    );
+}
+
+/// A process that ends with the test.
+struct Ends(Child);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn by_a_sentinel() {
+    let lan = Lan::new();
+    let _redis = lan.redis();
+    let folder = tempfile::tempdir().unwrap();
+    let configuration = folder.path().join("sentinel.conf");
+    let lines = format!(
+        "port 26379\nprotected-mode no\ndir {}\nsentinel monitor circuit 192.0.2.1 6379 1\n",
+        folder.path().display()
+    );
+    fs::write(&configuration, lines).unwrap();
+    let mut sentinel = lan.command("redis-server");
+    sentinel
+        .arg(&configuration)
+        .arg("--sentinel")
+        .stdout(Stdio::null());
+    let _sentinel = Ends(sentinel.spawn().unwrap());
+    works(&lan, "redis+sentinel://192.0.2.1/circuit");
+}
+
+#[test]
+fn by_a_redis_cluster() {
+    let lan = Lan::new();
+    let ports = ["7001", "7002", "7003"];
+    let redis = ports.map(|port| {
+        let arguments = [
+            "--port",
+            port,
+            "--protected-mode",
+            "no",
+            "--cluster-enabled",
+            "yes",
+        ];
+        lan.redis_with(&arguments)
+    });
+    let mut create = lan.command("redis-cli");
+    create.args(["--cluster", "create"]);
+    create.args(ports.map(|port| format!("192.0.2.1:{port}")));
+    let created = create.arg("--cluster-yes").output().unwrap();
+    assert!(created.status.success(), "{created:?}");
+    for server in &redis {
+        wait_until("the cluster is ready", PATIENCE, || {
+            server
+                .cli(&["CLUSTER", "INFO"])
+                .contains("cluster_state:ok")
+        });
+    }
+    works(&lan, "redis+cluster://192.0.2.1:7001,192.0.2.1:7002");
+}
+
+#[test]
+fn the_url_may_come_from_the_environment() {
+    let lan = Lan::new();
+    let _redis = lan.redis();
+    let node = crate::node().lan(&lan).without_daemon().start();
+    let mut server = node.command(&node.program());
+    let daemon = server
+        .args(node.server_arguments())
+        .env("CIRCUIT_REDIS_URL", "redis://192.0.2.1")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let _daemon = Ends(daemon);
+    let connected = || {
+        let ran = node.circuit(&["cluster", "status"]);
+        ran.stdout.contains("redis://192.0.2.1:6379") && ran.stdout.contains("connected")
+    };
+    wait_until("the node is in the cluster", PATIENCE, connected);
+}
+
+/// A second daemon on the containerd of a node; its API.
+fn second_daemon(node: &TestNode, name: &str) -> (Ends, String) {
+    let address = format!("unix:///run/{name}/circuit.sock");
+    let mut arguments = vec!["--address".to_owned(), address.clone()];
+    arguments.extend(node.server_arguments());
+    for (flag, value) in [
+        ("--run-dir", format!("/run/{name}")),
+        ("--state-dir", format!("/var/lib/circuit/{name}")),
+        ("--node-name", name.to_owned()),
+    ] {
+        match arguments.iter().position(|argument| argument == flag) {
+            Some(at) => arguments[at + 1] = value,
+            None => arguments.extend([flag.to_owned(), value]),
+        }
+    }
+    let mut server = node.command(&node.program());
+    server
+        .args(&arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    (Ends(server.spawn().unwrap()), address)
+}
+
+#[test]
+fn an_address_is_shown_once_by_several_daemons_on_one_containerd() {
+    let lan = Lan::new();
+    let _redis = lan.redis();
+    let node = crate::node()
+        .lan(&lan)
+        .server(&["--redis-url", "redis://192.0.2.1", "--node-name", "first"])
+        .start();
+    let others = ["second", "third"].map(|name| second_daemon(&node, name));
+    node.create_network("web", &network::bridge("web", "10.88.0.0/16"));
+    node.run_container("shell", &[], &[]);
+    node.circuit(&["network", "connect", "shell", "web"]).ok();
+    let nodes = || {
+        json(&node, &["cluster", "nodes"])["nodes"]
+            .as_array()
+            .unwrap()
+            .len()
+            == 3
+    };
+    wait_until("all three are nodes", PATIENCE, nodes);
+    for (_, address) in &others {
+        let once = || {
+            let ran = node.circuit(&["--address", address, "network", "ips", "shell"]);
+            ran.stdout.matches("10.88.").count() == 1
+        };
+        wait_until("it is shown once", PATIENCE, once);
+    }
+    let own = node.circuit(&["network", "ips", "shell"]).ok();
+    assert_eq!(own.matches("10.88.").count(), 1, "{own}");
+}
