@@ -216,3 +216,84 @@ fn an_address_is_shown_once_by_several_daemons_on_one_containerd() {
     let own = node.circuit(&["network", "ips", "shell"]).ok();
     assert_eq!(own.matches("10.88.").count(), 1, "{own}");
 }
+
+/// The file of that name in a folder of the folder.
+fn glob_one(folder: &str, name: &str) -> std::path::PathBuf {
+    let folders = fs::read_dir(folder).unwrap().flatten();
+    let mut files = folders.map(|entry| entry.path().join(name));
+    let found = files.find(|file| file.exists());
+    found.unwrap_or_else(|| panic!("no {name} in {folder}: run scripts/setup"))
+}
+
+#[test]
+fn clocks_that_differ_change_nothing() {
+    let lan = Lan::new();
+    let _redis = lan.redis();
+    let node = || crate::node().lan(&lan).without_daemon().start();
+    let nodes = [node(), node(), node()];
+    // Not by its command: that would meet itself in /dev/shm, as each node has
+    // the same pids.
+    let library = glob_one("/usr/lib", "faketime/libfaketime.so.1");
+    let offsets = ["-600s", "+0s", "+700s"];
+    let daemons = nodes.iter().zip(offsets).map(|(node, offset)| {
+        let mut server = node.command(&node.program());
+        server
+            .args(node.server_arguments())
+            .args(["--redis-url", "redis://192.0.2.1"])
+            .args(["--heartbeat", "1s", "--lease", "3s"])
+            .args(["--node-name", &offset.replace(['+', '-'], "by")])
+            .env("LD_PRELOAD", &library)
+            .env("FAKETIME", offset)
+            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        let log = node.folder().join("faked.log");
+        server
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&log).unwrap());
+        (Ends(server.spawn().unwrap()), log)
+    });
+    let daemons: Vec<_> = daemons.collect();
+    let names = |node: &TestNode| {
+        let ran = node.circuit(&["cluster", "nodes", "--wide"]);
+        ["by0s", "by600s", "by700s"].iter().all(|name| {
+            let line = ran
+                .stdout
+                .lines()
+                .find(|line| line.split_whitespace().next() == Some(name));
+            line.is_some_and(|line| line.contains("live"))
+        })
+    };
+    for node in &nodes {
+        wait_until("all three are live", PATIENCE, || names(node));
+    }
+    nodes[0].create_network("web", &network::bridge("web", "10.88.0.0/16"));
+    nodes[0].run_container("shell", &[], &[]);
+    nodes[0]
+        .circuit(&["network", "connect", "shell", "web"])
+        .ok();
+    let shown = |node: &TestNode| {
+        node.circuit(&["network", "ips", "shell"])
+            .stdout
+            .contains("10.88.")
+    };
+    for node in &nodes {
+        wait_until("all know it", PATIENCE, || shown(node));
+    }
+    // Over several leases nobody is taken for dead.
+    for _ in 0..24 {
+        std::thread::sleep(std::time::Duration::from_millis(250));
+        for node in &nodes {
+            assert!(shown(node));
+        }
+    }
+    // Their clocks do differ.
+    let first = |log: &Path| {
+        fs::read_to_string(log)
+            .unwrap()
+            .chars()
+            .take(16)
+            .collect::<String>()
+    };
+    let minutes: std::collections::BTreeSet<String> =
+        daemons.iter().map(|(_, log)| first(log)).collect();
+    assert_eq!(minutes.len(), 3, "{minutes:?}");
+}

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::thread;
+use std::time::{Duration, Instant};
 
-use circuit_testing::{Lan, PATIENCE, RedisServer, TestNode, wait_until};
+use circuit_testing::{Lan, PATIENCE, RedisServer, TestNode, wait_for, wait_until};
 
 use crate::support::json;
 
@@ -128,4 +129,64 @@ fn no_address_is_given_twice_whatever_happens() {
     fleet.connect("again", &[0, 1, 2]);
     let listed = fleet.nodes[0].circuit(&["ipam", "ls"]).ok();
     assert!(listed.contains("lan"), "{listed}");
+}
+
+#[test]
+fn a_dead_nodes_addresses_come_back_and_those_of_living_containers_do_not() {
+    let lan = Lan::new();
+    let _redis = lan.redis();
+    // Five addresses: all but the gateway's.
+    let config = CONFIG
+        .replace("10.99.0.0/24", "10.99.0.0/29")
+        .replace(r#""exclude": ["10.99.0.1"]"#, r#""gateway": "10.99.0.1""#);
+    let node = |name: &str| {
+        let node = crate::node()
+            .lan(&lan)
+            .server(&[
+                "--redis-url",
+                "redis://192.0.2.1",
+                "--node-name",
+                name,
+                "--heartbeat",
+                "1s",
+                "--lease",
+                "2s",
+                "--ipam-grace",
+                "1s",
+            ])
+            .start();
+        node.create_network("lan", &config);
+        node
+    };
+    let (dead, alive) = (node("dead"), node("alive"));
+    dead.run_container("a", &[], &[]);
+    let connected = dead.circuit(&["network", "connect", "a", "lan"]).ok();
+    let address = connected.trim().rsplit_once('=').unwrap().1.to_owned();
+    dead.kill_daemon();
+    let connect = |container: &str| {
+        let ran = alive.circuit(&["network", "connect", container, "lan"]);
+        let ip = ran
+            .stdout
+            .trim()
+            .rsplit_once('=')
+            .map(|(_, ip)| ip.to_owned());
+        ran.worked().then(|| ip.unwrap())
+    };
+    for number in 0..4 {
+        let container = format!("b{number}");
+        alive.run_container(&container, &[], &[]);
+        let given = wait_for("what nobody uses is given", PATIENCE, || {
+            connect(&container)
+        });
+        assert_ne!(given, address);
+    }
+    // The daemon is dead, the container is not: the wire says so.
+    alive.run_container("last", &[], &[]);
+    let until = Instant::now() + Duration::from_secs(12);
+    while Instant::now() < until {
+        assert_eq!(connect("last"), None, "the address of a living container");
+    }
+    lan.cut(&dead);
+    let given = wait_for("what is gone is given", PATIENCE, || connect("last"));
+    assert_eq!(given, address);
 }
