@@ -1,10 +1,11 @@
 //! Clusters by every kind of Redis, and several daemons on one containerd.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
-use circuit_testing::{Lan, PATIENCE, TestNode, network, wait_until};
+use circuit_testing::{Lan, PATIENCE, Plugins, TestNode, network, wait_until};
 
 use crate::support::json;
 
@@ -30,6 +31,49 @@ fn works(lan: &Lan, url: &str) {
     one.circuit(&["network", "disconnect", "shell", "web"]).ok();
     let gone = || !two.circuit(&["network", "ips", "shell"]).worked();
     wait_until("and its end", PATIENCE, gone);
+    // Addresses of a pool too.
+    let given = [&one, &two].map(|node| {
+        node.create_network("lan", POOL);
+        node.run_container("pooled", &[], &[]);
+        node.circuit(&["network", "connect", "pooled", "lan"]).ok()
+    });
+    assert!(given[0].contains("ip=10.99.0."), "{given:?}");
+    assert_ne!(given[0], given[1]);
+}
+
+/// A network over both nodes.
+const POOL: &str = r#"{
+    "cniVersion": "1.0.0", "name": "lan",
+    "plugins": [{
+        "type": "macvlan", "master": "lan0",
+        "ipam": { "type": "circuit", "subnet": "10.99.0.0/24" }
+    }]
+}"#;
+
+#[test]
+fn the_stock_plugin_gets_addresses_of_a_pool() {
+    let lan = Lan::new();
+    let _redis = lan.redis();
+    let node = crate::node_with(Plugins::Newer)
+        .lan(&lan)
+        .server(&["--redis-url", "redis://192.0.2.1", "--node-name", "one"])
+        .start();
+    symlink(node.program(), node.plugin_folder().join("circuit")).unwrap();
+    node.create_network("lan", POOL);
+    node.run_container("shell", &[], &[]);
+    let connected = node.circuit(&["network", "connect", "shell", "lan"]).ok();
+    assert!(connected.contains("ip=10.99.0."), "{connected}");
+    let executed = json(&node, &["ipam", "ls"]);
+    let listed = executed.to_string();
+    assert!(listed.contains("default-shell"), "{listed}");
+    node.circuit(&["network", "disconnect", "shell", "lan"])
+        .ok();
+    let freed = || {
+        !json(&node, &["ipam", "ls"])
+            .to_string()
+            .contains("default-shell")
+    };
+    wait_until("the address is free", PATIENCE, freed);
 }
 
 fn certificates(folder: &Path) {
@@ -240,7 +284,7 @@ fn clocks_that_differ_change_nothing() {
         server
             .args(node.server_arguments())
             .args(["--redis-url", "redis://192.0.2.1"])
-            .args(["--heartbeat", "1s", "--lease", "3s"])
+            .args(["--heartbeat", "1s", "--lease", "5s"])
             .args(["--node-name", &offset.replace(['+', '-'], "by")])
             .env("LD_PRELOAD", &library)
             .env("FAKETIME", offset)
@@ -279,7 +323,7 @@ fn clocks_that_differ_change_nothing() {
         wait_until("all know it", PATIENCE, || shown(node));
     }
     // Over several leases nobody is taken for dead.
-    for _ in 0..24 {
+    for _ in 0..48 {
         std::thread::sleep(std::time::Duration::from_millis(250));
         for node in &nodes {
             assert!(shown(node));

@@ -150,9 +150,9 @@ fn a_dead_nodes_addresses_come_back_and_those_of_living_containers_do_not() {
                 "--heartbeat",
                 "1s",
                 "--lease",
-                "2s",
+                "3s",
                 "--ipam-grace",
-                "1s",
+                "2s",
             ])
             .start();
         node.create_network("lan", &config);
