@@ -9,6 +9,7 @@ pub mod datapath;
 pub mod grpc;
 pub mod ipam;
 pub mod logging;
+pub mod metrics;
 pub mod networks;
 pub mod node;
 pub mod plugin;

@@ -96,6 +96,10 @@ pub struct ServerArgs {
     #[arg(long, value_name = "BOOL", default_value = "true", action = clap::ArgAction::Set)]
     leave_on_stop: bool,
 
+    /// Where monitoring programs find metrics, in Prometheus' format, at /metrics.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics: Option<std::net::SocketAddr>,
+
     /// Listen beyond loopback although clients are not verified.
     #[arg(long)]
     insecure: bool,
@@ -151,6 +155,8 @@ pub struct ServerOptions {
     pub containerd: PathBuf,
     /// The containerd namespace.
     pub containerd_namespace: String,
+    /// Where metrics are served.
+    pub metrics: Option<std::net::SocketAddr>,
     /// The cluster registry.
     pub redis: Option<Url>,
     /// The time between two heartbeats.
@@ -194,6 +200,15 @@ impl ServerArgs {
     /// With the text to tell the user.
     pub fn options(self, global: &Global) -> Result<ServerOptions, String> {
         let redis = redis_url(&self.redis_url, self.redis_url_file.as_deref())?;
+        if let Some(address) = self
+            .metrics
+            .filter(|it| !it.ip().is_loopback() && !self.insecure)
+        {
+            return Err(format!(
+                "--metrics {address} is beyond loopback, where anybody could read; give a loopback \
+                 address, or --insecure"
+            ));
+        }
         if self.lease < self.heartbeat * 2 {
             return Err(
                 "--lease is shorter than two of --heartbeat; one that is late would end it".into(),
@@ -246,6 +261,7 @@ impl ServerArgs {
             ipam_grace: self.ipam_grace,
             node_name: node_name(self.node_name)?,
             state_dir: self.state_dir.unwrap_or(state_dir),
+            metrics: self.metrics,
             redis,
             heartbeat: self.heartbeat,
             lease: self.lease,
@@ -406,6 +422,7 @@ mod tests {
                 "cannot read",
             ),
             ("circuit server --datastore redis", "--redis-url"),
+            ("circuit server --metrics 0.0.0.0:9464", "beyond loopback"),
             ("circuit server --lease 10s", "--lease is shorter"),
             ("circuit server --datastore etcd://a", "local:///"),
             ("circuit server --cni-path :", "--cni-path is empty"),

@@ -15,7 +15,7 @@ use datastore::Networks;
 use fleet::Fleet;
 use leases::Leases;
 use pools::Pools;
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -24,6 +24,7 @@ use crate::{
     containerd::Containerd,
     datapath::CniDatapath,
     grpc::{self, Listeners, Security, Services, tls::TlsFiles},
+    metrics,
     networks::NetworkService,
     reconciler::Reconciler,
     redis::Store,
@@ -58,6 +59,7 @@ struct Daemon {
     wakes: mpsc::UnboundedReceiver<String>,
     networks: Networks,
     fleet: Fleet,
+    metrics: Option<TcpListener>,
     leases: Leases,
     pools: Pools,
     /// Keeps a second daemon away from the same records.
@@ -108,6 +110,10 @@ impl Daemon {
         let attachments = Arc::new(Attachments::new(parts, wake));
         let reconciler = Arc::new(Reconciler::new(Arc::clone(&attachments)));
         let store = Arc::clone(&networks.store);
+        let metrics = match options.metrics {
+            Some(address) => Some(metrics::bind(address).await?),
+            None => None,
+        };
         let fleet = Fleet::join(options, &attachments).await?;
         let elsewhere = fleet.lookups.clone().filter(|_| networks.is_shared());
         let service =
@@ -129,6 +135,7 @@ impl Daemon {
             wakes,
             networks,
             fleet,
+            metrics,
             leases: Leases::start(&options.run_dir.join("dhcp"), &options.dhcp_socket)?,
             pools,
             _lock: lock,
@@ -164,6 +171,10 @@ impl Daemon {
             reconciler.guard(stop).await;
             ("firewall", Ok(()))
         });
+        if let Some(listener) = self.metrics {
+            let (stop, nodes) = (shutdown.clone(), Arc::clone(&self.fleet.nodes));
+            parts.spawn(async move { ("metrics", metrics::serve(listener, nodes, stop).await) });
+        }
         let (stop, fleet) = (shutdown.clone(), self.fleet);
         parts.spawn(async move {
             fleet.run(stop).await;

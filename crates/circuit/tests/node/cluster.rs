@@ -458,3 +458,41 @@ fn a_crash_with_a_quick_start_goes_unnoticed() {
         println!("looked {} times", watching.join().unwrap());
     });
 }
+
+#[test]
+fn a_stale_view_is_a_metric() {
+    let lan = Lan::new();
+    let mut redis = lan.redis();
+    let node = crate::node()
+        .lan(&lan)
+        .server(&[
+            "--redis-url",
+            "redis://192.0.2.1",
+            "--metrics",
+            "127.0.0.1:9464",
+        ])
+        .start();
+    let metric = |name: &str| -> Option<f64> {
+        let page = node
+            .run("curl", &["-sf", "http://127.0.0.1:9464/metrics"])
+            .ok();
+        let line = page
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line?.parse().ok()
+    };
+    wait_until("redis answers", PATIENCE, || {
+        metric("circuit_registry_up") == Some(1.0)
+    });
+    assert_eq!(metric("circuit_cluster_nodes"), Some(1.0));
+    redis.kill();
+    wait_until("redis is away", PATIENCE, || {
+        metric("circuit_registry_up") == Some(0.0)
+    });
+    let old = || metric("circuit_registry_age_seconds").is_some_and(|age| age > 2.0);
+    wait_until("the view gets old", PATIENCE, old);
+    redis.come_back();
+    wait_until("all is well", PATIENCE, || {
+        metric("circuit_registry_up") == Some(1.0)
+    });
+}
