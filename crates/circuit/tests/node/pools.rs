@@ -190,3 +190,74 @@ fn a_dead_nodes_addresses_come_back_and_those_of_living_containers_do_not() {
     let given = wait_for("what is gone is given", PATIENCE, || connect("last"));
     assert_eq!(given, address);
 }
+
+#[test]
+fn both_families_fixed_addresses_and_release_by_hand() {
+    let lan = Lan::new();
+    let _redis = lan.redis();
+    let config = CONFIG.replace(
+        r#""subnet": "10.99.0.0/24", "exclude": ["10.99.0.1"]"#,
+        r#""ranges": [[{ "subnet": "10.99.0.0/24" }], [{ "subnet": "fd99::/64" }]],
+           "exclude": ["10.99.0.1-10.99.0.9"]"#,
+    );
+    let node = |name: &str| {
+        let arguments = [
+            "--redis-url",
+            "redis://192.0.2.1",
+            "--node-name",
+            name,
+            "--heartbeat",
+            "1s",
+            "--lease",
+            "3s",
+        ];
+        let node = crate::node().lan(&lan).server(&arguments).start();
+        node.create_network("lan", &config);
+        node
+    };
+    let (one, two) = (node("one"), node("two"));
+    let addresses = |node: &TestNode, container: &str| -> Vec<String> {
+        let ran = node.circuit(&["network", "ips", container, "--format", "json"]);
+        let Ok(answer) = serde_json::from_str::<serde_json::Value>(&ran.stdout) else {
+            return Vec::new();
+        };
+        let ips = answer["ips"].as_array().unwrap().iter();
+        ips.map(|ip| ip["ip"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let labels = [
+        ("io.circuit.network", "lan"),
+        ("io.circuit.network.lan.ip", "10.99.0.77"),
+    ];
+    one.run_container("fixed", &labels, &[]);
+    wait_until("it is connected", PATIENCE, || {
+        addresses(&one, "fixed").len() == 2
+    });
+    let found = addresses(&one, "fixed");
+    assert!(found.contains(&"10.99.0.77".to_owned()), "{found:?}");
+    assert!(found.iter().any(|ip| ip.starts_with("fd99::")), "{found:?}");
+    // Nobody else gets it, and nobody what is excluded.
+    two.run_container("same", &labels, &[]);
+    let told = || {
+        let ran = two.circuit(&["network", "ips", "same"]);
+        ran.stderr.contains("10.99.0.77")
+    };
+    wait_until("that it is taken is told", PATIENCE, told);
+    assert_eq!(addresses(&two, "same"), [""; 0]);
+    two.run_container("free", &[], &[]);
+    two.circuit(&["network", "connect", "free", "lan"]).ok();
+    let given = addresses(&two, "free");
+    let last: u8 = given[0].rsplit_once('.').unwrap().1.parse().unwrap();
+    assert!(last > 9 && last != 77, "{given:?}");
+    // What lives is not released by mistake; who is gone for good is.
+    let refused = one.circuit(&["ipam", "release", "10.99.0.77"]);
+    assert!(!refused.worked(), "{refused}");
+    two.kill_daemon();
+    lan.cut(&two);
+    let release = ["ipam", "release", "--node", "two"];
+    let refused = one.circuit(&release);
+    assert!(refused.stderr.contains("--force"), "{refused}");
+    one.circuit(&[&release[..], &["--force"]].concat()).ok();
+    let listed = one.circuit(&["ipam", "ls"]).ok();
+    assert!(!listed.contains(&given[0]), "{listed}");
+}
