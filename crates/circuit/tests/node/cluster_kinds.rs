@@ -238,9 +238,7 @@ fn an_address_is_shown_once_by_several_daemons_on_one_containerd() {
         .server(&["--redis-url", "redis://192.0.2.1", "--node-name", "first"])
         .start();
     let others = ["second", "third"].map(|name| second_daemon(&node, name));
-    node.create_network("web", &network::bridge("web", "10.88.0.0/16"));
-    node.run_container("shell", &[], &[]);
-    node.circuit(&["network", "connect", "shell", "web"]).ok();
+    // A daemon that starts clears the store they share of what is half written.
     let nodes = || {
         json(&node, &["cluster", "nodes"])["nodes"]
             .as_array()
@@ -249,6 +247,9 @@ fn an_address_is_shown_once_by_several_daemons_on_one_containerd() {
             == 3
     };
     wait_until("all three are nodes", PATIENCE, nodes);
+    node.create_network("web", &network::bridge("web", "10.88.0.0/16"));
+    node.run_container("shell", &[], &[]);
+    node.circuit(&["network", "connect", "shell", "web"]).ok();
     for (_, address) in &others {
         let once = || {
             let ran = node.circuit(&["--address", address, "network", "ips", "shell"]);
