@@ -158,6 +158,9 @@ pub trait Attachments: Send + Sync {
     /// The addresses of a container, on one network or on all.
     async fn ips(&self, container: &str, network: Option<&str>) -> Result<Addresses>;
 
+    /// The same from memory alone; none when nothing is remembered of it.
+    fn remembered(&self, container: &str, network: Option<&str>) -> Option<Addresses>;
+
     /// The containers that should be on a network and are not, and why.
     fn problems_of_network(&self, network: &str) -> Vec<Problem>;
 

@@ -88,6 +88,7 @@ impl Local for Simulated {
 fn settings(name: String) -> Settings {
     Settings {
         id: name.clone(),
+        life: 1,
         name,
         heartbeat: Duration::from_secs(10),
         // Simulated nodes beat once only.

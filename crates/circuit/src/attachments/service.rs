@@ -107,29 +107,35 @@ impl service::Attachments for Attachments {
     }
 
     async fn ips(&self, container: &str, network: Option<&str>) -> Result<Addresses> {
-        let wanted = |name: &str| network.is_none_or(|network| network == name);
-        let snapshot = self.book().snapshot();
-        let known = snapshot.get(container).cloned();
+        if let Some(found) = self.remembered(container, network) {
+            return Ok(found);
+        }
+        let told = self.told(container).await?.into_iter();
+        Ok(Addresses {
+            ips: told.filter(|ip| is_on(network, &ip.network)).collect(),
+            problems: Vec::new(),
+        })
+    }
+
+    fn remembered(&self, container: &str, network: Option<&str>) -> Option<Addresses> {
         let problems: Vec<Problem> = self
             .book()
             .problems_of(container)
             .into_iter()
-            .filter(|problem| problem.network.is_empty() || wanted(&problem.network))
+            .filter(|problem| problem.network.is_empty() || is_on(network, &problem.network))
             .collect();
-        let ips = match known {
-            Some(ips) => ips
-                .iter()
-                .filter(|ip| wanted(&ip.network))
-                .cloned()
-                .collect(),
-            None => self
-                .told(container)
-                .await?
-                .into_iter()
-                .filter(|ip| wanted(&ip.network))
-                .collect(),
-        };
-        Ok(Addresses { ips, problems })
+        let snapshot = self.book().snapshot();
+        let known = snapshot.get(container);
+        // Of a container that was looked at, the record is the truth.
+        if known.is_none() && problems.is_empty() && !self.settled().contains(container) {
+            return None;
+        }
+        let ips = known.into_iter().flat_map(|ips| ips.iter());
+        let ips = ips.filter(|ip| is_on(network, &ip.network)).cloned();
+        Some(Addresses {
+            ips: ips.collect(),
+            problems,
+        })
     }
 
     fn problems_of_network(&self, network: &str) -> Vec<Problem> {
@@ -216,9 +222,6 @@ impl Attachments {
     /// yet. For others the record is the truth, and an extension that says
     /// something else is about to be written.
     async fn told(&self, container: &str) -> Result<Vec<ContainerIp>> {
-        if self.settled().contains(container) {
-            return Ok(Vec::new());
-        }
         let Some(found) = self.runtime().container(container).await? else {
             return Err(no_container(container));
         };
@@ -242,6 +245,11 @@ fn connected(attachment: &Attachment) -> Connected {
         ips: attachment.ips.iter().map(ipnet::IpNet::addr).collect(),
         interface: attachment.interface.clone(),
     }
+}
+
+/// Whether this is the network that was asked for.
+fn is_on(wanted: Option<&str>, network: &str) -> bool {
+    wanted.is_none_or(|wanted| wanted == network)
 }
 
 /// The first address, as log lines show it.

@@ -1,6 +1,8 @@
 //! This node's place in its fleet.
 
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +52,7 @@ impl Fleet {
         let settings = Settings {
             name: options.node_name.clone(),
             id: node_id(&options.state_dir)?,
+            life: node_life(&options.state_dir)?,
             heartbeat: options.heartbeat,
             lease: options.lease,
             leave_on_stop: options.leave_on_stop,
@@ -135,21 +138,74 @@ fn hardware_address(text: &str) -> Option<[u8; 6]> {
 
 /// The id that this node keeps for ever, made when there is none.
 pub(super) fn node_id(dir: &Path) -> Result<String> {
-    let path = dir.join("node-id");
-    let failed = |error: std::io::Error| {
-        Error::precondition(format!(
-            "cannot keep the node's id in {}: {error}",
-            path.display()
-        ))
-    };
-    match std::fs::read_to_string(&path) {
-        Ok(id) if !id.trim().is_empty() => return Ok(id.trim().to_owned()),
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
+    let file = Kept::new(dir, "node-id");
+    if let Some(id) = file.read()? {
+        return Ok(id);
     }
     let id = format!("{:032x}", rand::random::<u128>());
-    let temporary = path.with_extension("tmp");
-    std::fs::write(&temporary, format!("{id}\n")).map_err(failed)?;
-    std::fs::rename(&temporary, &path).map_err(failed)?;
+    file.write(&id)?;
     Ok(id)
+}
+
+/// How often this node was started, this time too.
+fn node_life(dir: &Path) -> Result<u64> {
+    let file = Kept::new(dir, "node-life");
+    let before: u64 = file.read()?.and_then(|text| text.parse().ok()).unwrap_or(0);
+    let life = before.saturating_add(1);
+    file.write(&life.to_string())?;
+    Ok(life)
+}
+
+/// A word that a node keeps in its state folder.
+struct Kept(PathBuf);
+
+impl Kept {
+    fn new(dir: &Path, name: &str) -> Self {
+        Self(dir.join(name))
+    }
+
+    fn read(&self) -> Result<Option<String>> {
+        match fs::read_to_string(&self.0) {
+            Ok(text) => Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.failed(&error)),
+        }
+    }
+
+    /// All of it or nothing, also after a power cut.
+    fn write(&self, text: &str) -> Result<()> {
+        let unfinished = self.0.with_extension("tmp");
+        let written = File::create(&unfinished).and_then(|mut file| {
+            writeln!(file, "{text}")?;
+            file.sync_all()?;
+            fs::rename(&unfinished, &self.0)
+        });
+        written.map_err(|error| self.failed(&error))
+    }
+
+    fn failed(&self, error: &io::Error) -> Error {
+        Error::precondition(format!(
+            "cannot keep what this node is in {}: {}",
+            self.0.display(),
+            crate::text::io_error(error)
+        ))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_keeps_its_id_and_counts_its_lives() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = node_id(dir.path()).unwrap();
+        assert_eq!(node_id(dir.path()).unwrap(), id);
+        assert_eq!(node_life(dir.path()).unwrap(), 1);
+        assert_eq!(node_life(dir.path()).unwrap(), 2);
+        fs::write(dir.path().join("node-life"), "nonsense").unwrap();
+        assert_eq!(node_life(dir.path()).unwrap(), 1);
+        assert!(node_id(&dir.path().join("missing")).is_err());
+    }
 }

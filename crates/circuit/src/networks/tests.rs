@@ -27,6 +27,9 @@ impl Attachments for Users {
     async fn ips(&self, _: &str, _: Option<&str>) -> Result<Addresses> {
         Ok(Addresses::default())
     }
+    fn remembered(&self, _: &str, _: Option<&str>) -> Option<Addresses> {
+        None
+    }
     fn problems_of_network(&self, _: &str) -> Vec<Problem> {
         Vec::new()
     }

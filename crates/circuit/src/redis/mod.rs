@@ -16,6 +16,7 @@
 //! # Ok(()) }
 //! ```
 
+pub mod answer;
 mod connect;
 mod store;
 mod subscription;

@@ -1,17 +1,20 @@
 //! The other nodes, followed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use circuit_core::fleet::{Fleet, Record, Snapshot};
 
+use super::Settings;
 use super::scripts::{self, Said, Tick};
 use super::wire::{self, Kind, Told};
 use crate::redis::{Failure, Store};
 
 /// How many nodes are read in one exchange.
 const BATCH: usize = 50;
+/// How long a node that Redis has an old word of has to say what is right.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What this node knows of the others.
 pub(super) struct Follower {
@@ -21,25 +24,34 @@ pub(super) struct Follower {
     known: HashMap<String, u64>,
     /// Every change up to this one was heard of.
     since: u64,
-    /// Which data that count belongs to.
-    epoch: Option<Vec<u8>>,
-    /// Nodes that were known before Redis lost its data, and until when they are
-    /// believed to be there all the same.
-    unconfirmed: HashMap<String, Instant>,
+    /// How far the list of all nodes was compared, and what was in it.
+    from: usize,
+    listed: HashSet<String>,
+    /// Nodes that are not in the list, though nobody said that they went, and
+    /// until when they are believed to be there: Redis has lost its data, and
+    /// they will be back.
+    unlisted: HashMap<String, Instant>,
+    /// Nodes that Redis has an older word of than was heard, and until when that is
+    /// not believed.
+    older: HashMap<String, Instant>,
+    lease: Duration,
     /// Redis' clock at the last tick.
     now: u64,
     nonsense: u64,
 }
 
 impl Follower {
-    pub(super) fn new(own: &str) -> Self {
+    pub(super) fn new(settings: &Settings) -> Self {
         Self {
-            own: own.to_owned(),
+            own: settings.name.clone(),
             fleet: Fleet::new(),
             known: HashMap::new(),
             since: 0,
-            epoch: None,
-            unconfirmed: HashMap::new(),
+            from: 0,
+            listed: HashSet::new(),
+            unlisted: HashMap::new(),
+            older: HashMap::new(),
+            lease: settings.lease,
             now: 0,
             nonsense: 0,
         }
@@ -53,64 +65,79 @@ impl Follower {
         self.since
     }
 
+    /// The place in the list of all nodes to compare from.
+    pub(super) fn from(&self) -> usize {
+        self.from
+    }
+
     pub(super) fn nonsense(&self) -> u64 {
         self.nonsense
     }
 
-    /// Whether Redis has other data than those heard of before: it came back
-    /// empty, or as it was some time ago.
-    pub(super) fn is_other_life(&self, tick: &Tick) -> bool {
-        self.epoch
-            .as_ref()
-            .is_some_and(|epoch| *epoch != tick.epoch || tick.revision < self.since)
-    }
-
-    /// Hears everything anew. Nodes that were known are believed for as long as
-    /// a lease, in which all that are there will have claimed their names again.
-    pub(super) fn begin_anew(&mut self, tick: &Tick, lease: Duration) {
-        tracing::info!("redis has lost or changed its data: everything is published and read anew");
-        self.epoch = Some(tick.epoch.clone());
-        self.since = 0;
-        self.known.clear();
-        let until = Instant::now() + lease;
-        for node in self.fleet.nodes() {
-            self.unconfirmed.insert(node.to_string(), until);
-        }
-    }
-
-    /// Takes over what has changed since the last tick.
+    /// Takes over what a tick tells of, as far as it is not known.
     pub(super) async fn take(&mut self, store: &Store, tick: &Tick) -> Result<(), Failure> {
-        self.epoch.get_or_insert_with(|| tick.epoch.clone());
         self.now = tick.now;
-        let unknown: Vec<String> = tick
-            .changed
-            .iter()
-            .filter(|(node, revision)| {
-                *node != self.own && self.known.get(node).is_none_or(|known| known < revision)
-            })
-            .map(|(node, _)| node.clone())
-            .collect();
-        for nodes in unknown.chunks(BATCH) {
+        let mut other: Vec<String> = Vec::new();
+        for (node, revision) in tick.changed.iter().chain(&tick.some) {
+            if *node != self.own && self.is_other(node, *revision) && !other.contains(node) {
+                other.push(node.clone());
+            }
+        }
+        for nodes in other.chunks(BATCH) {
             self.read(store, nodes).await?;
         }
-        if let Some((_, last)) = tick.changed.last() {
-            self.since = *last;
-        }
+        self.since = match tick.changed.last() {
+            Some((_, last)) => *last,
+            // The clock of this Redis is behind that of the former one.
+            None => self.since.min(tick.last),
+        };
+        self.compare(&tick.some);
         Ok(())
     }
 
-    /// Forgets nodes that did not come back with Redis.
-    pub(super) fn forget_the_unconfirmed(&mut self) {
+    /// Whether a node is to be read, which has this revision in Redis. An older one
+    /// than was heard of is what an old file had: the node is about to say what is
+    /// right. Only when it does not, it may be right after all.
+    fn is_other(&mut self, node: &str, revision: u64) -> bool {
+        let Some(known) = self.known.get(node) else {
+            return true;
+        };
+        if revision >= *known {
+            self.older.remove(node);
+            return revision > *known;
+        }
         let now = Instant::now();
-        let over: Vec<String> = self
-            .unconfirmed
-            .iter()
-            .filter(|(_, until)| **until <= now)
-            .map(|(node, _)| node.clone())
-            .collect();
-        for node in over {
-            self.unconfirmed.remove(&node);
-            self.fleet.remove(&node);
+        let until = self.older.entry(node.to_owned()).or_insert(now + PATIENCE);
+        *until <= now
+    }
+
+    /// Goes on in the list of all nodes. At its end, nodes that are held and were
+    /// not in it are no longer believed in for ever.
+    fn compare(&mut self, some: &[(String, u64)]) {
+        for (node, _) in some {
+            self.unlisted.remove(node);
+            self.listed.insert(node.clone());
+        }
+        self.from += some.len();
+        if some.len() < scripts::PAGE {
+            let until = Instant::now() + self.lease;
+            let listed = std::mem::take(&mut self.listed);
+            self.from = 0;
+            for node in self.fleet.nodes() {
+                if !listed.contains(&*node) {
+                    self.unlisted.entry(node.to_string()).or_insert(until);
+                }
+            }
+            let held = &self.unlisted;
+            self.known
+                .retain(|node, _| listed.contains(node) || held.contains_key(node));
+            self.older.retain(|node, _| listed.contains(node));
+        }
+        let now = Instant::now();
+        let over = self.unlisted.iter().filter(|(_, until)| **until <= now);
+        for node in over.map(|(node, _)| node.clone()).collect::<Vec<_>>() {
+            self.gone(&node);
+            self.known.remove(&node);
         }
     }
 
@@ -120,31 +147,27 @@ impl Follower {
             self.nonsense += 1;
             return Ok(());
         };
-        // Before the first tick nothing is known that it could follow on.
-        if told.node == self.own || self.epoch.is_none() {
-            return Ok(());
-        }
         let known = self.known.get(&told.node).copied();
-        if known.is_some_and(|known| known >= told.revision) {
+        if told.node == self.own || known.is_some_and(|known| known >= told.revision) {
             return Ok(());
         }
         match &told.kind {
             Kind::Gone => {
-                self.gone(&told.node, told.revision);
+                self.gone(&told.node);
+                self.known.insert(told.node, told.revision);
                 Ok(())
             }
             Kind::Change(change) if known == Some(told.before) => {
                 self.change(&told, change);
                 Ok(())
             }
-            // Something was missed.
+            // Something was missed, or everything is other.
             Kind::Change(_) | Kind::Word => self.read(store, &[told.node]).await,
         }
     }
 
-    fn gone(&mut self, node: &str, revision: u64) {
-        self.unconfirmed.remove(node);
-        self.known.insert(node.to_owned(), revision);
+    fn gone(&mut self, node: &str) {
+        self.unlisted.remove(node);
         self.fleet.remove(node);
     }
 
@@ -172,20 +195,18 @@ impl Follower {
         let word = said.word.map(|word| wire::read_word(node, &word, self.now));
         match word {
             Some(Some(word)) => {
-                self.unconfirmed.remove(node);
+                self.unlisted.remove(node);
                 let records = self.records(node, said.records);
                 self.fleet.replace(node, word, said.revision, records);
-                self.known.insert(node.to_owned(), said.revision);
             }
             Some(None) => {
                 self.nonsense += 1;
-                self.gone(node, said.revision);
+                self.gone(node);
             }
-            None if self.unconfirmed.contains_key(node) => {
-                self.known.insert(node.to_owned(), said.revision);
-            }
-            None => self.gone(node, said.revision),
+            None => self.gone(node),
         }
+        self.older.remove(node);
+        self.known.insert(node.to_owned(), said.revision);
     }
 
     /// Reads records; what is none is counted and left out.

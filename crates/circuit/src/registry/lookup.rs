@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use circuit_core::Result;
 use circuit_core::fleet::{NodeWord, Record};
 use circuit_core::service::{
     Addresses, Attachments, ClusterNode, ClusterStatus, ContainerIp, Lookups, NodeInfo, Nodes,
     Problem,
 };
-use circuit_core::{ErrorKind, Result};
 
 use super::original::Originals;
 use super::{Local, Registry, scripts, wire};
@@ -40,18 +40,27 @@ impl FleetLookup {
         }
     }
 
-    /// What the others have, as it is shown; one address on one network once.
-    async fn elsewhere(&self, container: &str, network: Option<&str>, ips: &mut Vec<ContainerIp>) {
+    /// Adds what the others have, one address on one network once. Returns whether
+    /// one of them has the container.
+    async fn elsewhere(
+        &self,
+        container: &str,
+        network: Option<&str>,
+        ips: &mut Vec<ContainerIp>,
+    ) -> bool {
         let fleet = self.registry.fleet();
-        for record in fleet.containers(container) {
+        let records = fleet.containers(container);
+        for record in records {
             of_record(record, network).for_each(|found| add(ips, found));
         }
         let wanted = |ip: &ContainerIp| network.is_none_or(|network| network == ip.network);
         let asked = self.originals.ask(container).await;
+        let known = !records.is_empty() || !asked.is_empty();
         asked
             .into_iter()
             .filter(wanted)
             .for_each(|found| add(ips, found));
+        known
     }
 
     fn staleness(&self) -> Option<Problem> {
@@ -95,25 +104,19 @@ fn of_record<'a>(
 #[async_trait]
 impl Lookups for FleetLookup {
     async fn ips(&self, container: &str, network: Option<&str>) -> Result<Addresses> {
-        let own = self.attachments.ips(container, network).await;
-        let mut found = match own {
-            Ok(found) => found,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let mut found = Addresses::default();
-                self.elsewhere(container, network, &mut found.ips).await;
-                let known = !self.registry.fleet().containers(container).is_empty();
-                if !known && found.ips.is_empty() {
-                    return Err(error);
-                }
-                found.problems.extend(self.staleness());
-                return Ok(found);
-            }
-            Err(error) => return Err(error),
-        };
+        let mut found = self
+            .attachments
+            .remembered(container, network)
+            .unwrap_or_default();
         for ip in &mut found.ips {
             ip.node.clone_from(&self.registry.settings().name);
         }
-        self.elsewhere(container, network, &mut found.ips).await;
+        let known_here = found != Addresses::default();
+        let known_elsewhere = self.elsewhere(container, network, &mut found.ips).await;
+        if !known_here && !known_elsewhere {
+            // Nobody knows it: the runtime may.
+            found = self.attachments.ips(container, network).await?;
+        }
         found.problems.extend(self.staleness());
         Ok(found)
     }
@@ -141,7 +144,7 @@ impl Nodes for FleetLookup {
             seen: Some(Duration::ZERO),
         };
         let mut nodes = vec![own];
-        let asked = tokio::time::timeout(PATIENCE, scripts::all(self.registry.store())).await;
+        let asked = tokio::time::timeout(PATIENCE, scripts::list(self.registry.store())).await;
         let name = &self.registry.settings().name;
         match asked {
             Ok(Ok(all)) => nodes.extend(all.iter().filter(|(node, ..)| node != name).filter_map(

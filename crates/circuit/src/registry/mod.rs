@@ -29,7 +29,7 @@ use follow::Follower;
 pub use lookup::FleetLookup;
 use original::Originals;
 use publish::Publisher;
-use scripts::State;
+use scripts::Asked;
 
 /// How often Redis is asked what has changed.
 const TICK: Duration = Duration::from_secs(1);
@@ -58,6 +58,9 @@ pub struct Settings {
     pub name: String,
     /// What it keeps for ever: another id with the same name is another node.
     pub id: String,
+    /// How often it was started, this time too. Of two processes with one id the
+    /// later life has the name; equal ones are of a copied disk.
+    pub life: u64,
     /// The time between two heartbeats.
     pub heartbeat: Duration,
     /// How long the word holds after a heartbeat.
@@ -145,18 +148,31 @@ impl Beacon {
     /// # Errors
     /// When Redis is away.
     pub async fn beat(&mut self) -> std::result::Result<(), Failure> {
-        /// No change is later.
+        /// No change is later, and no place is behind it.
         const NEVER: u64 = 1 << 52;
-        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let (heartbeat, lease) = (millis(self.settings.heartbeat), millis(self.settings.lease));
-        let word = wire::word(&self.local.info(), heartbeat, lease);
-        let (own, epoch) = (self.publisher.identity(), self.publisher.fresh_epoch());
-        let tick = scripts::tick(&self.store, own, &word, (lease, true), NEVER, &epoch).await?;
-        self.publisher.heard(tick.state);
+        let asked = Asked {
+            word: &word(&self.settings, self.local.as_ref()),
+            lease: millis(self.settings.lease),
+            beat: true,
+            since: NEVER,
+            from: usize::try_from(NEVER).unwrap_or(usize::MAX),
+        };
+        let tick = scripts::tick(&self.store, self.publisher.identity(), &asked).await?;
+        self.publisher.heard(&tick);
         self.publisher
             .publish(&self.store, self.local.as_ref())
             .await
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What a node says of itself.
+fn word(settings: &Settings, local: &dyn Local) -> Vec<u8> {
+    let (heartbeat, lease) = (millis(settings.heartbeat), millis(settings.lease));
+    wire::word(&local.info(), heartbeat, lease)
 }
 
 /// The part of the daemon that keeps the registry.
@@ -166,7 +182,8 @@ pub struct Member {
     follower: Follower,
     local: Arc<dyn Local>,
     originals: Arc<Originals>,
-    last_beat: Option<Instant>,
+    /// What was said of this node last, and when.
+    beat: Option<(Instant, Vec<u8>)>,
     complained: Option<(Instant, Duration)>,
 }
 
@@ -198,10 +215,10 @@ impl Member {
         let mut member = Self {
             originals,
             publisher: Publisher::new(&settings),
-            follower: Follower::new(&settings.name),
+            follower: Follower::new(&settings),
             local,
             registry: Arc::clone(&registry),
-            last_beat: None,
+            beat: None,
             complained: None,
         };
         match store.wait_up(patience).await {
@@ -298,41 +315,29 @@ impl Member {
     }
 
     async fn compare(&mut self) -> std::result::Result<(), Failure> {
-        let settings = self.registry.settings.clone();
-        let store = self.registry.store.clone();
-        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let lease = millis(settings.lease);
+        let (registry, store) = (Arc::clone(&self.registry), self.registry.store.clone());
+        let settings = &registry.settings;
         loop {
-            let beat = self
-                .last_beat
-                .is_none_or(|last| last.elapsed() >= settings.heartbeat);
-            let word = wire::word(&self.local.info(), millis(settings.heartbeat), lease);
-            let tick = scripts::tick(
-                &store,
-                self.publisher.identity(),
-                &word,
-                (lease, beat),
-                self.follower.since(),
-                &self.publisher.fresh_epoch(),
-            )
-            .await?;
-            if tick.state == State::Claimed || beat {
-                self.last_beat = Some(Instant::now());
-            }
-            if self.follower.is_other_life(&tick) {
-                // What Redis has of this node may be of another time too.
-                self.follower.begin_anew(&tick, settings.lease);
-                self.publisher.claim_again();
-                continue;
-            }
-            self.publisher.heard(tick.state);
-            let more = tick.changed.len() >= scripts::PAGE;
+            let last = self.beat.take();
+            let fresh = last.filter(|(at, _)| at.elapsed() < settings.heartbeat);
+            let beat = fresh.is_none();
+            let (at, word) =
+                fresh.unwrap_or_else(|| (Instant::now(), word(settings, self.local.as_ref())));
+            let asked = Asked {
+                word: &word,
+                lease: millis(settings.lease),
+                beat,
+                since: self.follower.since(),
+                from: self.follower.from(),
+            };
+            let tick = scripts::tick(&store, self.publisher.identity(), &asked).await?;
+            self.beat = Some((at, word));
+            self.publisher.heard(&tick);
             self.follower.take(&store, &tick).await?;
-            if !more {
+            if tick.changed.len() < scripts::CHANGED {
                 break;
             }
         }
-        self.follower.forget_the_unconfirmed();
         self.show();
         self.publisher.publish(&store, self.local.as_ref()).await
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::scripts::{self, Identity, State};
+use super::scripts::{self, Identity, State, Tick};
 use super::{Local, Settings, wire};
 use crate::redis::{Failure, Store};
 
@@ -12,11 +12,11 @@ const BATCH: usize = 200;
 /// What this node has told the registry.
 pub(super) struct Publisher {
     own: Identity,
-    /// What Redis has of this node; nothing is published before a claim.
+    /// What this node told of itself last.
     published: HashMap<String, Vec<u8>>,
-    /// Whether what Redis has may be something else, so that all of it is
-    /// replaced at once.
-    unsure: bool,
+    /// The revision that this has in Redis; none when it may be something else
+    /// that is there, so that all of it is to be replaced.
+    revision: Option<u64>,
     state: Option<State>,
 }
 
@@ -26,10 +26,11 @@ impl Publisher {
             own: Identity {
                 name: settings.name.clone(),
                 id: settings.id.clone(),
-                incarnation: fresh(),
+                life: settings.life,
+                token: format!("{:016x}", rand::random::<u64>()),
             },
             published: HashMap::new(),
-            unsure: true,
+            revision: None,
             state: None,
         }
     }
@@ -38,30 +39,25 @@ impl Publisher {
         &self.own
     }
 
-    /// What tells data that are empty now from all others.
-    pub(super) fn fresh_epoch(&self) -> String {
-        fresh()
-    }
-
     /// Whether another node has the name.
     pub(super) fn is_taken(&self) -> bool {
         self.state == Some(State::Taken)
     }
 
-    /// The name is claimed anew, as if this were another life of the node.
-    pub(super) fn claim_again(&mut self) {
-        self.own.incarnation = fresh();
-        self.state = None;
+    /// Hears whose the name is, and what Redis has of it: something else than
+    /// was published, when it came back empty or from an old file.
+    pub(super) fn heard(&mut self, tick: &Tick) {
+        self.state = Some(tick.state);
+        if self.revision != Some(tick.own) {
+            self.revision = None;
+        }
     }
 
-    /// Hears whose the name is.
-    pub(super) fn heard(&mut self, state: State) {
-        self.unsure |= state == State::Claimed;
-        self.state = Some(state);
-    }
-
-    /// Publishes what is other than it was. The next tick finds out what went
-    /// wrong, and claims again.
+    /// Publishes what is other than it was.
+    ///
+    /// # Errors
+    /// When Redis is away. The change may have been made all the same, so that
+    /// everything is published next.
     pub(super) async fn publish(
         &mut self,
         store: &Store,
@@ -75,8 +71,11 @@ impl Publisher {
             .into_iter()
             .map(|(container, attached)| (container, wire::container(&attached)))
             .collect();
-        if self.unsure {
-            return self.publish_all(store, now).await;
+        if self.revision.is_none() {
+            // In one step: nobody sees a part of it.
+            let all: Vec<(String, Vec<u8>)> = now.into_iter().collect();
+            self.published.clear();
+            return self.send(store, true, &all, &[]).await;
         }
         let puts: Vec<(String, Vec<u8>)> = now
             .iter()
@@ -90,34 +89,28 @@ impl Publisher {
             .cloned()
             .collect();
         for (puts, removes) in batches(&puts, &gone) {
-            // It may have happened although it failed.
-            self.unsure = true;
-            if !scripts::publish(store, &self.own, false, puts, removes).await? {
-                self.state = None;
-                return Ok(());
-            }
-            self.unsure = false;
-            for container in removes {
-                self.published.remove(container);
-            }
-            self.published.extend(puts.iter().cloned());
+            self.send(store, false, puts, removes).await?;
         }
         Ok(())
     }
 
-    /// Everything in one step: nobody sees a part of it.
-    async fn publish_all(
+    async fn send(
         &mut self,
         store: &Store,
-        now: HashMap<String, Vec<u8>>,
+        all: bool,
+        puts: &[(String, Vec<u8>)],
+        removes: &[String],
     ) -> Result<(), Failure> {
-        let puts: Vec<(String, Vec<u8>)> = now.into_iter().collect();
-        if scripts::publish(store, &self.own, true, &puts, &[]).await? {
-            self.published = puts.into_iter().collect();
-            self.unsure = false;
-        } else {
+        self.revision = None;
+        self.revision = scripts::publish(store, &self.own, all, puts, removes).await?;
+        if self.revision.is_none() {
+            // The next tick finds out whose the name is.
             self.state = None;
         }
+        for container in removes {
+            self.published.remove(container);
+        }
+        self.published.extend(puts.iter().cloned());
         Ok(())
     }
 }
@@ -132,8 +125,4 @@ fn batches<'a>(
     let puts = puts.chunks(BATCH).map(|puts| (puts, &[][..]));
     let removes = removes.chunks(BATCH).map(|removes| (&[][..], removes));
     puts.chain(removes)
-}
-
-fn fresh() -> String {
-    format!("{:016x}", rand::random::<u64>())
 }

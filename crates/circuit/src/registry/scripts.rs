@@ -1,38 +1,49 @@
 //! The registry's scripts: each change of what nodes say is one step in Redis.
 //!
 //! All keys share one hash tag. A node's lease ends by Redis' own clock, so that
-//! no node's clock matters. Every change of a node gets the next number of one
-//! count, its revision; who knows the revision that a change follows on can take
-//! it over, everybody else reads that node anew.
+//! no node's clock matters. Every change of a node gets a *revision* that no other
+//! change has or ever had: Redis' time in microseconds, or one more than the last.
+//! So whoever holds a node's revision holds what the node has, also when Redis
+//! came back empty or from an old file; and everybody else reads that node anew.
 
 use std::sync::LazyLock;
 
+use crate::redis::answer::{array, bytes, digits, number, pairs, unexpected};
 use crate::redis::{Arg, Failure, Script, Store, Value};
 
 /// Leases by the time they end; what nodes say of themselves; the revision of
-/// each node's last change; the count of changes; what tells one life of the data
-/// from the next; and how the keys of nodes' records begin.
+/// each node's last change; the last revision of all; nodes that are gone by the
+/// time they went; and how the keys of nodes' records begin.
 const KEYS: [&str; 6] = [
     "circuit:{fleet}:leases",
     "circuit:{fleet}:nodes",
     "circuit:{fleet}:changed",
     "circuit:{fleet}:revision",
-    "circuit:{fleet}:epoch",
+    "circuit:{fleet}:gone",
     "circuit:{fleet}:records:",
 ];
 /// Where changes are told of.
 pub(super) const CHANNEL: &str = "circuit:{fleet}:changes";
-/// How many changed nodes one tick tells of.
-pub(super) const PAGE: usize = 200;
+/// How many nodes that have changed one tick tells of.
+pub(super) const CHANGED: usize = 200;
+/// How many nodes one tick tells of whether they changed or not, and how many
+/// are listed at a time.
+pub(super) const PAGE: usize = 50;
 
-/// Tells of a change of a node. Node names have no line breaks.
+/// What scripts have in common. Node names have no line breaks. Numbers are
+/// printed by `%.0f`: Lua by itself leaves digits of a revision out.
 macro_rules! with_helpers {
     ($body:literal) => {
         concat!(
             r"
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function tell(node, kind, change)
-    local revision = redis.call('INCR', KEYS[4])
+    local last = tonumber(redis.call('GET', KEYS[4]) or '0')
+    local revision = math.max(last + 1, time[1] * 1000000 + time[2])
+    revision = string.format('%.0f', revision)
     local before = redis.call('ZSCORE', KEYS[3], node) or '0'
+    redis.call('SET', KEYS[4], revision)
     redis.call('ZADD', KEYS[3], revision, node)
     local head = node .. '\n' .. before .. '\n' .. revision .. '\n' .. kind .. '\n'
     redis.call('PUBLISH', 'circuit:{fleet}:changes', head .. (change or ''))
@@ -42,12 +53,13 @@ local function forget(node)
     redis.call('ZREM', KEYS[1], node)
     redis.call('HDEL', KEYS[2], node)
     redis.call('DEL', KEYS[6] .. node)
+    redis.call('ZADD', KEYS[5], now, node)
     tell(node, 'gone')
 end
 local function owner(node)
     local held = redis.call('HGET', KEYS[2], node)
     if not held then return nil end
-    return string.match(held, '^([^\n]*)\n([^\n]*)\n')
+    return string.match(held, '^([^\n]*)\n([^\n]*)\n([^\n]*)\n')
 end
 ",
             $body
@@ -55,46 +67,47 @@ end
     };
 }
 
-/// ARGV: node, id, incarnation, word, lease in ms, whether a heartbeat is due,
-/// the revision heard of last, an epoch for empty data, page.
+/// ARGV: node, id, life, token, word, lease in ms, whether a heartbeat is due,
+/// the revision heard of last, how many changed nodes to tell of, from where in
+/// the list of all nodes, and how many of them.
 static TICK: LazyLock<Script> = LazyLock::new(|| {
     Script::new(with_helpers!(
         r"
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local epoch = redis.call('GET', KEYS[5])
-if not epoch then
-    epoch = ARGV[8]
-    redis.call('SET', KEYS[5], epoch)
-end
 for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 20)) do
     forget(dead)
 end
-local id, incarnation = owner(ARGV[1])
-local state = 'held'
-if id and id ~= ARGV[2] then
-    state = 'taken'
-elseif incarnation ~= ARGV[3] then
+for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', now - 3600000, 'LIMIT', 0, 20)) do
+    redis.call('ZREM', KEYS[5], gone)
+    if redis.call('HEXISTS', KEYS[2], gone) == 0 then redis.call('ZREM', KEYS[3], gone) end
+end
+local id, life, token = owner(ARGV[1])
+local state = 'taken'
+if token == ARGV[4] and id == ARGV[2] then
+    state = 'held'
+elseif not id or (id == ARGV[2] and tonumber(life) < tonumber(ARGV[3])) then
     state = 'claimed'
 end
-if state == 'claimed' or (state == 'held' and ARGV[6] == '1') then
-    redis.call('HSET', KEYS[2], ARGV[1], ARGV[2] .. '\n' .. ARGV[3] .. '\n' .. ARGV[4])
-    redis.call('ZADD', KEYS[1], now + tonumber(ARGV[5]), ARGV[1])
+if state == 'claimed' or (state == 'held' and ARGV[7] == '1') then
+    local word = ARGV[2] .. '\n' .. ARGV[3] .. '\n' .. ARGV[4] .. '\n' .. ARGV[5]
+    redis.call('HSET', KEYS[2], ARGV[1], word)
+    redis.call('ZADD', KEYS[1], now + tonumber(ARGV[6]), ARGV[1])
 end
-local changed = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. ARGV[7], '+inf',
+local changed = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. ARGV[8], '+inf',
     'WITHSCORES', 'LIMIT', 0, ARGV[9])
-return {state, epoch, tonumber(redis.call('GET', KEYS[4]) or '0'), now, changed}"
+local some = redis.call('ZRANGE', KEYS[3], ARGV[10], ARGV[10] + ARGV[11] - 1, 'WITHSCORES')
+return {state, redis.call('ZSCORE', KEYS[3], ARGV[1]) or '0',
+    redis.call('GET', KEYS[4]) or '0', now, changed, some}"
     ))
 });
 
-/// ARGV: node, id, incarnation, the change for others, how many puts, whether
-/// they take the place of everything, container and record of each, then removed
-/// containers. Returns 0 when the node is not the caller's.
+/// ARGV: node, id, token, the change for others, how many puts, whether they take
+/// the place of everything, container and record of each, then removed containers.
+/// Returns the revision, or 0 when the node is not the caller's.
 static PUBLISH: LazyLock<Script> = LazyLock::new(|| {
     Script::new(with_helpers!(
         r"
-local id, incarnation = owner(ARGV[1])
-if id ~= ARGV[2] or incarnation ~= ARGV[3] then return 0 end
+local id, _, token = owner(ARGV[1])
+if id ~= ARGV[2] or token ~= ARGV[3] then return 0 end
 local records, last = KEYS[6] .. ARGV[1], 6 + 2 * tonumber(ARGV[5])
 if ARGV[6] == '1' then redis.call('DEL', records) end
 for at = 7, last, 2 do redis.call('HSET', records, ARGV[at], ARGV[at + 1]) end
@@ -110,33 +123,36 @@ static READ: LazyLock<Script> = LazyLock::new(|| {
         r"
 return {
     redis.call('HGET', KEYS[2], ARGV[1]),
-    tonumber(redis.call('ZSCORE', KEYS[3], ARGV[1]) or '0'),
+    redis.call('ZSCORE', KEYS[3], ARGV[1]) or '0',
     redis.call('HGETALL', KEYS[6] .. ARGV[1]),
 }",
     )
 });
 
-/// ARGV: node, id, incarnation. Gives the lease up, if it is the caller's.
+/// ARGV: node, id, token. Gives the lease up, if it is the caller's.
 static LEAVE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(with_helpers!(
         r"
-local id, incarnation = owner(ARGV[1])
-if id ~= ARGV[2] or incarnation ~= ARGV[3] then return 0 end
+local id, _, token = owner(ARGV[1])
+if id ~= ARGV[2] or token ~= ARGV[3] then return 0 end
 forget(ARGV[1])
 return 1"
     ))
 });
 
-/// The time, all leases and all words.
-static ALL: LazyLock<Script> = LazyLock::new(|| {
+/// ARGV: from where in the list of leases, how many. The time, and in one row of
+/// each its node, the time it ends and the word.
+static LIST: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
 local time = redis.call('TIME')
-return {
-    time[1] * 1000 + math.floor(time[2] / 1000),
-    redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES'),
-    redis.call('HGETALL', KEYS[2]),
-}",
+local leases = redis.call('ZRANGE', KEYS[1], ARGV[1], ARGV[1] + ARGV[2] - 1, 'WITHSCORES')
+local rows = {}
+for at = 1, #leases, 2 do
+    local word = redis.call('HGET', KEYS[2], leases[at]) or ''
+    table.insert(rows, {leases[at], leases[at + 1], word})
+end
+return {time[1] * 1000 + math.floor(time[2] / 1000), rows}",
     )
 });
 
@@ -147,8 +163,10 @@ pub(super) struct Identity {
     pub(super) name: String,
     /// What it keeps for ever.
     pub(super) id: String,
-    /// What tells one of its lives, and of its claims, from the next.
-    pub(super) incarnation: String,
+    /// How often it was started: the later life has the name.
+    pub(super) life: u64,
+    /// What tells this process from one of a copied disk.
+    pub(super) token: String,
 }
 
 /// Whose a node's name is.
@@ -159,7 +177,7 @@ pub(super) enum State {
     /// The caller's since this moment, with the records of its former life, if it
     /// had one: they hold until it publishes what it has now.
     Claimed,
-    /// Another node's.
+    /// Another node's, or that of a later life of this one.
     Taken,
 }
 
@@ -167,12 +185,31 @@ pub(super) enum State {
 #[derive(Debug)]
 pub(super) struct Tick {
     pub(super) state: State,
-    pub(super) epoch: Vec<u8>,
-    pub(super) revision: u64,
+    /// The revision of what Redis has of the caller; 0 when it has nothing.
+    pub(super) own: u64,
+    /// The last revision of all.
+    pub(super) last: u64,
     /// Redis' clock in milliseconds.
     pub(super) now: u64,
     /// Nodes that changed since, with their revisions, rising.
     pub(super) changed: Vec<(String, u64)>,
+    /// Nodes from the place in the list that was asked for.
+    pub(super) some: Vec<(String, u64)>,
+}
+
+/// What a tick is about.
+#[derive(Debug)]
+pub(super) struct Asked<'a> {
+    /// What the node says of itself.
+    pub(super) word: &'a [u8],
+    /// Milliseconds that it holds.
+    pub(super) lease: u64,
+    /// Whether a heartbeat is due.
+    pub(super) beat: bool,
+    /// The revision that was heard of last.
+    pub(super) since: u64,
+    /// A place in the list of all nodes.
+    pub(super) from: usize,
 }
 
 /// What Redis knows of a node.
@@ -188,20 +225,19 @@ pub(super) struct Said {
 pub(super) async fn tick(
     store: &Store,
     own: &Identity,
-    word: &[u8],
-    (lease, beat): (u64, bool),
-    since: u64,
-    epoch: &str,
+    asked: &Asked<'_>,
 ) -> Result<Tick, Failure> {
     let arguments = [
         own.name.as_str().into(),
         own.id.as_str().into(),
-        own.incarnation.as_str().into(),
-        word.into(),
-        lease.into(),
-        u64::from(beat).into(),
-        since.into(),
-        epoch.into(),
+        own.life.into(),
+        own.token.as_str().into(),
+        asked.word.into(),
+        asked.lease.into(),
+        u64::from(asked.beat).into(),
+        asked.since.into(),
+        (CHANGED as u64).into(),
+        (asked.from as u64).into(),
         (PAGE as u64).into(),
     ];
     let answer = store.script(&TICK, &KEYS, &arguments).await?;
@@ -209,7 +245,7 @@ pub(super) async fn tick(
 }
 
 fn read_tick(answer: &Value) -> Option<Tick> {
-    let [state, epoch, revision, now, changed] = array(answer)? else {
+    let [state, own, last, now, changed, some] = array(answer)? else {
         return None;
     };
     let state = match bytes(state)? {
@@ -220,24 +256,28 @@ fn read_tick(answer: &Value) -> Option<Tick> {
     };
     Some(Tick {
         state,
-        epoch: bytes(epoch)?.to_vec(),
-        revision: number(revision)?,
+        own: number(own)?,
+        last: number(last)?,
         now: number(now)?,
-        changed: pairs(changed)
-            .filter_map(|(node, score)| Some((node, number_in(&score)?)))
-            .collect(),
+        changed: scores(changed),
+        some: scores(some),
     })
 }
 
-/// Publishes a change, or everything that the node has; false when the node is
-/// not the caller's any more.
+fn scores(value: &Value) -> Vec<(String, u64)> {
+    let read = |(node, score): (String, Vec<u8>)| Some((node, digits(&score)?));
+    pairs(value).filter_map(read).collect()
+}
+
+/// Publishes a change, or everything that the node has. Returns its revision; none
+/// when the node is not the caller's any more.
 pub(super) async fn publish(
     store: &Store,
     own: &Identity,
     all: bool,
     puts: &[(String, Vec<u8>)],
     removes: &[String],
-) -> Result<bool, Failure> {
+) -> Result<Option<u64>, Failure> {
     // Everything is read anew by those who hear of it.
     let change = match all {
         true => Vec::new(),
@@ -246,7 +286,7 @@ pub(super) async fn publish(
     let mut arguments: Vec<Arg<'_>> = vec![
         own.name.as_str().into(),
         own.id.as_str().into(),
-        own.incarnation.as_str().into(),
+        own.token.as_str().into(),
         change.as_slice().into(),
         (puts.len() as u64).into(),
         u64::from(all).into(),
@@ -262,7 +302,7 @@ pub(super) async fn publish(
     );
     let answer = store.script(&PUBLISH, &KEYS, &arguments).await?;
     let revision = number(&answer).ok_or_else(|| unexpected(&answer))?;
-    Ok(revision > 0)
+    Ok((revision > 0).then_some(revision))
 }
 
 /// What Redis knows of these nodes, in their order.
@@ -293,79 +333,55 @@ pub(super) async fn leave(store: &Store, own: &Identity) -> Result<(), Failure> 
     let arguments = [
         own.name.as_str().into(),
         own.id.as_str().into(),
-        own.incarnation.as_str().into(),
+        own.token.as_str().into(),
     ];
     store.script(&LEAVE, &KEYS, &arguments).await.map(drop)
 }
 
 /// Every node that has a lease: its name, the milliseconds that are left of it,
 /// and its word.
-pub(super) async fn all(store: &Store) -> Result<Vec<(String, u64, Vec<u8>)>, Failure> {
-    let answer = store.script(&ALL, &KEYS, &[]).await?;
-    let read = || {
-        let [now, leases, words] = array(&answer)? else {
+pub(super) async fn list(store: &Store) -> Result<Vec<Listed>, Failure> {
+    let mut nodes: Vec<Listed> = Vec::new();
+    let mut from = 0;
+    loop {
+        let arguments = [(from as u64).into(), (PAGE as u64).into()];
+        let answer = store.script(&LIST, &KEYS, &arguments).await?;
+        let (some, read) = read_list(&answer).ok_or_else(|| unexpected(&answer))?;
+        for node in read {
+            // Places move when a lease is renewed meanwhile.
+            if nodes.iter().all(|(name, ..)| *name != node.0) {
+                nodes.push(node);
+            }
+        }
+        if some < PAGE {
+            return Ok(nodes);
+        }
+        from += PAGE;
+    }
+}
+
+type Listed = (String, u64, Vec<u8>);
+
+/// How many leases there were, and those of nodes with a word.
+fn read_list(answer: &Value) -> Option<(usize, Vec<Listed>)> {
+    let [now, rows] = array(answer)? else {
+        return None;
+    };
+    let (now, rows) = (number(now)?, array(rows)?);
+    let node = |row: &Value| {
+        let [node, ends, word] = array(row)? else {
             return None;
         };
-        let now = number(now)?;
-        let leases: std::collections::HashMap<String, u64> = pairs(leases)
-            .filter_map(|(node, ends)| Some((node, number_in(&ends)?.saturating_sub(now))))
-            .collect();
-        let node = |(node, word): (String, Vec<u8>)| {
-            let left = *leases.get(&node)?;
-            Some((node, left, spoken(&word)?))
-        };
-        Some(pairs(words).filter_map(node).collect())
+        let node = String::from_utf8(bytes(node)?.to_vec()).ok()?;
+        let left = number(ends)?.saturating_sub(now);
+        Some((node, left, spoken(bytes(word)?)?))
     };
-    read().ok_or_else(|| unexpected(&answer))
+    // What makes no sense is somebody else's.
+    Some((rows.len(), rows.iter().filter_map(node).collect()))
 }
 
-/// The word behind id and incarnation.
+/// The word behind id, life and token.
 fn spoken(held: &[u8]) -> Option<Vec<u8>> {
-    let mut parts = held.splitn(3, |byte| *byte == b'\n');
-    parts.nth(2).map(<[u8]>::to_vec)
-}
-
-fn array(value: &Value) -> Option<&[Value]> {
-    match value {
-        Value::Array(values) => Some(values),
-        _ => None,
-    }
-}
-
-fn bytes(value: &Value) -> Option<&[u8]> {
-    match value {
-        Value::BulkString(bytes) => Some(bytes),
-        Value::SimpleString(text) => Some(text.as_bytes()),
-        _ => None,
-    }
-}
-
-fn number(value: &Value) -> Option<u64> {
-    match value {
-        Value::Int(number) => u64::try_from(*number).ok(),
-        Value::Double(number) if *number >= 0.0 => number_in(number.to_string().as_bytes()),
-        _ => number_in(bytes(value)?),
-    }
-}
-
-fn number_in(bytes: &[u8]) -> Option<u64> {
-    std::str::from_utf8(bytes).ok()?.parse().ok()
-}
-
-/// Names with bytes; what is no such pair is left out.
-fn pairs(value: &Value) -> impl Iterator<Item = (String, Vec<u8>)> {
-    array(value)
-        .unwrap_or_default()
-        .chunks_exact(2)
-        .filter_map(|pair| {
-            let [name, value] = pair else { return None };
-            let name = String::from_utf8(bytes(name)?.to_vec()).ok()?;
-            Some((name, bytes(value)?.to_vec()))
-        })
-}
-
-fn unexpected(value: &Value) -> Failure {
-    Failure::Refused(format!(
-        "redis answers {value:?}, which makes no sense here"
-    ))
+    let mut parts = held.splitn(4, |byte| *byte == b'\n');
+    parts.nth(3).map(<[u8]>::to_vec)
 }

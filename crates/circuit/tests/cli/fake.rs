@@ -127,6 +127,9 @@ impl Attachments for World {
             problems: self.problems.lock().unwrap().clone(),
         })
     }
+    fn remembered(&self, _: &str, _: Option<&str>) -> Option<Addresses> {
+        None
+    }
     fn problems_of_network(&self, _: &str) -> Vec<Problem> {
         self.problems.lock().unwrap().clone()
     }

@@ -547,3 +547,105 @@ fn a_stale_view_is_a_metric() {
         metric("circuit_registry_up") == Some(1.0)
     });
 }
+
+#[test]
+fn redis_comes_back_as_it_was_and_everything_is_right() {
+    let mut cluster = Cluster::of(3);
+    cluster.run(0, "a");
+    cluster.run(1, "b");
+    cluster.run(2, "quiet");
+    let known = |node: &TestNode| ["a", "b", "quiet"].iter().all(|c| !ips(node, c).is_empty());
+    cluster.all("all three", known);
+    // The file that it will come back with.
+    cluster.redis.cli(&["SAVE"]);
+    cluster.run(0, "new");
+    for _ in 0..5 {
+        cluster.nodes[1]
+            .circuit(&["network", "connect", "b", "web"])
+            .ok();
+        cluster.nodes[1]
+            .circuit(&["network", "disconnect", "b", "web"])
+            .ok();
+    }
+    cluster.all("the changes", |node| {
+        !ips(node, "new").is_empty() && ips(node, "b").is_empty()
+    });
+    cluster.redis.kill();
+    cluster.redis.come_back();
+    cluster.all("what is there, and no more", |node| {
+        !ips(node, "new").is_empty() && ips(node, "b").is_empty() && known_but_b(node)
+    });
+    // Also for one who comes only now, and for what happens next.
+    let late = join(&cluster.lan, "late");
+    let right =
+        || known_but_b(&late) && !ips(&late, "new").is_empty() && ips(&late, "b").is_empty();
+    wait_until("a node that joins hears the same", PATIENCE, right);
+    cluster.nodes[1]
+        .circuit(&["network", "connect", "b", "web"])
+        .ok();
+    cluster.nodes[0]
+        .circuit(&["network", "disconnect", "new", "web"])
+        .ok();
+    cluster.nodes.push(late);
+    cluster.all("what happened next", |node| {
+        !ips(node, "b").is_empty() && ips(node, "new").is_empty() && known_but_b(node)
+    });
+}
+
+fn known_but_b(node: &TestNode) -> bool {
+    ["a", "quiet"].iter().all(|c| !ips(node, c).is_empty())
+}
+
+#[test]
+fn containers_of_others_are_known_without_containerd() {
+    let cluster = Cluster::of(2);
+    cluster.run(0, "a");
+    let other = &cluster.nodes[1];
+    wait_until("it is known", PATIENCE, || !ips(other, "a").is_empty());
+    other.stop_containerd();
+    assert!(!ips(other, "a").is_empty(), "memory answers");
+    other.start_containerd();
+}
+
+#[test]
+fn a_copied_disk_is_no_second_life_of_a_node() {
+    let cluster = Cluster::of(2);
+    let (one, other) = (&cluster.nodes[0], &cluster.nodes[1]);
+    cluster.run(0, "a");
+    wait_until("it is known", PATIENCE, || !ips(other, "a").is_empty());
+    let copy = crate::node().lan(&cluster.lan).without_daemon().start();
+    let state = "/var/lib/circuit/state";
+    std::fs::create_dir_all(copy.path(state)).unwrap();
+    for entry in std::fs::read_dir(one.path(state)).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name().to_string_lossy().starts_with("node-") {
+            std::fs::copy(entry.path(), copy.path(state).join(entry.file_name())).unwrap();
+        }
+    }
+    copy.start_daemon_with(&[
+        "--redis-url",
+        "redis://192.0.2.1",
+        "--node-name",
+        "node0",
+        "--heartbeat",
+        "1s",
+        "--lease",
+        "4s",
+    ]);
+    // The later one has the name, and the former says that it has not.
+    let told = || {
+        one.daemon_log()
+            .contains("another node of the fleet is called node0")
+    };
+    wait_until("the former one says so", PATIENCE, told);
+    copy.create_network("web", &network::bridge("web", "10.99.0.0/16"));
+    copy.run_container("b", &[], &[]);
+    copy.circuit(&["network", "connect", "b", "web"]).ok();
+    wait_until("the later one is heard", PATIENCE, || {
+        !ips(other, "b").is_empty()
+    });
+    for _ in 0..12 {
+        sleep(Duration::from_millis(250));
+        assert!(!ips(other, "b").is_empty(), "the name goes to and fro");
+    }
+}

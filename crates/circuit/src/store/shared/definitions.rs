@@ -3,6 +3,7 @@
 use std::sync::LazyLock;
 
 use super::entry::{Entries, Entry};
+use crate::redis::answer::{array, digits, number, pairs, unexpected};
 use crate::redis::{Arg, Failure, Script, Store, Subscription, Value};
 
 /// Name to configuration; name to revision, of those and of deleted ones; the
@@ -116,33 +117,30 @@ impl Definitions {
             heard.into(),
             CHANNEL.into(),
         ];
-        let revision = number(&self.0.script(&WRITE, &KEYS, &arguments).await?)?;
+        let revision = count(&self.0.script(&WRITE, &KEYS, &arguments).await?)?;
         Ok((revision > 0).then_some(revision))
     }
 
     /// Removes one; that there is none is no error.
     pub(super) async fn remove(&self, name: &str, heard: u64) -> Result<u64, Failure> {
         let arguments = [name.into(), heard.into(), CHANNEL.into()];
-        number(&self.0.script(&REMOVE, &KEYS, &arguments).await?)
+        count(&self.0.script(&REMOVE, &KEYS, &arguments).await?)
     }
 
     /// All of them. What is no definition is left out.
     pub(super) async fn read(&self) -> Result<Entries, Failure> {
         let answer = self.0.script(&READ, &KEYS, &[]).await?;
-        let Value::Array(parts) = &answer else {
-            return Err(unexpected(&answer));
-        };
-        let [data, revisions, deleted] = parts.as_slice() else {
+        let Some([data, revisions, deleted]) = array(&answer) else {
             return Err(unexpected(&answer));
         };
         let data: Vec<(String, Vec<u8>)> = pairs(data).collect();
         let revision = |name: &str| {
             let found = pairs(revisions).find(|(found, _)| found == name);
-            found.and_then(|(_, digits)| digits_of(&digits))
+            found.and_then(|(_, text)| digits(&text))
         };
         let mut entries = Entries::new();
-        for (name, digits) in pairs(deleted) {
-            let revision = digits_of(&digits);
+        for (name, text) in pairs(deleted) {
+            let revision = digits(&text);
             entries.insert(
                 name,
                 Entry {
@@ -193,44 +191,6 @@ impl Definitions {
     }
 }
 
-/// The pairs of a hash, in either form that the protocol has; what is no pair
-/// of bytes with a name in UTF-8 is left out.
-fn pairs(value: &Value) -> impl Iterator<Item = (String, Vec<u8>)> {
-    let flat: Vec<(&Value, &Value)> = match value {
-        Value::Array(items) => items
-            .chunks_exact(2)
-            .filter_map(|pair| Some((pair.first()?, pair.get(1)?)))
-            .collect(),
-        Value::Map(items) => items.iter().map(|(name, value)| (name, value)).collect(),
-        _ => Vec::new(),
-    };
-    flat.into_iter().filter_map(|(name, value)| {
-        let name = String::from_utf8(bytes(name)?.to_vec()).ok()?;
-        Some((name, bytes(value)?.to_vec()))
-    })
-}
-
-fn bytes(value: &Value) -> Option<&[u8]> {
-    match value {
-        Value::BulkString(bytes) => Some(bytes),
-        Value::SimpleString(text) => Some(text.as_bytes()),
-        _ => None,
-    }
-}
-
-fn digits_of(bytes: &[u8]) -> Option<u64> {
-    std::str::from_utf8(bytes).ok()?.parse().ok()
-}
-
-fn number(value: &Value) -> Result<u64, Failure> {
-    match value {
-        Value::Int(number) => u64::try_from(*number).map_err(|_| unexpected(value)),
-        _ => Err(unexpected(value)),
-    }
-}
-
-fn unexpected(value: &Value) -> Failure {
-    Failure::Refused(format!(
-        "redis answers {value:?}, which makes no sense here"
-    ))
+fn count(answer: &Value) -> Result<u64, Failure> {
+    number(answer).ok_or_else(|| unexpected(answer))
 }
