@@ -19,6 +19,7 @@
     reason = "what cannot be set up must fail its test, loudly"
 )]
 
+mod certificates;
 mod cgroup;
 mod command;
 mod containerd;
@@ -37,6 +38,7 @@ mod process;
 mod redis_server;
 mod sweep;
 
+pub use certificates::certificates;
 pub use command::{PATIENCE, Ran, wait_for, wait_until};
 pub use containerd::Containerd;
 pub use containers::{IMAGE, Interface};
@@ -46,4 +48,5 @@ pub use lan::Lan;
 pub use leftovers::Leftovers;
 pub use node::{NodeBuilder, TestNode};
 pub use plugins::Plugins;
+pub use process::Ends;
 pub use redis_server::{RedisServer, free_ports};

@@ -62,6 +62,14 @@ pub fn macvlan(name: &str, master: &str, subnet: &str) -> String {
     list(name, &[plugin])
 }
 
+/// Containers straight on the LAN of nodes ([`Lan`](crate::Lan)), with addresses of
+/// a pool that they share; `ipam` holds its keys beside the type.
+pub fn pool(name: &str, ipam: &Value) -> String {
+    let mut plugin = json!({ "type": "macvlan", "master": "lan0", "ipam": ipam });
+    plugin["ipam"]["type"] = json!("circuit");
+    list(name, &[plugin])
+}
+
 /// A bridge made by the plugin `kind`, which a test has put in the node.
 pub fn by_plugin(kind: &str, name: &str, subnet: &str) -> String {
     let mut plugin = bridge_plugin(name, subnet);

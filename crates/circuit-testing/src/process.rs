@@ -1,6 +1,6 @@
 //! Facts about processes, and signals to those that a node started.
 
-use std::fs;
+use std::{fs, process::Child};
 
 use nix::{
     sys::signal::{Signal, kill},
@@ -37,4 +37,15 @@ pub(crate) fn children(parent: u32) -> Vec<u32> {
 pub(crate) fn signal(pid: u32, signal: Signal) {
     let pid = i32::try_from(pid).expect("a pid fits");
     let _ = kill(Pid::from_raw(pid), signal);
+}
+
+/// A process that is killed with this value.
+#[derive(Debug)]
+pub struct Ends(pub Child);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

@@ -7,12 +7,11 @@
 )]
 
 use std::fs;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use circuit::redis::{Event, Failure, Script, Store, Subscription, Url, Value, cmd, pipe};
-use circuit_testing::{PATIENCE, RedisServer, free_ports, wait_until};
+use circuit_testing::{Ends, PATIENCE, RedisServer, certificates, free_ports, wait_until};
 
 const CHANNEL: &str = "circuit:{fleet}:test";
 const KEY: &str = "circuit:{fleet}:count";
@@ -119,33 +118,11 @@ async fn by_tcp_with_a_database_and_a_user() {
     assert!(matches!(refused, Failure::Refused(_)), "{refused:?}");
 }
 
-/// A CA, and certificates of it for a server and a client, as files.
-fn certificates(folder: &Path) {
-    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-    let write = |name: &str, text: String| fs::write(folder.join(name), text).unwrap();
-    let authority = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "authority");
-    write("ca.pem", params.self_signed(&authority).unwrap().pem());
-    let issuer = Issuer::new(params, authority);
-    for name in ["server", "client"] {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        let certificate = params.signed_by(&key, &issuer).unwrap();
-        write(&format!("{name}.pem"), certificate.pem());
-        write(&format!("{name}.key"), key.serialize_pem());
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn by_tls_with_an_authority_and_a_certificate_of_its_own() {
     let [port] = free_ports();
     let files = tempfile::tempdir().unwrap();
-    certificates(files.path());
+    certificates(files.path(), "localhost");
     let file = |name: &str| files.path().join(name).display().to_string();
     let _server = RedisServer::start_with(&[
         "--tls-port",
@@ -180,16 +157,6 @@ async fn by_tls_with_an_authority_and_a_certificate_of_its_own() {
     .unwrap();
     let refused = Store::open(&broken).err().unwrap().to_string();
     assert!(refused.contains("missing: no such file"), "{refused}");
-}
-
-/// A process that ends with the test.
-struct Ends(Child);
-
-impl Drop for Ends {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

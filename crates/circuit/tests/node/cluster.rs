@@ -6,22 +6,22 @@ use std::time::{Duration, Instant};
 use circuit_testing::{Lan, PATIENCE, RedisServer, TestNode, network, wait_until};
 use serde_json::Value;
 
-use crate::support::json;
+use crate::support::{json, member};
 
 /// How long a node is cut off.
 const CUT: Duration = Duration::from_secs(30);
 
 /// A lease short enough for tests.
-const LEASE: Duration = Duration::from_secs(4);
+pub(crate) const LEASE: Duration = Duration::from_secs(4);
 
-struct Cluster {
-    lan: Lan,
-    redis: RedisServer,
-    nodes: Vec<TestNode>,
+pub(crate) struct Cluster {
+    pub(crate) lan: Lan,
+    pub(crate) redis: RedisServer,
+    pub(crate) nodes: Vec<TestNode>,
 }
 
 impl Cluster {
-    fn of(count: u8) -> Self {
+    pub(crate) fn of(count: u8) -> Self {
         let lan = Lan::new();
         let redis = lan.redis();
         let nodes = (0..count).map(|number| join(&lan, &name(number))).collect();
@@ -41,9 +41,19 @@ impl Cluster {
         ips[0].0.clone()
     }
 
+    /// Runs `a` on the first node and `b` on the second, until all know them.
+    #[track_caller]
+    fn run_both(&self) {
+        self.run(0, "a");
+        self.run(1, "b");
+        self.all("both", |node| {
+            !ips(node, "a").is_empty() && !ips(node, "b").is_empty()
+        });
+    }
+
     /// Waits until every node says so.
     #[track_caller]
-    fn all(&self, what: &str, says: impl Fn(&TestNode) -> bool) {
+    pub(crate) fn all(&self, what: &str, says: impl Fn(&TestNode) -> bool) {
         for node in &self.nodes {
             wait_until(&format!("{what} on {}", node.name()), PATIENCE, || {
                 says(node)
@@ -57,23 +67,12 @@ fn name(number: u8) -> String {
 }
 
 fn join(lan: &Lan, name: &str) -> TestNode {
-    crate::node()
-        .lan(lan)
-        .server(&[
-            "--redis-url",
-            "redis://192.0.2.1",
-            "--node-name",
-            name,
-            "--heartbeat",
-            "1s",
-            "--lease",
-            "4s",
-        ])
-        .start()
+    let lease = u32::try_from(LEASE.as_secs()).unwrap();
+    member(lan, name, lease).start()
 }
 
 /// Addresses of a container with their nodes; none when nobody knows it.
-fn ips(node: &TestNode, container: &str) -> Vec<(String, String)> {
+pub(crate) fn ips(node: &TestNode, container: &str) -> Vec<(String, String)> {
     let ran = node.circuit(&["network", "ips", container, "--format", "json"]);
     let Ok(answer) = serde_json::from_str::<Value>(&ran.stdout) else {
         return Vec::new();
@@ -139,11 +138,7 @@ fn every_node_knows_every_container() {
 #[test]
 fn a_stopped_node_is_forgotten_at_once_and_a_killed_one_with_its_lease() {
     let cluster = Cluster::of(3);
-    cluster.run(0, "a");
-    cluster.run(1, "b");
-    cluster.all("both", |node| {
-        !ips(node, "a").is_empty() && !ips(node, "b").is_empty()
-    });
+    cluster.run_both();
     let last = &cluster.nodes[2];
     let start = Instant::now();
     cluster.nodes[0].stop_daemon();
@@ -170,11 +165,7 @@ fn a_stopped_node_is_forgotten_at_once_and_a_killed_one_with_its_lease() {
 fn a_node_that_was_cut_off_is_right_again_soon() {
     let cluster = Cluster::of(2);
     let (one, two) = (&cluster.nodes[0], &cluster.nodes[1]);
-    cluster.run(0, "a");
-    cluster.run(1, "b");
-    cluster.all("both", |node| {
-        !ips(node, "a").is_empty() && !ips(node, "b").is_empty()
-    });
+    cluster.run_both();
     cluster.lan.cut(one);
     let cut = Instant::now();
     wait_until("its lease ends", PATIENCE, || ips(two, "a").is_empty());
@@ -212,11 +203,7 @@ fn a_node_that_was_cut_off_is_right_again_soon() {
 #[test]
 fn redis_comes_back_empty_and_everything_is_there_again() {
     let mut cluster = Cluster::of(2);
-    cluster.run(0, "a");
-    cluster.run(1, "b");
-    cluster.all("both", |node| {
-        !ips(node, "a").is_empty() && !ips(node, "b").is_empty()
-    });
+    cluster.run_both();
     cluster.redis.kill();
     // What was last heard of is still answered.
     cluster.nodes[1]
@@ -355,135 +342,6 @@ fn a_wrong_password_in_the_file_ends_the_start_and_is_told_nowhere() {
     assert!(!said.contains("s3cret"), "{said}");
 }
 
-/// Connects and disconnects a node's containers until it is told to stop; what
-/// is refused is tried again by the next round.
-fn churn(node: &TestNode, containers: &[String], stop: &std::sync::atomic::AtomicBool) -> u32 {
-    let (mut rounds, mut asked) = (0, 0);
-    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-        for container in containers {
-            for command in ["disconnect", "connect"] {
-                node.circuit(&["network", command, container, "web"]);
-                asked += 1;
-            }
-            let _ = ips(node, container);
-        }
-        rounds += 1;
-    }
-    assert!(rounds > 0, "no round came to its end");
-    asked
-}
-
-/// A network over all nodes, so that no two containers may have one address.
-const SHARED: &str = r#"{
-    "cniVersion": "1.0.0", "name": "web",
-    "plugins": [{
-        "type": "macvlan", "master": "lan0",
-        "ipam": { "type": "circuit", "subnet": "10.99.0.0/24" }
-    }]
-}"#;
-
-/// The nodes with their containers, which are connected and disconnected all the
-/// time.
-struct Steady {
-    cluster: Cluster,
-    names: Vec<Vec<String>>,
-}
-
-impl Steady {
-    fn start() -> Self {
-        let cluster = Cluster::of(3);
-        let name = |node: usize, number: u8| format!("c{number}-of-{node}");
-        let names: Vec<Vec<String>> = (0..3)
-            .map(|node| (0..3).map(|number| name(node, number)).collect())
-            .collect();
-        for (node, containers) in cluster.nodes.iter().zip(&names) {
-            node.create_network("web", SHARED);
-            for container in containers {
-                node.run_container(container, &[], &[]);
-            }
-        }
-        Self { cluster, names }
-    }
-
-    /// Has something happen during steady changes, then looks at what all know.
-    #[track_caller]
-    fn through(&mut self, what: &str, fault: impl FnOnce(&mut RedisServer, &Lan, &[TestNode])) {
-        let stop = std::sync::atomic::AtomicBool::new(false);
-        let Cluster { lan, redis, nodes } = &mut self.cluster;
-        let asked: u32 = std::thread::scope(|scope| {
-            let threads: Vec<_> = nodes
-                .iter()
-                .zip(&self.names)
-                .map(|(node, containers)| scope.spawn(|| churn(node, containers, &stop)))
-                .collect();
-            sleep(Duration::from_secs(1));
-            fault(redis, lan, nodes);
-            sleep(Duration::from_secs(1));
-            stop.store(true, std::sync::atomic::Ordering::Relaxed);
-            threads
-                .into_iter()
-                .map(|thread| thread.join().unwrap())
-                .sum()
-        });
-        assert!(asked > 0, "nothing changed during {what}");
-        self.all_agree(what);
-    }
-
-    #[track_caller]
-    fn all_agree(&self, what: &str) {
-        let mut given = std::collections::BTreeMap::new();
-        for (node, containers) in self.cluster.nodes.iter().zip(&self.names) {
-            let connect = || {
-                node.circuit(&["network", "connect", &containers[0], "web"])
-                    .worked()
-            };
-            wait_until(&format!("a connect after {what}"), PATIENCE, connect);
-            node.circuit(&["network", "disconnect", &containers[1], "web"]);
-        }
-        for (node, containers) in self.cluster.nodes.iter().zip(&self.names) {
-            for container in containers {
-                // A node's own word is the truth.
-                let own = ips(node, container);
-                let about = format!("after {what} all agree that {container} has {own:?}");
-                self.cluster
-                    .all(&about, |other| ips(other, container) == own);
-                for (ip, _) in own {
-                    let other = given.insert(ip.clone(), container);
-                    assert_eq!(other, None, "after {what}, {ip} is also {container}'s");
-                }
-            }
-            assert!(!ips(node, &containers[0]).is_empty(), "after {what}");
-            assert!(ips(node, &containers[1]).is_empty(), "after {what}");
-        }
-    }
-}
-
-#[test]
-fn after_each_fault_during_steady_changes_all_agree() {
-    let mut steady = Steady::start();
-    steady.through("nothing", |_, _, _| {});
-    steady.through("redis that comes back empty", |redis, _, _| {
-        redis.kill();
-        sleep(Duration::from_secs(2));
-        redis.come_back();
-    });
-    steady.through("a cut link", |_, lan, nodes| {
-        lan.cut(&nodes[1]);
-        sleep(LEASE + Duration::from_secs(2));
-        lan.mend(&nodes[1]);
-    });
-    steady.through("a frozen daemon", |_, _, nodes| {
-        nodes[2].freeze_daemon(true);
-        sleep(LEASE + Duration::from_secs(2));
-        nodes[2].freeze_daemon(false);
-    });
-    steady.through("a killed daemon", |_, _, nodes| {
-        nodes[0].kill_daemon();
-        sleep(Duration::from_secs(1));
-        nodes[0].start_daemon();
-    });
-}
-
 #[test]
 fn a_crash_with_a_quick_start_goes_unnoticed() {
     let cluster = Cluster::of(2);
@@ -613,7 +471,7 @@ fn a_copied_disk_is_no_second_life_of_a_node() {
     let (one, other) = (&cluster.nodes[0], &cluster.nodes[1]);
     cluster.run(0, "a");
     wait_until("it is known", PATIENCE, || !ips(other, "a").is_empty());
-    let copy = crate::node().lan(&cluster.lan).without_daemon().start();
+    let copy = member(&cluster.lan, "node0", 4).without_daemon().start();
     let state = "/var/lib/circuit/state";
     std::fs::create_dir_all(copy.path(state)).unwrap();
     for entry in std::fs::read_dir(one.path(state)).unwrap() {
@@ -622,16 +480,7 @@ fn a_copied_disk_is_no_second_life_of_a_node() {
             std::fs::copy(entry.path(), copy.path(state).join(entry.file_name())).unwrap();
         }
     }
-    copy.start_daemon_with(&[
-        "--redis-url",
-        "redis://192.0.2.1",
-        "--node-name",
-        "node0",
-        "--heartbeat",
-        "1s",
-        "--lease",
-        "4s",
-    ]);
+    copy.start_daemon();
     // The later one has the name, and the former says that it has not.
     let told = || {
         one.daemon_log()
@@ -648,4 +497,39 @@ fn a_copied_disk_is_no_second_life_of_a_node() {
         sleep(Duration::from_millis(250));
         assert!(!ips(other, "b").is_empty(), "the name goes to and fro");
     }
+}
+
+#[test]
+fn a_node_may_keep_its_place_over_a_stop() {
+    let lan = Lan::new();
+    let _redis = lan.redis();
+    let other = join(&lan, "other");
+    let node = member(&lan, "upgraded", 4)
+        .server(&["--leave-on-stop", "false"])
+        .start();
+    node.create_network("web", &network::bridge("web", "10.90.0.0/16"));
+    node.run_container("a", &[], &[]);
+    node.circuit(&["network", "connect", "a", "web"]).ok();
+    wait_until("it is known", PATIENCE, || !ips(&other, "a").is_empty());
+    node.stop_daemon();
+    sleep(LEASE / 4);
+    assert!(!ips(&other, "a").is_empty(), "its lease still holds");
+    node.start_daemon();
+    sleep(LEASE);
+    assert!(!ips(&other, "a").is_empty(), "it is back in time");
+    node.stop_daemon();
+    wait_until("its lease ends", PATIENCE, || ips(&other, "a").is_empty());
+}
+
+#[test]
+fn a_node_that_died_while_redis_was_away_is_forgotten() {
+    let mut cluster = Cluster::of(2);
+    cluster.run_both();
+    cluster.redis.kill();
+    cluster.nodes[1].kill_daemon();
+    // Nobody is left to say that it is gone, and Redis never heard of it.
+    cluster.redis.come_back();
+    let left = &cluster.nodes[0];
+    wait_until("it is forgotten", PATIENCE, || ips(left, "b").is_empty());
+    assert!(!ips(left, "a").is_empty());
 }

@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 
-use circuit_testing::{Lan, PATIENCE, Plugins, TestNode, network, wait_until};
+use circuit_testing::{Ends, Lan, PATIENCE, Plugins, TestNode, certificates, network, wait_until};
 
-use crate::support::json;
+use crate::support::{json, membership};
 
 /// Two nodes by this URL see each other's containers.
 #[track_caller]
@@ -32,22 +32,16 @@ fn works(lan: &Lan, url: &str) {
     wait_until("and its end", PATIENCE, gone);
     // Addresses of a pool too.
     let given = [&one, &two].map(|node| {
-        node.create_network("lan", POOL);
+        node.create_network(
+            "lan",
+            &network::pool("lan", &serde_json::json!({ "subnet": "10.99.0.0/24" })),
+        );
         node.run_container("pooled", &[], &[]);
         node.circuit(&["network", "connect", "pooled", "lan"]).ok()
     });
     assert!(given[0].contains("ip=10.99.0."), "{given:?}");
     assert_ne!(given[0], given[1]);
 }
-
-/// A network over both nodes.
-const POOL: &str = r#"{
-    "cniVersion": "1.0.0", "name": "lan",
-    "plugins": [{
-        "type": "macvlan", "master": "lan0",
-        "ipam": { "type": "circuit", "subnet": "10.99.0.0/24" }
-    }]
-}"#;
 
 #[test]
 fn the_stock_plugin_gets_addresses_of_a_pool() {
@@ -58,7 +52,10 @@ fn the_stock_plugin_gets_addresses_of_a_pool() {
         .server(&["--redis-url", "redis://192.0.2.1", "--node-name", "one"])
         .start();
     node.script_plugin("circuit", &format!("#!/bin/sh\nexec {}\n", node.program()));
-    node.create_network("lan", POOL);
+    node.create_network(
+        "lan",
+        &network::pool("lan", &serde_json::json!({ "subnet": "10.99.0.0/24" })),
+    );
     node.run_container("shell", &[], &[]);
     let connected = node.circuit(&["network", "connect", "shell", "lan"]).ok();
     assert!(connected.contains("ip=10.99.0."), "{connected}");
@@ -75,34 +72,11 @@ fn the_stock_plugin_gets_addresses_of_a_pool() {
     wait_until("the address is free", PATIENCE, freed);
 }
 
-fn certificates(folder: &Path) {
-    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-    let write = |name: &str, text: String| fs::write(folder.join(name), text).unwrap();
-    let authority = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "authority");
-    write("ca.pem", params.self_signed(&authority).unwrap().pem());
-    let issuer = Issuer::new(params, authority);
-    for name in ["server", "client"] {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec!["192.0.2.1".to_owned()]).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        write(
-            &format!("{name}.pem"),
-            params.signed_by(&key, &issuer).unwrap().pem(),
-        );
-        write(&format!("{name}.key"), key.serialize_pem());
-    }
-}
-
 #[test]
 fn by_tls() {
     let lan = Lan::new();
     let files = tempfile::tempdir().unwrap();
-    certificates(files.path());
+    certificates(files.path(), "192.0.2.1");
     let file = |name: &str| files.path().join(name).display().to_string();
     let _redis = lan.redis_with(&[
         "--tls-port",
@@ -123,16 +97,6 @@ fn by_tls() {
         &lan,
         &format!("rediss://192.0.2.1:6380/?ca={ca}&cert={cert}&key={key}"),
     );
-}
-
-/// A process that ends with the test.
-struct Ends(Child);
-
-impl Drop for Ends {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]
@@ -283,9 +247,7 @@ fn clocks_that_differ_change_nothing() {
         let mut server = node.command(&node.program());
         server
             .args(node.server_arguments())
-            .args(["--redis-url", "redis://192.0.2.1"])
-            .args(["--heartbeat", "1s", "--lease", "5s"])
-            .args(["--node-name", &offset.replace(['+', '-'], "by")])
+            .args(membership(&offset.replace(['+', '-'], "by"), 5))
             .env("LD_PRELOAD", &library)
             .env("FAKETIME", offset)
             .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");

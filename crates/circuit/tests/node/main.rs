@@ -13,6 +13,7 @@ mod attach;
 mod cli;
 mod cluster;
 mod cluster_kinds;
+mod cluster_steady;
 mod crash;
 mod labels;
 mod load;

@@ -4,17 +4,10 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use circuit_testing::{Lan, PATIENCE, RedisServer, TestNode, wait_for, wait_until};
+use circuit_testing::{Lan, PATIENCE, RedisServer, TestNode, network, wait_for, wait_until};
+use serde_json::json;
 
-use crate::support::json;
-
-const CONFIG: &str = r#"{
-    "cniVersion": "1.0.0", "name": "lan",
-    "plugins": [{
-        "type": "macvlan", "master": "lan0",
-        "ipam": { "type": "circuit", "subnet": "10.99.0.0/24", "exclude": ["10.99.0.1"] }
-    }]
-}"#;
+use crate::support::{self, member};
 
 struct Fleet {
     lan: Lan,
@@ -30,20 +23,9 @@ impl Fleet {
         let redis = lan.redis();
         let node = |number: usize| {
             let name = format!("node{number}");
-            let node = crate::node()
-                .lan(&lan)
-                .server(&[
-                    "--redis-url",
-                    "redis://192.0.2.1",
-                    "--node-name",
-                    &name,
-                    "--heartbeat",
-                    "1s",
-                    "--lease",
-                    "4s",
-                ])
-                .start();
-            node.create_network("lan", CONFIG);
+            let node = member(&lan, &name, 4).start();
+            let ipam = json!({ "subnet": "10.99.0.0/24", "exclude": ["10.99.0.1"] });
+            node.create_network("lan", &network::pool("lan", &ipam));
             node
         };
         let nodes = (0..3).map(node).collect();
@@ -63,7 +45,7 @@ impl Fleet {
             let on = &self.nodes[*node];
             on.run_container(&container, &[], &[]);
             on.circuit(&["network", "connect", &container, "lan"]).ok();
-            let ips = json(on, &["network", "ips", &container]);
+            let ips = support::json(on, &["network", "ips", &container]);
             let own = ips["ips"].as_array().unwrap().iter();
             let mut own = own.map(|ip| ip["ip"].as_str().unwrap().to_owned());
             (container, (*node, own.next_back().unwrap()))
@@ -136,24 +118,11 @@ fn a_dead_nodes_addresses_come_back_and_those_of_living_containers_do_not() {
     let lan = Lan::new();
     let _redis = lan.redis();
     // Five addresses: all but the gateway's.
-    let config = CONFIG
-        .replace("10.99.0.0/24", "10.99.0.0/29")
-        .replace(r#""exclude": ["10.99.0.1"]"#, r#""gateway": "10.99.0.1""#);
+    let ipam = json!({ "subnet": "10.99.0.0/29", "gateway": "10.99.0.1" });
+    let config = network::pool("lan", &ipam);
     let node = |name: &str| {
-        let node = crate::node()
-            .lan(&lan)
-            .server(&[
-                "--redis-url",
-                "redis://192.0.2.1",
-                "--node-name",
-                name,
-                "--heartbeat",
-                "1s",
-                "--lease",
-                "3s",
-                "--ipam-grace",
-                "2s",
-            ])
+        let node = member(&lan, name, 3)
+            .server(&["--ipam-grace", "2s"])
             .start();
         node.create_network("lan", &config);
         node
@@ -195,23 +164,13 @@ fn a_dead_nodes_addresses_come_back_and_those_of_living_containers_do_not() {
 fn both_families_fixed_addresses_and_release_by_hand() {
     let lan = Lan::new();
     let _redis = lan.redis();
-    let config = CONFIG.replace(
-        r#""subnet": "10.99.0.0/24", "exclude": ["10.99.0.1"]"#,
-        r#""ranges": [[{ "subnet": "10.99.0.0/24" }], [{ "subnet": "fd99::/64" }]],
-           "exclude": ["10.99.0.1-10.99.0.9"]"#,
-    );
+    let ipam = json!({
+        "ranges": [[{ "subnet": "10.99.0.0/24" }], [{ "subnet": "fd99::/64" }]],
+        "exclude": ["10.99.0.1-10.99.0.9"],
+    });
+    let config = network::pool("lan", &ipam);
     let node = |name: &str| {
-        let arguments = [
-            "--redis-url",
-            "redis://192.0.2.1",
-            "--node-name",
-            name,
-            "--heartbeat",
-            "1s",
-            "--lease",
-            "3s",
-        ];
-        let node = crate::node().lan(&lan).server(&arguments).start();
+        let node = member(&lan, name, 3).start();
         node.create_network("lan", &config);
         node
     };

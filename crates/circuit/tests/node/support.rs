@@ -14,7 +14,7 @@ use circuit_api::{
         GetContainerIPsResponse, circuit_client::CircuitClient,
     },
 };
-use circuit_testing::{PATIENCE, Ran, TestNode, network, wait_for};
+use circuit_testing::{Lan, NodeBuilder, PATIENCE, Ran, TestNode, network, wait_for};
 use serde_json::Value;
 use tonic::{Request, Status, transport::Channel};
 
@@ -22,6 +22,27 @@ use tonic::{Request, Status, transport::Channel};
 pub(crate) const NETWORK: &str = "io.circuit.network";
 /// The label with the restart policy.
 pub(crate) const RESTART: &str = "io.circuit.restart";
+
+/// A node of this name in the cluster of the Redis on its LAN. Its lease, in
+/// seconds, is short enough for tests.
+pub(crate) fn member(lan: &Lan, name: &str, lease: u32) -> NodeBuilder {
+    let arguments = membership(name, lease);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    crate::node().lan(lan).server(&arguments)
+}
+
+/// The arguments of its daemon for that.
+pub(crate) fn membership(name: &str, lease: u32) -> Vec<String> {
+    let words = ["--redis-url", "redis://192.0.2.1", "--node-name", name];
+    let times = ["--heartbeat", "1s", "--lease"];
+    let mut arguments: Vec<String> = [&words[..], &times]
+        .concat()
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
+    arguments.push(format!("{lease}s"));
+    arguments
+}
 
 /// Creates the usual network: `ctr0`, 10.255.0.0/16.
 #[track_caller]
