@@ -74,11 +74,6 @@ impl RedisServer {
         server
     }
 
-    /// The folder of its files.
-    pub fn folder(&self) -> &Path {
-        self.dir.path()
-    }
-
     /// Its URL.
     pub fn url(&self) -> String {
         format!("unix://{}", self.socket().display())

@@ -3,8 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -14,7 +13,7 @@ use circuit_api::v1;
 use super::client::{Client, answer, question};
 use super::output::{self, Failure};
 use super::{Failures, unique};
-use crate::text;
+use crate::{files, text};
 
 /// What `push` takes.
 #[derive(Debug, Args)]
@@ -127,17 +126,7 @@ fn write(dir: &Path, network: &v1::Network, force: bool) -> Result<(), Failure> 
         Err(e) if e.kind() != ErrorKind::NotFound => return Err(cannot("read", &path, &e)),
         _ => {}
     }
-    let unfinished = dir.join(format!(".{name}.{}.tmp", std::process::id()));
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    options
-        .open(&unfinished)
-        .and_then(|mut file| {
-            file.write_all(&network.data)?;
-            file.sync_all()
-        })
-        .and_then(|()| fs::rename(&unfinished, &path))
-        .map_err(|e| cannot("write", &path, &e))?;
+    files::replace(&path, &network.data).map_err(|e| cannot("write", &path, &e))?;
     output::print_line(&format!("pulled {name}"))
 }
 

@@ -27,7 +27,12 @@ pub(super) struct Networks {
 }
 
 impl Networks {
-    pub(super) async fn open(options: &ServerOptions) -> Result<Self> {
+    /// Opens the datastore; `registry` is a connection that it uses too, when it
+    /// is to the same Redis.
+    pub(super) async fn open(
+        options: &ServerOptions,
+        registry: Option<&redis::Store>,
+    ) -> Result<Self> {
         let url = match &options.datastore {
             Datastore::Local(dir) => {
                 let store = Arc::new(LocalStore::in_folder(dir.clone())?);
@@ -40,7 +45,10 @@ impl Networks {
             Datastore::Shared(url) => url.clone(),
         };
         let about = |failure: Failure| Error::from(failure).context("--datastore");
-        let redis = redis::Store::open(&url).map_err(about)?;
+        let redis = match registry.filter(|registry| registry.url() == &*url) {
+            Some(registry) => registry.clone(),
+            None => redis::Store::open(&url).map_err(about)?,
+        };
         let up = redis.wait_up(PATIENCE).await;
         let dir = options.state_dir.join("networks");
         let shared = Arc::new(SharedStore::open(redis, &dir)?);

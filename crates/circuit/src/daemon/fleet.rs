@@ -1,10 +1,9 @@
 //! This node's place in its fleet.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fs, io};
 
 use circuit_core::attachment::{Attachment, Phase};
 use circuit_core::fleet::Attached;
@@ -16,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     attachments::Attachments,
     cli::server::ServerOptions,
+    files,
     node::{Alone, this_node},
     redis,
     registry::{Local, Member, Settings},
@@ -24,31 +24,38 @@ use crate::{
 /// How long a start waits for the registry.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// The connection to the cluster registry, which begins to be made.
+///
+/// # Errors
+/// When a certificate that the URL names cannot be used.
+pub(super) fn connect(options: &ServerOptions) -> Result<Option<redis::Store>> {
+    let open = |url| redis::Store::open(url);
+    let opened = options.redis.as_ref().map(open).transpose();
+    opened.map_err(|failure| Error::from(failure).context("--redis-url"))
+}
+
 /// The fleet, or this node alone.
 pub(super) struct Fleet {
     pub(super) nodes: Arc<dyn Nodes>,
     /// None when this node is alone.
     pub(super) lookups: Option<Arc<dyn Lookups>>,
-    /// The registry's connection, which the keeper of address pools uses too.
-    pub(super) store: Option<redis::Store>,
     member: Option<Member>,
 }
 
 impl Fleet {
+    /// Joins by that connection; without one, this node is alone.
     pub(super) async fn join(
         options: &ServerOptions,
+        store: Option<redis::Store>,
         attachments: &Arc<Attachments>,
     ) -> Result<Self> {
-        let Some(url) = &options.redis else {
+        let Some(store) = store else {
             return Ok(Self {
                 nodes: Arc::new(Alone::new(&options.node_name)),
                 lookups: None,
-                store: None,
                 member: None,
             });
         };
-        let about = |failure: redis::Failure| Error::from(failure).context("--redis-url");
-        let store = redis::Store::open(url).map_err(about)?;
         let settings = Settings {
             name: options.node_name.clone(),
             id: node_id(&options.state_dir)?,
@@ -61,12 +68,11 @@ impl Fleet {
             attachments: Arc::clone(attachments),
             node: options.node_name.clone(),
         });
-        let member = Member::join(store.clone(), settings, local, PATIENCE).await?;
+        let member = Member::join(store, settings, local, PATIENCE).await?;
         let lookup = Arc::new(member.lookup(Arc::clone(attachments) as _));
         Ok(Self {
             nodes: Arc::clone(&lookup) as _,
             lookups: Some(lookup),
-            store: Some(store),
             member: Some(member),
         })
     }
@@ -172,14 +178,8 @@ impl Kept {
         }
     }
 
-    /// All of it or nothing, also after a power cut.
     fn write(&self, text: &str) -> Result<()> {
-        let unfinished = self.0.with_extension("tmp");
-        let written = File::create(&unfinished).and_then(|mut file| {
-            writeln!(file, "{text}")?;
-            file.sync_all()?;
-            fs::rename(&unfinished, &self.0)
-        });
+        let written = files::replace(&self.0, format!("{text}\n").as_bytes());
         written.map_err(|error| self.failed(&error))
     }
 

@@ -84,7 +84,8 @@ impl Daemon {
             .map_err(|error| Error::invalid(error.to_string()))?;
         let cni = CniRuntime::new(PluginPath::new(&options.cni_path), options.cni_timeout)
             .on(options.data_path.parse()?);
-        let networks = Networks::open(options).await?;
+        let registry = fleet::connect(options)?;
+        let networks = Networks::open(options, registry.as_ref()).await?;
         let (state, loaded) = State::open(&options.state_dir, runtime.namespace())?;
         for damage in loaded.damage {
             tracing::error!(
@@ -114,11 +115,11 @@ impl Daemon {
             Some(address) => Some(metrics::bind(address).await?),
             None => None,
         };
-        let fleet = Fleet::join(options, &attachments).await?;
+        let fleet = Fleet::join(options, registry.clone(), &attachments).await?;
         let elsewhere = fleet.lookups.clone().filter(|_| networks.is_shared());
         let service =
             NetworkService::new(store, Arc::clone(&attachments) as _, cni).shared(elsewhere);
-        let pools = Pools::open(pool_settings(options, fleet.store.clone())?).await?;
+        let pools = Pools::open(pool_settings(options, registry)?).await?;
         let services = Services::new(
             Arc::new(service),
             Arc::clone(&attachments) as _,

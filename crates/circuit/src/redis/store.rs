@@ -208,7 +208,8 @@ impl Store {
     }
 
     /// Runs one script several times in one exchange: for each its keys and
-    /// arguments. Other commands may come in between.
+    /// arguments. Other commands may come in between. For scripts that may run
+    /// twice: when a server of several does not know one, all are sent again.
     ///
     /// # Errors
     /// As [`script`](Self::script); the first one counts.

@@ -1,7 +1,7 @@
 //! The cluster registry in Redis: what this node has is published under a lease
 //! of its own, and what all nodes have is held in memory, kept fresh by messages
-//! and put right by what Redis says has changed. Look-ups are answered from
-//! memory; nothing a client asks waits for Redis or for another node.
+//! and put right by what Redis says has changed. Look-ups of addresses are answered
+//! from memory; they wait neither for Redis nor for another node of ours.
 //!
 //! Redis is not the truth about containers: each node is, about its own. Whatever
 //! Redis loses is published again.

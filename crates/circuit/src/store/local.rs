@@ -325,7 +325,7 @@ impl LocalStore {
     }
 }
 
-pub(super) fn write_durably(path: &Path, data: &[u8]) -> io::Result<()> {
+fn write_durably(path: &Path, data: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)

@@ -7,7 +7,7 @@ mod entry;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex as StdMutex, PoisonError};
@@ -22,10 +22,10 @@ use tokio::sync::Mutex;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
-use super::local::{already_there, write_durably};
+use super::local::already_there;
 use super::{LocalStore, Store};
 use crate::attachments::NetworkSource;
-use crate::redis;
+use crate::{files, redis, text};
 use definitions::Definitions;
 use entry::{Entries, Entry, Index, exchange};
 
@@ -195,13 +195,13 @@ impl SharedStore {
     /// Writes the index. Should it not come so far, the networks are compared
     /// again.
     fn save(&self, index: &Index) -> Result<()> {
-        let (path, unfinished) = (self.dir.join(INDEX), self.dir.join(".revisions.tmp"));
+        let path = self.dir.join(INDEX);
         let bytes = serde_json::to_vec(index)
             .map_err(|e| Error::internal(format!("cannot write revisions: {e}")))?;
-        let _ = fs::remove_file(&unfinished);
-        write_durably(&unfinished, &bytes)
-            .and_then(|()| fs::rename(&unfinished, &path))
-            .map_err(|e| Error::unavailable(format!("cannot write {}: {e}", path.display())))
+        files::replace(&path, &bytes).map_err(|e| {
+            let (path, reason) = (path.display(), text::io_error(&e));
+            Error::unavailable(format!("cannot write {path}: {reason}"))
+        })
     }
 
     async fn write_both(&self, name: &str, data: &[u8], replace: bool) -> Result<()> {
@@ -231,12 +231,6 @@ impl SharedStore {
         };
         self.take(&mut index, name, &entry)?;
         self.save(&index)
-    }
-
-    /// The names of the networks in the copy.
-    pub fn names(&self) -> BTreeSet<String> {
-        let listing = self.copy.list().unwrap_or_default();
-        listing.networks.into_iter().map(|n| n.name).collect()
     }
 }
 
