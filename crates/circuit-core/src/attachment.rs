@@ -78,6 +78,9 @@ pub struct Attachment {
     /// configuration: what a driver made, a driver takes away.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub natives: BTreeSet<usize>,
+    /// Further names of the container on this network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
     /// The container's addresses, in the order of the CNI result.
     #[serde(default)]
     pub ips: Vec<IpNet>,

@@ -13,5 +13,6 @@ pub mod plan;
 pub mod restart;
 pub mod runtime;
 pub mod service;
+pub mod zone;
 
 pub use error::{Error, ErrorKind, Result};

@@ -32,6 +32,7 @@ fn record(node: &str, container: &str, ips: &[u8]) -> Record {
         ips,
         mac: None,
         aliases: Box::default(),
+        ports: Box::default(),
     };
     Record {
         container: container.into(),

@@ -449,10 +449,36 @@ proptest! {
             world.do_step(&Step::Connect(round % NODES, None));
             world.do_step(&Step::Round);
         }
+        world.history.assert_sound();
         let live: usize = world.nodes.iter().map(|node| node.live.len()).sum();
         prop_assert_eq!(live, size);
-        world.history.assert_sound();
     }
+}
+
+#[test]
+fn a_node_that_was_cut_off_while_redis_lost_everything_gives_nothing_twice() {
+    let mut world = World::new(7);
+    let steps = [
+        Step::Round,
+        Step::Wait(2_400),
+        Step::Connect(2, None),
+        Step::Cut(2),
+        Step::Flush,
+        Step::Wait(31_000),
+        Step::Disconnect(2, 0),
+        // The other node has its address for a while, and keeps it in stock.
+        Step::Connect(0, None),
+        Step::Reboot(0),
+        Step::Connect(2, None),
+    ];
+    for step in &steps {
+        world.do_step(step);
+    }
+    for _ in 0..8 {
+        world.do_step(&Step::Connect(0, None));
+        world.do_step(&Step::Round);
+    }
+    world.history.assert_sound();
 }
 
 #[test]

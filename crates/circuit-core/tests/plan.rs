@@ -24,6 +24,7 @@ fn attachment(network: &str, phase: Phase, origin: Origin) -> Attachment {
         capability_args: Map::new(),
         config_args: Map::new(),
         natives: Default::default(),
+        aliases: Vec::new(),
         ips: Vec::new(),
         mac: None,
         result: None,

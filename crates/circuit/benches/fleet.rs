@@ -19,7 +19,7 @@ use circuit::redis::{Store, Url};
 use circuit::registry::{Beacon, Local, Member, Settings};
 use circuit_api::v1::{GetContainerIPsRequest, circuit_client::CircuitClient};
 use circuit_api::{ClientOptions, Target, connect};
-use circuit_core::fleet::Attached;
+use circuit_core::fleet::{Attached, Record};
 use circuit_core::service::NodeInfo;
 use circuit_testing::{Lan, Plugins, RedisServer, TestNode, network};
 use tokio::sync::watch;
@@ -55,7 +55,7 @@ fn name(node: usize, container: usize) -> String {
 }
 
 impl Local for Simulated {
-    fn containers(&self) -> Vec<(String, Vec<Attached>)> {
+    fn containers(&self) -> Vec<Arc<Record>> {
         let one = |container: usize| {
             let [_, a, b, c] = u32::try_from(self.node * EACH + container)
                 .unwrap()
@@ -66,8 +66,13 @@ impl Local for Simulated {
                 ips: [IpAddr::V4(Ipv4Addr::new(10, a, b, c))].into(),
                 mac: Some([2, 0, 0, a, b, c]),
                 aliases: Box::default(),
+                ports: Box::default(),
             };
-            (name(self.node, container), vec![attached])
+            Arc::new(Record {
+                container: name(self.node, container).into(),
+                node: self.info().name.into(),
+                attached: [attached].into(),
+            })
         };
         (0..self.containers).map(one).collect()
     }

@@ -54,6 +54,11 @@ impl<K> Default for Index<K> {
 }
 
 impl<K> Index<K> {
+    /// Whether it is the same one, unchanged.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shards, &other.shards)
+    }
+
     /// Every record, in no order.
     pub(super) fn records(&self) -> impl Iterator<Item = &Arc<Record>> {
         let entries = self.shards.iter().flat_map(|shard| shard.values());

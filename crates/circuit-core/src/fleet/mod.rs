@@ -7,13 +7,55 @@
 mod index;
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
 };
 
 use crate::service::NodeInfo;
+use crate::zone::label;
 use index::Index;
+
+/// A port of a container that is published on its host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Port {
+    /// The host's port.
+    pub host: u16,
+    /// The container's port.
+    pub container: u16,
+    /// Its protocol.
+    pub protocol: Protocol,
+}
+
+/// The protocol of a published port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// TCP
+    Tcp,
+    /// UDP
+    Udp,
+    /// SCTP
+    Sctp,
+}
+
+impl Protocol {
+    /// Its name, as in `_tcp`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        }
+    }
+
+    /// The protocol of that name, in whatever case.
+    pub fn named(name: &str) -> Option<Self> {
+        let all = [Self::Tcp, Self::Udp, Self::Sctp];
+        all.into_iter()
+            .find(|protocol| protocol.name().eq_ignore_ascii_case(name))
+    }
+}
 
 /// A container on one network, compactly.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +70,8 @@ pub struct Attached {
     pub mac: Option<[u8; 6]>,
     /// Further names on this network.
     pub aliases: Box<[Box<str>]>,
+    /// Ports that are published through this network.
+    pub ports: Box<[Port]>,
 }
 
 /// A container of one node.
@@ -45,6 +89,22 @@ impl Record {
     /// Every address.
     pub fn ips(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.attached.iter().flat_map(|a| a.ips.iter().copied())
+    }
+
+    /// The labels under which DNS knows it, each once.
+    fn labels(&self) -> Vec<Arc<str>> {
+        let own = match label(&self.container) {
+            Cow::Borrowed(_) => Arc::clone(&self.container),
+            Cow::Owned(label) => label.into(),
+        };
+        let mut labels = vec![own];
+        for alias in self.attached.iter().flat_map(|a| &a.aliases) {
+            let label = label(alias);
+            if labels.iter().all(|known| **known != *label) {
+                labels.push(label.into());
+            }
+        }
+        labels
     }
 }
 
@@ -179,6 +239,7 @@ impl Fleet {
 pub struct Snapshot {
     nodes: Arc<BTreeMap<Arc<str>, Arc<NodeWord>>>,
     containers: Index<Arc<str>>,
+    labels: Index<Arc<str>>,
     addresses: Index<IpAddr>,
 }
 
@@ -186,6 +247,17 @@ impl Snapshot {
     /// The containers of a name, one for each node that has one.
     pub fn containers(&self, name: &str) -> &[Arc<Record>] {
         self.containers.get(name)
+    }
+
+    /// The containers that DNS knows under a label, by their own name or another
+    /// one: in small letters, as [`label`] makes it.
+    pub fn labelled(&self, label: &str) -> &[Arc<Record>] {
+        self.labels.get(label)
+    }
+
+    /// Every container, in no order.
+    pub fn records(&self) -> impl Iterator<Item = &Arc<Record>> {
+        self.containers.records()
     }
 
     /// The containers that have an address.
@@ -205,6 +277,11 @@ impl Snapshot {
         self.nodes.iter()
     }
 
+    /// Whether nothing has changed between the two; both are of one map.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.containers.is_same(&other.containers) && Arc::ptr_eq(&self.nodes, &other.nodes)
+    }
+
     /// How many container names there are.
     pub fn len(&self) -> usize {
         self.containers.len()
@@ -218,6 +295,9 @@ impl Snapshot {
     fn learn(&mut self, record: &Arc<Record>) {
         self.containers
             .add(Arc::clone(&record.container), Arc::clone(record));
+        for label in record.labels() {
+            self.labels.add(label, Arc::clone(record));
+        }
         for ip in unique_ips(record) {
             self.addresses.add(ip, Arc::clone(record));
         }
@@ -225,6 +305,9 @@ impl Snapshot {
 
     fn forget(&mut self, record: &Arc<Record>) {
         self.containers.take(record.container.as_ref(), record);
+        for label in record.labels() {
+            self.labels.take(label.as_ref(), record);
+        }
         for ip in unique_ips(record) {
             self.addresses.take(&ip, record);
         }

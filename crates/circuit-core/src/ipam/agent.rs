@@ -79,6 +79,19 @@ pub struct Agent {
     pools: BTreeMap<String, Pool>,
     confirmed: Option<u64>,
     claiming: bool,
+    doubts: Doubts,
+}
+
+/// Whether a node that is cut off may hold what the ledger has given anew, and
+/// still use it: then the wire is asked each time that an address is given, as
+/// what nobody had a moment ago may be in use by now.
+#[derive(Debug, Clone, Copy)]
+enum Doubts {
+    None,
+    /// The ledger has lost something, just now.
+    New,
+    /// Until then: such a node gives nothing new any more.
+    Until(u64),
 }
 
 impl Agent {
@@ -90,6 +103,7 @@ impl Agent {
             pools: BTreeMap::new(),
             confirmed: None,
             claiming: false,
+            doubts: Doubts::None,
         }
     }
 
@@ -147,11 +161,23 @@ impl Agent {
         }
     }
 
+    fn doubts(&mut self, now: u64) -> bool {
+        if matches!(self.doubts, Doubts::New) {
+            self.doubts = Doubts::Until(now.saturating_add(self.timing.trusted()));
+        }
+        matches!(self.doubts, Doubts::Until(until) if now < until)
+    }
+
     /// Takes up how the ledger stands. When it has another memory now, what is
     /// free here may have been given to others meanwhile, so it is suspect:
     /// returns what is to be written down, by pool.
     pub fn learn(&mut self, standing: &Standing) -> Vec<(String, Entry)> {
-        if self.hello.epoch == standing.epoch {
+        let other = self.hello.epoch != standing.epoch;
+        let first = matches!(self.doubts, Doubts::None);
+        if standing.suspect && (first || other || standing.settling > 0) {
+            self.doubts = Doubts::New;
+        }
+        if !other {
             self.hello.count = self.hello.count.max(standing.count);
             return Vec::new();
         }
@@ -239,6 +265,7 @@ impl Agent {
     /// When there are none, or none that can be relied on.
     pub fn give(&mut self, wanted: &Wanted, now: u64) -> Result<Given, Refusal> {
         let trust = self.trust(now);
+        let all = trust == Trust::Doubtful || self.doubts(now);
         let pool = self.pool(&wanted.pool);
         pool.sets.clone_from(&wanted.sets);
         if wanted.link.is_some() {
@@ -254,7 +281,7 @@ impl Agent {
         if matches!(trust, Trust::Claiming | Trust::Lost) {
             return Err(Refusal::Untrusted(trust));
         }
-        let doubt = |ip: &&IpAddr| trust == Trust::Doubtful || pool.holding.is_suspect(**ip);
+        let doubt = |ip: &&IpAddr| all || pool.holding.is_suspect(**ip);
         let suspect = addresses.iter().filter(doubt).copied().collect();
         let by = Use {
             user: wanted.user.clone(),

@@ -103,6 +103,7 @@ impl Attachments {
             capability_args: arguments.capability_args,
             config_args: arguments.config_args,
             natives: arguments.natives,
+            aliases: join.network.aliases.clone(),
             ips: Vec::new(),
             mac: None,
             result: None,

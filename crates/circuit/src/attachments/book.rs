@@ -9,16 +9,15 @@ use std::{
 use arc_swap::ArcSwap;
 use circuit_core::{
     Result,
-    attachment::{ContainerRecord, Phase},
-    service::{ContainerIp, Problem},
+    attachment::{Attachment, ContainerRecord, Phase},
+    fleet::{Attached, Fleet, NodeWord, Port, Protocol, Record, Snapshot},
+    service::{NodeInfo, Problem},
 };
+use serde_json::Value;
 
 use tokio::sync::watch;
 
 use crate::state::{State, Ticket};
-
-/// The addresses of every container.
-pub(super) type Snapshot = HashMap<String, Arc<[ContainerIp]>>;
 
 /// A record that was noted.
 #[derive(Debug, Clone, Copy)]
@@ -27,25 +26,40 @@ pub struct Noted(Ticket);
 /// The records of every container.
 pub struct Book {
     state: State,
-    records: Mutex<HashMap<String, Arc<ContainerRecord>>>,
+    node: Arc<str>,
+    records: Mutex<Records>,
     snapshot: ArcSwap<Snapshot>,
     problems: Mutex<BTreeMap<(String, String), String>>,
     /// Counts the snapshots.
     changes: watch::Sender<u64>,
 }
 
+/// What is changed together.
+struct Records {
+    all: HashMap<String, Arc<ContainerRecord>>,
+    /// What others see of it.
+    map: Fleet,
+}
+
 impl Book {
-    /// A book of the records of an earlier run, kept in `state`.
-    pub fn new(state: State, records: BTreeMap<String, Arc<ContainerRecord>>) -> Self {
-        let snapshot = records
-            .iter()
-            .map(|(id, record)| (id.clone(), addresses(record)))
-            .filter(|(_, addresses)| !addresses.is_empty())
+    /// A book of the records of an earlier run, kept in `state`; `node` is this
+    /// node's name.
+    pub fn new(state: State, node: &str, records: BTreeMap<String, Arc<ContainerRecord>>) -> Self {
+        let mut map = Fleet::new();
+        let node = map.intern(node);
+        let shown = records
+            .values()
+            .filter_map(|record| shown(&mut map, &node, record))
             .collect();
+        map.replace(&node, no_word(&node), 0, shown);
         Self {
             state,
-            records: Mutex::new(records.into_iter().collect()),
-            snapshot: ArcSwap::from_pointee(snapshot),
+            snapshot: ArcSwap::from_pointee(map.snapshot()),
+            node,
+            records: Mutex::new(Records {
+                all: records.into_iter().collect(),
+                map,
+            }),
             problems: Mutex::default(),
             changes: watch::Sender::default(),
         }
@@ -61,6 +75,7 @@ impl Book {
         self.records
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+            .all
             .get(container)
             .map_or_else(
                 || ContainerRecord::new(container),
@@ -73,6 +88,7 @@ impl Book {
         self.records
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+            .all
             .values()
             .cloned()
             .collect()
@@ -109,33 +125,27 @@ impl Book {
     }
 
     fn show(&self, record: Arc<ContainerRecord>) {
-        let id = record.container.clone();
-        let shown = addresses(&record);
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
-        if record.is_empty() {
-            records.remove(&id);
-        } else {
-            records.insert(id.clone(), record);
+        let Records { all, map } = &mut *records;
+        match shown(map, &self.node, &record) {
+            Some(shown) => map.change::<&str>(&self.node, 0, vec![shown], &[]),
+            None => map.change(&self.node, 0, Vec::new(), &[&record.container]),
         }
-        let before = self.snapshot.load();
-        let same = match before.get(&id) {
-            Some(old) => **old == *shown,
-            None => shown.is_empty(),
-        };
+        if record.is_empty() {
+            all.remove(&record.container);
+        } else {
+            all.insert(record.container.clone(), record);
+        }
         // Under the lock of the records, so that no change is lost.
-        if !same {
-            let mut next = Snapshot::clone(&before);
-            if shown.is_empty() {
-                next.remove(&id);
-            } else {
-                next.insert(id, shown);
-            }
-            self.snapshot.store(Arc::new(next));
+        let (before, now) = (self.snapshot.load(), map.snapshot());
+        if !now.is_same(&before) {
+            self.snapshot.store(Arc::new(now));
             self.changes.send_modify(|count| *count += 1);
         }
     }
 
-    /// The addresses of every container, as of now.
+    /// The containers that are connected to something, with their addresses, as of
+    /// now.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
     }
@@ -221,18 +231,65 @@ fn problem((container, network): &(String, String), message: &str) -> Problem {
     }
 }
 
-fn addresses(record: &ContainerRecord) -> Arc<[ContainerIp]> {
-    record
-        .attachments
-        .iter()
+/// This node among its own containers: it says nothing of itself.
+fn no_word(node: &str) -> NodeWord {
+    NodeWord {
+        info: NodeInfo {
+            name: node.to_owned(),
+            ..NodeInfo::default()
+        },
+        at: 0,
+        heartbeat: 0,
+        lease: 0,
+    }
+}
+
+/// What others see of a container; nothing when it is connected to nothing.
+fn shown(map: &mut Fleet, node: &Arc<str>, record: &ContainerRecord) -> Option<Record> {
+    let attached = record.attachments.iter();
+    let attached: Box<[Attached]> = attached
         .filter(|attachment| attachment.phase == Phase::Attached)
-        .flat_map(|attachment| {
-            attachment.ips.iter().map(|ip| ContainerIp {
-                network: attachment.network.clone(),
-                ip: ip.addr(),
-                interface: attachment.interface.clone(),
-                node: String::new(),
-            })
-        })
-        .collect()
+        .map(|attachment| attached_as(map, attachment))
+        .collect();
+    (!attached.is_empty()).then(|| Record {
+        container: record.container.as_str().into(),
+        node: Arc::clone(node),
+        attached,
+    })
+}
+
+fn attached_as(map: &mut Fleet, attachment: &Attachment) -> Attached {
+    let ports = attachment.capability_args.get("portMappings");
+    let ports = ports.and_then(Value::as_array).into_iter().flatten();
+    Attached {
+        network: map.intern(&attachment.network),
+        interface: map.intern(&attachment.interface),
+        ips: attachment.ips.iter().map(ipnet::IpNet::addr).collect(),
+        mac: attachment.mac.as_deref().and_then(hardware_address),
+        aliases: attachment
+            .aliases
+            .iter()
+            .map(|alias| alias.as_str().into())
+            .collect(),
+        ports: ports.filter_map(port).collect(),
+    }
+}
+
+/// Reads a port as the capability has it.
+fn port(mapping: &Value) -> Option<Port> {
+    let number = |key: &str| u16::try_from(mapping.get(key)?.as_u64()?).ok();
+    let protocol = mapping.get("protocol").and_then(Value::as_str);
+    Some(Port {
+        host: number("hostPort")?,
+        container: number("containerPort")?,
+        protocol: Protocol::named(protocol.unwrap_or("tcp"))?,
+    })
+}
+
+fn hardware_address(text: &str) -> Option<[u8; 6]> {
+    let bytes: Option<Vec<u8>> = text
+        .split(':')
+        .map(|byte| u8::from_str_radix(byte, 16).ok())
+        .collect();
+    bytes?.try_into().ok()
 }

@@ -105,6 +105,7 @@ impl Attachments {
             capability_args: Map::new(),
             config_args: Map::new(),
             natives: BTreeSet::new(),
+            aliases: Vec::new(),
             ips: entry
                 .ip
                 .parse::<IpAddr>()

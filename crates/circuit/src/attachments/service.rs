@@ -125,13 +125,22 @@ impl service::Attachments for Attachments {
             .filter(|problem| problem.network.is_empty() || is_on(network, &problem.network))
             .collect();
         let snapshot = self.book().snapshot();
-        let known = snapshot.get(container);
+        let known = snapshot.containers(container).first();
         // Of a container that was looked at, the record is the truth.
         if known.is_none() && problems.is_empty() && !self.settled().contains(container) {
             return None;
         }
-        let ips = known.into_iter().flat_map(|ips| ips.iter());
-        let ips = ips.filter(|ip| is_on(network, &ip.network)).cloned();
+        let attached = known.into_iter().flat_map(|record| &record.attached);
+        let ips = attached
+            .filter(|attached| is_on(network, &attached.network))
+            .flat_map(|attached| {
+                attached.ips.iter().map(|ip| ContainerIp {
+                    network: attached.network.to_string(),
+                    ip: *ip,
+                    interface: attached.interface.to_string(),
+                    node: String::new(),
+                })
+            });
         Some(Addresses {
             ips: ips.collect(),
             problems,

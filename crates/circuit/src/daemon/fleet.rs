@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{fs, io};
 
-use circuit_core::attachment::{Attachment, Phase};
-use circuit_core::fleet::Attached;
+use circuit_core::fleet::Record;
 use circuit_core::service::{Lookups, NodeInfo, Nodes};
 use circuit_core::{Error, Result};
 use tokio::sync::watch;
@@ -93,17 +92,9 @@ struct Containers {
 }
 
 impl Local for Containers {
-    fn containers(&self) -> Vec<(String, Vec<Attached>)> {
-        let records = self.attachments.book().records();
-        let container = |record: &Arc<circuit_core::attachment::ContainerRecord>| {
-            let attached = record.attachments.iter();
-            let attached: Vec<Attached> = attached
-                .filter(|attachment| attachment.phase == Phase::Attached)
-                .map(attached_as)
-                .collect();
-            (!attached.is_empty()).then(|| (record.container.clone(), attached))
-        };
-        records.iter().filter_map(container).collect()
+    fn containers(&self) -> Vec<Arc<Record>> {
+        let snapshot = self.attachments.book().snapshot();
+        snapshot.records().cloned().collect()
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
@@ -113,33 +104,6 @@ impl Local for Containers {
     fn info(&self) -> NodeInfo {
         this_node(&self.node)
     }
-}
-
-fn attached_as(attachment: &Attachment) -> Attached {
-    let aliases = attachment
-        .capability_args
-        .get("aliases")
-        .and_then(|aliases| aliases.get(&attachment.network).or(Some(aliases)))
-        .and_then(serde_json::Value::as_array);
-    let aliases = aliases
-        .into_iter()
-        .flatten()
-        .filter_map(|alias| alias.as_str());
-    Attached {
-        network: attachment.network.as_str().into(),
-        interface: attachment.interface.as_str().into(),
-        ips: attachment.ips.iter().map(ipnet::IpNet::addr).collect(),
-        mac: attachment.mac.as_deref().and_then(hardware_address),
-        aliases: aliases.map(Box::from).collect(),
-    }
-}
-
-fn hardware_address(text: &str) -> Option<[u8; 6]> {
-    let bytes: Option<Vec<u8>> = text
-        .split(':')
-        .map(|byte| u8::from_str_radix(byte, 16).ok())
-        .collect();
-    bytes?.try_into().ok()
 }
 
 /// The id that this node keeps for ever, made when there is none.

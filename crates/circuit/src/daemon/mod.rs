@@ -92,7 +92,7 @@ impl Daemon {
                 "cannot read a record, {damage}: what it says of its container is lost"
             );
         }
-        let book = Book::new(state, loaded.records);
+        let book = Book::new(state, &options.node_name, loaded.records);
         let pins = options.run_dir.join("netns");
         make_private(&pins).map_err(|error| cannot_make(&pins, &error))?;
         let parts = Parts {

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use circuit_core::fleet::{Attached, Snapshot};
+use circuit_core::fleet::{Record, Snapshot};
 use circuit_core::service::{Attachments, NodeInfo};
 use circuit_core::{Error, Result};
 use tokio::sync::watch;
@@ -42,7 +42,7 @@ const COMPLAINTS: (Duration, Duration) = (Duration::from_secs(1), Duration::from
 /// The containers of this node, which are the registry's to tell others of.
 pub trait Local: Send + Sync {
     /// Every container that is connected to something.
-    fn containers(&self) -> Vec<(String, Vec<Attached>)>;
+    fn containers(&self) -> Vec<Arc<Record>>;
 
     /// Changes whenever [`containers`](Self::containers) does.
     fn changes(&self) -> watch::Receiver<u64>;

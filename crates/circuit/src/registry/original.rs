@@ -186,11 +186,11 @@ impl Originals {
             return Ok(());
         };
         let mut said = pipe();
-        for (name, attached) in self.local.containers() {
-            if name != container {
+        for record in self.local.containers() {
+            if *record.container != *container {
                 continue;
             }
-            for network in &attached {
+            for network in &record.attached {
                 for ip in &network.ips {
                     let answer = v1::ContainerIp {
                         network: network.network.to_string(),

@@ -1,6 +1,9 @@
 //! This node's containers, published.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use circuit_core::fleet::Record;
 
 use super::scripts::{self, Identity, State, Tick};
 use super::{Local, Settings, wire};
@@ -13,7 +16,7 @@ const BATCH: usize = 200;
 pub(super) struct Publisher {
     own: Identity,
     /// What this node told of itself last.
-    published: HashMap<String, Vec<u8>>,
+    published: HashMap<Arc<str>, Arc<Record>>,
     /// The revision that this has in Redis; none when it may be something else
     /// that is there, so that all of it is to be replaced.
     revision: Option<u64>,
@@ -66,28 +69,33 @@ impl Publisher {
         if !matches!(self.state, Some(State::Held | State::Claimed)) {
             return Ok(());
         }
-        let now: HashMap<String, Vec<u8>> = local
-            .containers()
-            .into_iter()
-            .map(|(container, attached)| (container, wire::container(&attached)))
-            .collect();
+        let now = local.containers();
         if self.revision.is_none() {
             // In one step: nobody sees a part of it.
-            let all: Vec<(String, Vec<u8>)> = now.into_iter().collect();
             self.published.clear();
-            return self.send(store, true, &all, &[]).await;
+            return self.send(store, true, &now, &[]).await;
         }
-        let puts: Vec<(String, Vec<u8>)> = now
+        // What has not changed is the same record, as a rule.
+        let is_published = |record: &Arc<Record>| {
+            let published = self.published.get(&record.container);
+            published.is_some_and(|it| Arc::ptr_eq(it, record) || it == record)
+        };
+        let puts: Vec<Arc<Record>> = now
             .iter()
-            .filter(|(container, record)| self.published.get(*container) != Some(record))
-            .map(|(container, record)| (container.clone(), record.clone()))
-            .collect();
-        let gone: Vec<String> = self
-            .published
-            .keys()
-            .filter(|container| !now.contains_key(*container))
+            .filter(|record| !is_published(record))
             .cloned()
             .collect();
+        let gone: Vec<Arc<str>> = match self.published.len() + puts.len() > now.len() {
+            true => {
+                let now: HashSet<&str> = now.iter().map(|record| &*record.container).collect();
+                let published = self.published.keys();
+                published
+                    .filter(|it| !now.contains(&***it))
+                    .cloned()
+                    .collect()
+            }
+            false => Vec::new(),
+        };
         for (puts, removes) in batches(&puts, &gone) {
             self.send(store, false, puts, removes).await?;
         }
@@ -98,11 +106,17 @@ impl Publisher {
         &mut self,
         store: &Store,
         all: bool,
-        puts: &[(String, Vec<u8>)],
-        removes: &[String],
+        puts: &[Arc<Record>],
+        removes: &[Arc<str>],
     ) -> Result<(), Failure> {
+        let put = |record: &Arc<Record>| {
+            let bytes = wire::container(&record.attached);
+            (record.container.to_string(), bytes)
+        };
+        let told: Vec<(String, Vec<u8>)> = puts.iter().map(put).collect();
+        let gone: Vec<String> = removes.iter().map(ToString::to_string).collect();
         self.revision = None;
-        self.revision = scripts::publish(store, &self.own, all, puts, removes).await?;
+        self.revision = scripts::publish(store, &self.own, all, &told, &gone).await?;
         if self.revision.is_none() {
             // The next tick finds out whose the name is.
             self.state = None;
@@ -110,17 +124,18 @@ impl Publisher {
         for container in removes {
             self.published.remove(container);
         }
-        self.published.extend(puts.iter().cloned());
+        let published = |record: &Arc<Record>| (Arc::clone(&record.container), Arc::clone(record));
+        self.published.extend(puts.iter().map(published));
         Ok(())
     }
 }
 
-type Batch<'a> = (&'a [(String, Vec<u8>)], &'a [String]);
+type Batch<'a> = (&'a [Arc<Record>], &'a [Arc<str>]);
 
 /// The changes in parts that no script takes long for.
 fn batches<'a>(
-    puts: &'a [(String, Vec<u8>)],
-    removes: &'a [String],
+    puts: &'a [Arc<Record>],
+    removes: &'a [Arc<str>],
 ) -> impl Iterator<Item = Batch<'a>> {
     let puts = puts.chunks(BATCH).map(|puts| (puts, &[][..]));
     let removes = removes.chunks(BATCH).map(|removes| (&[][..], removes));

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use circuit_core::fleet::{Attached, Fleet, NodeWord, Record};
+use circuit_core::fleet::{Attached, Fleet, NodeWord, Port, Protocol, Record};
 use circuit_core::service::NodeInfo;
 use prost::Message;
 
@@ -46,6 +46,18 @@ struct Network {
     mac: Vec<u8>,
     #[prost(string, repeated, tag = "5")]
     aliases: Vec<String>,
+    #[prost(message, repeated, tag = "6")]
+    ports: Vec<Published>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Published {
+    #[prost(uint32, tag = "1")]
+    host: u32,
+    #[prost(uint32, tag = "2")]
+    container: u32,
+    #[prost(string, tag = "3")]
+    protocol: String,
 }
 
 /// Changes of a node's containers.
@@ -148,6 +160,7 @@ pub(super) fn container(attached: &[Attached]) -> Vec<u8> {
         ips: a.ips.iter().map(octets).collect(),
         mac: a.mac.map(Vec::from).unwrap_or_default(),
         aliases: a.aliases.iter().map(ToString::to_string).collect(),
+        ports: a.ports.iter().map(published).collect(),
     };
     let attached = attached.iter().map(network).collect();
     Container { attached }.encode_to_vec()
@@ -174,12 +187,30 @@ pub(super) fn read_container(
                 .into_iter()
                 .map(String::into_boxed_str)
                 .collect(),
+            // Of a protocol that is not known yet, nothing can be said.
+            ports: network.ports.iter().filter_map(port).collect(),
         });
     }
     Some(Record {
         container: name.into(),
         node: Arc::clone(node),
         attached: attached.into(),
+    })
+}
+
+fn published(port: &Port) -> Published {
+    Published {
+        host: port.host.into(),
+        container: port.container.into(),
+        protocol: port.protocol.name().to_owned(),
+    }
+}
+
+fn port(published: &Published) -> Option<Port> {
+    Some(Port {
+        host: published.host.try_into().ok()?,
+        container: published.container.try_into().ok()?,
+        protocol: Protocol::named(&published.protocol)?,
     })
 }
 
@@ -236,6 +267,12 @@ mod tests {
             ips: ["10.1.2.3", "fd00::1"].map(|ip| ip.parse().unwrap()).into(),
             mac: Some([2, 0, 0, 0, 0, 1]),
             aliases: ["db".into()].into(),
+            ports: [Port {
+                host: 8080,
+                container: 80,
+                protocol: Protocol::Tcp,
+            }]
+            .into(),
         }];
         let bytes = container(&attached);
         let record = read_container(&mut fleet, &node, "shell", &bytes).unwrap();

@@ -1,0 +1,531 @@
+//! The names that DNS has for containers, found in the fleet's maps: which names
+//! are ours, whether they exist, and what they lead to.
+//!
+//! | name | leads to |
+//! |---|---|
+//! | `CONTAINER.NETWORK` | its addresses on that network |
+//! | `CONTAINER.NETWORK.DOMAIN` | the same |
+//! | `CONTAINER.DOMAIN` | its addresses on all networks |
+//! | `CONTAINER.NODE.node.DOMAIN` | those of that node's container |
+//! | `_PORT._PROTOCOL.` before any of these | a published port |
+//! | `….in-addr.arpa`, `….ip6.arpa` | the container with that address |
+//!
+//! An alias stands for the container on the network that it was given for.
+
+mod label;
+mod networks;
+mod reverse;
+#[cfg(test)]
+mod tests;
+
+use std::{net::IpAddr, sync::Arc};
+
+use crate::fleet::{Attached, Protocol, Record, Snapshot};
+use crate::{Error, Result};
+
+pub use label::{label, network_labels};
+pub use networks::Networks;
+
+/// The domain of containers when no other is chosen. `internal` is set aside for
+/// private use.
+pub const DOMAIN: &str = "circuit.internal";
+
+/// A domain's name in small letters, without a dot at its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Domain(String);
+
+impl Domain {
+    /// Reads a domain.
+    ///
+    /// # Errors
+    /// When it is no name of a domain.
+    pub fn parse(text: &str) -> Result<Self> {
+        let name = text.trim_end_matches('.').to_ascii_lowercase();
+        let fits = |part: &str| !part.is_empty() && !part.starts_with('_') && label(part) == part;
+        // What comes before it must fit too.
+        if name.len() > 120 || !name.split('.').all(fits) {
+            return Err(Error::invalid(format!(
+                "{text:?} is no domain; give one such as {DOMAIN}"
+            )));
+        }
+        Ok(Self(name))
+    }
+
+    /// Its text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for Domain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What is asked of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// `A`
+    V4,
+    /// `AAAA`
+    V6,
+    /// `PTR`
+    Pointer,
+    /// `SRV`
+    Service,
+    /// `SOA`
+    Authority,
+    /// `NS`
+    Server,
+    /// `ANY`: one kind of what there is is enough (RFC 8482).
+    Any,
+    /// A type that no name of ours has.
+    Other,
+}
+
+/// What a name leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Data {
+    /// `A` or `AAAA`
+    Address(IpAddr),
+    /// `PTR`
+    Pointer(String),
+    /// `SRV`
+    Service {
+        /// The container's port.
+        port: u16,
+        /// The container's name.
+        target: String,
+    },
+    /// `SOA` of the apex
+    Authority,
+    /// `NS`: a server of the zone
+    Server(String),
+}
+
+/// What is known of a name in one of our zones. Names are in small letters, and
+/// have no dot at their end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The zone's name.
+    pub apex: String,
+    /// Whether the name exists, with whatever it leads to.
+    pub exists: bool,
+    /// What was asked for.
+    pub data: Vec<Data>,
+    /// Addresses of names in the data.
+    pub additional: Vec<(String, IpAddr)>,
+}
+
+impl Found {
+    fn new(apex: impl Into<String>, exists: bool) -> Self {
+        Self {
+            apex: apex.into(),
+            exists,
+            data: Vec::new(),
+            additional: Vec::new(),
+        }
+    }
+}
+
+/// Whose names are to be seen.
+#[derive(Debug, Clone, Copy)]
+pub enum Scope<'a> {
+    /// Those of all networks.
+    All,
+    /// Those of these networks.
+    Networks(&'a [Arc<str>]),
+}
+
+impl Scope<'_> {
+    fn has(&self, network: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Networks(networks) => networks.iter().any(|one| **one == *network),
+        }
+    }
+}
+
+/// The zones at one moment, as somebody sees them.
+#[derive(Debug, Clone, Copy)]
+pub struct Zone<'a> {
+    /// The containers' domain.
+    pub domain: &'a Domain,
+    /// The networks of this node.
+    pub networks: &'a Networks,
+    /// The containers: of this node, and of others.
+    pub maps: &'a [Snapshot],
+    /// What is to be seen.
+    pub scope: Scope<'a>,
+    /// Where the zone's own server is.
+    pub servers: &'a [IpAddr],
+}
+
+/// A container on one network.
+type Match<'a> = (&'a Arc<Record>, &'a Attached);
+
+/// Containers by their names, as a question has them.
+struct Names<'q> {
+    container: &'q str,
+    network: Option<String>,
+    node: Option<String>,
+}
+
+/// A published port, as a question has it.
+type Wanted = (u16, Protocol);
+
+impl<'a> Zone<'a> {
+    /// What is known of a name, given by its labels in small letters. None when it
+    /// is in none of our zones.
+    pub fn find(&self, labels: &[&str], asked: Asked) -> Option<Found> {
+        if let Some(rest) = self.below_domain(labels) {
+            return Some(self.in_domain(rest, asked));
+        }
+        if let Some(place) = reverse::Place::read(labels) {
+            return self.reverse(place, asked);
+        }
+        self.on_network(labels, asked)
+    }
+
+    /// The nodes whose containers are the answer, sorted.
+    pub fn nodes_of(&self, labels: &[&str]) -> Vec<Arc<str>> {
+        let mut nodes: Vec<Arc<str>> = Vec::new();
+        let mut add = |record: &Record| nodes.push(Arc::clone(&record.node));
+        if let Some(reverse::Place::Address(address)) = reverse::Place::read(labels) {
+            for (record, _) in self.holders(address) {
+                add(record);
+            }
+        } else {
+            let all = self.below_domain(labels);
+            let rest = ports(all.unwrap_or(labels)).map_or(&[][..], |(_, rest)| rest);
+            let all = match all {
+                Some(_) => self.domain_matches(rest),
+                None => network_names(rest).map(|names| self.matches(&names)),
+            };
+            all.unwrap_or_default()
+                .iter()
+                .for_each(|(record, _)| add(record));
+        }
+        nodes.sort();
+        nodes.dedup();
+        nodes
+    }
+
+    /// The name by which a container's address is told.
+    pub fn name_of(&self, record: &Record, attached: &Attached) -> String {
+        let (container, network) = (label(&record.container), network_labels(&attached.network));
+        format!("{container}.{network}.{}", self.domain)
+    }
+
+    fn below_domain<'l, 'q>(&self, labels: &'l [&'q str]) -> Option<&'l [&'q str]> {
+        let mut rest = labels;
+        for part in self.domain.0.rsplit('.') {
+            let (last, before) = rest.split_last()?;
+            if *last != part {
+                return None;
+            }
+            rest = before;
+        }
+        Some(rest)
+    }
+
+    fn in_domain(&self, rest: &[&str], asked: Asked) -> Found {
+        let apex = self.domain.as_str();
+        if rest.is_empty() {
+            return self.apex(apex, asked);
+        }
+        let Some((wanted, names)) = ports(rest) else {
+            return Found::new(apex, self.is_above_ports(rest));
+        };
+        let matches = self.domain_matches(names).unwrap_or_default();
+        if !matches.is_empty() {
+            return self.told(apex, &matches, wanted, asked);
+        }
+        let mut found = Found::new(apex, wanted.is_none() && self.is_between(names));
+        if names == ["ns"] && wanted.is_none() {
+            found.exists = true;
+            found.data = addresses(self.servers.iter().copied(), asked);
+        }
+        found
+    }
+
+    /// `_PROTOCOL` before the name of a container that has such ports.
+    fn is_above_ports(&self, names: &[&str]) -> bool {
+        let Some((first, names)) = names.split_first() else {
+            return false;
+        };
+        let protocol = first.strip_prefix('_').and_then(Protocol::named);
+        let matches = self.domain_matches(names).unwrap_or_default();
+        let mut ports = matches.iter().flat_map(|(_, a)| &a.ports);
+        ports.any(|port| Some(port.protocol) == protocol)
+    }
+
+    /// Names of the domain that lead to nothing and have names below them.
+    fn is_between(&self, names: &[&str]) -> bool {
+        if names == ["node"] || self.is_network(&names.join(".")) {
+            return true;
+        }
+        let Some((&"node", node)) = names.split_last() else {
+            return false;
+        };
+        let node = node.join(".");
+        let nodes = self.maps.iter().flat_map(Snapshot::nodes);
+        nodes.into_iter().any(|(name, _)| is_named(name, &node))
+    }
+
+    /// Whether a network is to be seen: one of this node, or with containers.
+    fn is_network(&self, name: &str) -> bool {
+        let known = self.networks.named(name);
+        known.is_some_and(|known| self.scope.has(known))
+    }
+
+    fn domain_matches(&self, names: &[&str]) -> Option<Vec<Match<'a>>> {
+        let (container, rest) = names.split_first()?;
+        let names = |network: Option<String>, node: Option<String>| Names {
+            container,
+            network,
+            node,
+        };
+        if rest.is_empty() {
+            return Some(self.matches(&names(None, None)));
+        }
+        let on_network = self.matches(&names(Some(rest.join(".")), None));
+        match rest.split_last() {
+            Some((&"node", node)) if on_network.is_empty() && !node.is_empty() => {
+                Some(self.matches(&names(None, Some(node.join(".")))))
+            }
+            _ => Some(on_network),
+        }
+    }
+
+    /// `CONTAINER.NETWORK`, which is ours when there is such a network.
+    fn on_network(&self, labels: &[&str], asked: Asked) -> Option<Found> {
+        let whole = labels.join(".");
+        if let Some(network) = self.networks.named(&whole) {
+            return Some(match self.scope.has(network) {
+                true => self.apex(&whole, asked),
+                false => Found::new(whole, false),
+            });
+        }
+        let (wanted, names) = ports(labels)?;
+        let names = network_names(names)?;
+        let apex = names.network.clone()?;
+        let matches = self.matches(&names);
+        if !matches.is_empty() {
+            return Some(self.told(&apex, &matches, wanted, asked));
+        }
+        let known = self.networks.named(&apex).is_some();
+        known.then(|| Found::new(apex, false))
+    }
+
+    fn apex(&self, apex: &str, asked: Asked) -> Found {
+        let mut found = Found::new(apex, true);
+        let server = || Data::Server(format!("ns.{}", self.domain));
+        match asked {
+            Asked::Authority | Asked::Any => found.data.push(Data::Authority),
+            Asked::Server => found.data.push(server()),
+            _ => {}
+        }
+        found
+    }
+
+    /// Containers of these names on networks that are to be seen. Whoever has the
+    /// very name goes before those whose name had to be changed to make it one.
+    fn matches(&self, names: &Names<'_>) -> Vec<Match<'a>> {
+        let mut all: Vec<Match<'a>> = Vec::new();
+        let mut exact = false;
+        let of_node = |record: &Record| {
+            let node = names.node.as_deref();
+            node.is_none_or(|node| is_named(&record.node, node))
+        };
+        let records = self
+            .maps
+            .iter()
+            .flat_map(|map| map.labelled(names.container));
+        for record in records.filter(|record| of_node(record)) {
+            for attached in &record.attached {
+                let network = names.network.as_deref();
+                let wanted = network.is_none_or(|network| is_named(&attached.network, network));
+                if !wanted || !self.scope.has(&attached.network) {
+                    continue;
+                }
+                let Some(is_exact) = is_called(record, attached, names.container) else {
+                    continue;
+                };
+                if is_exact && !exact {
+                    exact = true;
+                    all.clear();
+                }
+                if is_exact == exact {
+                    all.push((record, attached));
+                }
+            }
+        }
+        all
+    }
+
+    /// What is asked of these containers.
+    fn told(
+        &self,
+        apex: &str,
+        matches: &[Match<'a>],
+        wanted: Option<Wanted>,
+        asked: Asked,
+    ) -> Found {
+        let mut found = Found::new(apex, true);
+        let ips = || matches.iter().flat_map(|(_, a)| a.ips.iter().copied());
+        if let Some(wanted) = wanted {
+            let services = self.services(matches, Some(wanted));
+            found.exists = !services.is_empty();
+            if matches!(asked, Asked::Service | Asked::Any) {
+                found.data = services;
+            }
+        } else {
+            found.data = match asked {
+                Asked::Service => self.services(matches, None),
+                asked => addresses(ips(), asked),
+            };
+        }
+        for data in &found.data {
+            let Data::Service { target, .. } = data else {
+                break;
+            };
+            for (record, attached) in matches {
+                if self.name_of(record, attached) == *target {
+                    let ips = attached.ips.iter().map(|ip| (target.clone(), *ip));
+                    found.additional.extend(ips);
+                }
+            }
+        }
+        found.additional.sort();
+        found.additional.dedup();
+        found
+    }
+
+    fn services(&self, matches: &[Match<'a>], wanted: Option<Wanted>) -> Vec<Data> {
+        let mut services = Vec::new();
+        for (record, attached) in matches {
+            for port in &attached.ports {
+                let this = (port.container, port.protocol);
+                if wanted.is_some_and(|wanted| wanted != this) {
+                    continue;
+                }
+                let service = Data::Service {
+                    port: port.container,
+                    target: self.name_of(record, attached),
+                };
+                if !services.contains(&service) {
+                    services.push(service);
+                }
+            }
+        }
+        services
+    }
+
+    fn holders(&self, address: IpAddr) -> Vec<Match<'a>> {
+        let records = self.maps.iter().flat_map(|map| map.holders(address));
+        let on = |record: &'a Arc<Record>| record.attached.iter().map(move |a| (record, a));
+        records
+            .flat_map(on)
+            .filter(|(_, a)| a.ips.contains(&address) && self.scope.has(&a.network))
+            .collect()
+    }
+
+    fn reverse(&self, place: reverse::Place, asked: Asked) -> Option<Found> {
+        let address = match place {
+            reverse::Place::Address(address) => address,
+            reverse::Place::Above(prefix) => {
+                let within = self.networks.subnet_of(prefix)?;
+                let apex = reverse::apex(within, prefix.addr());
+                return Some(if apex == reverse::name(prefix) {
+                    self.apex(&apex, asked)
+                } else {
+                    Found::new(apex, true)
+                });
+            }
+        };
+        let subnet = self.networks.subnet_of(address.into());
+        let holders = self.holders(address);
+        if holders.is_empty() && subnet.is_none() {
+            return None;
+        }
+        let apex = reverse::apex(subnet.unwrap_or(address.into()), address);
+        let mut found = Found::new(apex, !holders.is_empty());
+        if matches!(asked, Asked::Pointer | Asked::Any) {
+            for (record, attached) in holders {
+                let pointer = Data::Pointer(self.name_of(record, attached));
+                if !found.data.contains(&pointer) {
+                    found.data.push(pointer);
+                }
+            }
+        }
+        Some(found)
+    }
+}
+
+/// Addresses of the family that is asked for, each once: several daemons may look
+/// after one containerd.
+fn addresses(ips: impl Iterator<Item = IpAddr> + Clone, asked: Asked) -> Vec<Data> {
+    let of = |wanted: fn(&IpAddr) -> bool| {
+        let mut data = Vec::new();
+        for ip in ips.clone().filter(|ip| wanted(ip)) {
+            if !data.contains(&Data::Address(ip)) {
+                data.push(Data::Address(ip));
+            }
+        }
+        data
+    };
+    match asked {
+        Asked::V4 => of(IpAddr::is_ipv4),
+        Asked::V6 => of(IpAddr::is_ipv6),
+        Asked::Any => match of(IpAddr::is_ipv4) {
+            none if none.is_empty() => of(IpAddr::is_ipv6),
+            some => some,
+        },
+        _ => Vec::new(),
+    }
+}
+
+/// Whether a container is called so on a network, and whether that is its very
+/// name or alias.
+fn is_called(record: &Record, attached: &Attached, wanted: &str) -> Option<bool> {
+    let mut names =
+        std::iter::once(&*record.container).chain(attached.aliases.iter().map(|a| &**a));
+    let mut called = false;
+    names
+        .any(|name| {
+            called = called || label(name) == wanted;
+            name.eq_ignore_ascii_case(wanted)
+        })
+        .then_some(true)
+        .or(called.then_some(false))
+}
+
+/// Whether a network or a node is meant by that part of a name.
+fn is_named(name: &str, wanted: &str) -> bool {
+    name.eq_ignore_ascii_case(wanted) || label(name) == wanted
+}
+
+fn network_names<'q>(names: &[&'q str]) -> Option<Names<'q>> {
+    let (container, rest) = names.split_first()?;
+    (!rest.is_empty()).then(|| Names {
+        container,
+        network: Some(rest.join(".")),
+        node: None,
+    })
+}
+
+/// Takes `_PORT._PROTOCOL` off the beginning of a name. None when it begins like
+/// that and is something else.
+fn ports<'l, 'q>(labels: &'l [&'q str]) -> Option<(Option<Wanted>, &'l [&'q str])> {
+    let [first, rest @ ..] = labels else {
+        return Some((None, labels));
+    };
+    let Some(port) = first.strip_prefix('_') else {
+        return Some((None, labels));
+    };
+    let (protocol, rest) = rest.split_first()?;
+    let protocol = Protocol::named(protocol.strip_prefix('_')?)?;
+    Some((Some((port.parse().ok()?, protocol)), rest))
+}
