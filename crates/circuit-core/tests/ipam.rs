@@ -482,6 +482,34 @@ fn a_node_that_was_cut_off_while_redis_lost_everything_gives_nothing_twice() {
 }
 
 #[test]
+fn a_redis_that_comes_back_from_an_old_file_gives_nothing_until_all_had_their_time() {
+    let mut world = World::new(7);
+    let steps = [
+        Step::Round,
+        Step::Dump,
+        Step::Round,
+        Step::Wait(1_500),
+        Step::Connect(0, None),
+        Step::Flush,
+        Step::Wait(23_106),
+        Step::Cut(0),
+        Step::Restore,
+        Step::Wait(2_994),
+        Step::Disconnect(0, 0),
+        Step::Round,
+    ];
+    for step in &steps {
+        world.do_step(step);
+    }
+    for _ in 0..8 {
+        world.do_step(&Step::Connect(1, None));
+        world.do_step(&Step::Connect(0, None));
+        world.do_step(&Step::Round);
+    }
+    world.history.assert_sound();
+}
+
+#[test]
 fn a_new_fleet_waits_for_a_moment_only() {
     let mut world = World::new(20);
     world.tick(0);

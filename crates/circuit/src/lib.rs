@@ -6,6 +6,7 @@ pub mod cli;
 pub mod containerd;
 pub mod daemon;
 pub mod datapath;
+pub mod dns;
 pub mod files;
 pub mod grpc;
 pub mod ipam;

@@ -181,6 +181,8 @@ impl Ledger {
         if self.standing.epoch.is_empty() {
             return;
         }
+        // Should it turn out that something is lost, it was lost now.
+        self.born = now;
         self.settles = self.settles.max(now + timing.moment);
         self.suspect = true;
     }

@@ -39,7 +39,8 @@ local function enter(h)
   if not epoch then
     epoch, count, born, settles = h.fresh, h.count, now, now + h.moment
   elseif s[6] ~= run then
-    settles, suspect = math.max(settles, now + h.moment), '1'
+    -- Should it turn out that something is lost, it was lost now.
+    born, settles, suspect = now, math.max(settles, now + h.moment), '1'
   end
   if h.epoch == epoch and h.count > count then
     epoch, count, born = h.fresh, h.count, now

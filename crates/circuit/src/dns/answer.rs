@@ -1,0 +1,210 @@
+//! A message answered: from the zones, or by other servers.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use circuit_core::fleet::Snapshot;
+use circuit_core::zone::{Networks, Scope};
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::RecordType;
+
+use super::message::{self, Authority, Question, Read};
+use super::{Dns, PATIENCE};
+
+/// Through what a message came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Door {
+    /// An address to listen on, where all names are seen.
+    Open,
+    /// A network's gateway: names of that network are seen, and of others that the
+    /// asking container is on.
+    Gateway(Arc<str>),
+    /// The API, whose clients are trusted; they have servers of their own for
+    /// other names.
+    Api,
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+pub struct Client<'a> {
+    /// Its address.
+    pub peer: IpAddr,
+    /// The address of this host that it wrote to, where that is known.
+    pub local: Option<IpAddr>,
+    /// Through what.
+    pub door: &'a Door,
+    /// Whether it is a stream, on which answers may be long.
+    pub stream: bool,
+}
+
+/// What is done with a message.
+#[derive(Debug)]
+pub enum Answered {
+    /// The answer is written.
+    Now,
+    /// There is none.
+    Never,
+    /// Another server is to be asked.
+    Later(Pending),
+}
+
+/// A question for another server.
+#[derive(Debug)]
+pub struct Pending {
+    question: Box<Question>,
+    bytes: Vec<u8>,
+    stream: bool,
+}
+
+/// What somebody may see.
+struct View {
+    maps: Vec<Snapshot>,
+    networks: Arc<Networks>,
+    /// None: everything.
+    only: Option<Vec<Arc<str>>>,
+}
+
+impl View {
+    fn scope(&self) -> Scope<'_> {
+        self.only.as_deref().map_or(Scope::All, Scope::Networks)
+    }
+}
+
+impl Dns {
+    /// Answers a message into the place of what is in `out`, or says who can.
+    /// Never waits.
+    pub fn answer(&self, bytes: &[u8], client: &Client<'_>, out: &mut Vec<u8>) -> Answered {
+        out.clear();
+        let question = match message::read(bytes) {
+            Read::Question(question) => question,
+            Read::Wrong(question, code) => return self.refuse(&question, code, client, out),
+            Read::Nonsense => {
+                self.figures.dropped();
+                return Answered::Never;
+            }
+        };
+        if question.query.query_type == RecordType::HINFO
+            && self.upstreams.is_probe(&question.query.name)
+        {
+            // Our own question came back: whoever we asked asks us.
+            return self.refuse(&question, ResponseCode::Refused, client, out);
+        }
+        let view = self.view(client);
+        let recursive = self.may_recurse(client, &view);
+        let labels = question.labels();
+        let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+        let zone = self.zone(&view.networks, &view.maps, view.scope());
+        let at_home = recursive || !matches!(client.door, Door::Gateway(_));
+        if let Some(found) = zone.find(&labels, question.asked()).filter(|_| at_home) {
+            let authority = self.authority();
+            let answer = question.answer(&found, &authority, recursive);
+            self.figures.answered(answer.metadata.response_code);
+            message::write(&answer, longest(&question, client), out);
+            return Answered::Now;
+        }
+        if !recursive || !question.wants_recursion() {
+            return self.refuse(&question, ResponseCode::Refused, client, out);
+        }
+        if !self.limits.allow(client.peer, Instant::now()) {
+            self.figures.limited();
+            return self.refuse(&question, ResponseCode::Refused, client, out);
+        }
+        Answered::Later(Pending {
+            question,
+            bytes: bytes.to_vec(),
+            stream: client.stream,
+        })
+    }
+
+    /// Asks another server, into the place of what is in `out`; that nobody
+    /// answers is an answer too.
+    pub async fn finish(&self, pending: &Pending, out: &mut Vec<u8>) {
+        self.figures.forwarded();
+        let asked = self.upstreams.ask(&pending.bytes, pending.stream);
+        let question = &pending.question;
+        match tokio::time::timeout(PATIENCE, asked).await {
+            Ok(Some(answer)) => {
+                let code = answer.get(3).map_or(0, |flags| flags & 0x0f);
+                self.figures.answered(ResponseCode::from_low(code));
+                *out = answer;
+                if !pending.stream && out.len() > usize::from(question.longest()) {
+                    message::cut(question, out);
+                }
+            }
+            _ => {
+                let answer = question.empty(ResponseCode::ServFail, true);
+                self.figures.answered(ResponseCode::ServFail);
+                message::write(&answer, question.longest(), out);
+            }
+        }
+    }
+
+    fn refuse(
+        &self,
+        question: &Question,
+        code: ResponseCode,
+        client: &Client<'_>,
+        out: &mut Vec<u8>,
+    ) -> Answered {
+        self.figures.answered(code);
+        message::write(&question.empty(code, false), longest(question, client), out);
+        Answered::Now
+    }
+
+    fn view(&self, client: &Client<'_>) -> View {
+        let (maps, networks) = (self.sources.maps(), self.sources.networks());
+        let only = match client.door {
+            Door::Open | Door::Api => None,
+            Door::Gateway(network) => {
+                let mut only = vec![Arc::clone(network)];
+                // A container asks the first of its gateways for all it wants.
+                let records = maps.iter().flat_map(|map| map.holders(client.peer));
+                for attached in records.flat_map(|record| &record.attached) {
+                    if !only.contains(&attached.network) {
+                        only.push(Arc::clone(&attached.network));
+                    }
+                }
+                Some(only)
+            }
+        };
+        View {
+            maps,
+            networks,
+            only,
+        }
+    }
+
+    /// Other servers are asked for this host and for containers only. Through a
+    /// gateway, nobody else is answered at all.
+    fn may_recurse(&self, client: &Client<'_>, view: &View) -> bool {
+        let peer = client.peer;
+        if *client.door == Door::Api {
+            return false;
+        }
+        peer.is_loopback()
+            || client.local == Some(peer)
+            || self.addresses.contains(&peer)
+            || view.networks.subnet_of(peer.into()).is_some()
+            || view.maps.iter().any(|map| !map.holders(peer).is_empty())
+    }
+
+    fn authority(&self) -> Authority<'_> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        Authority {
+            domain: self.settings.domain.as_str(),
+            ttl: self.settings.ttl,
+            // Serial numbers go round (RFC 1982).
+            #[allow(clippy::cast_possible_truncation, reason = "they go round")]
+            serial: now.map_or(0, |now| now.as_secs() as u32),
+        }
+    }
+}
+
+fn longest(question: &Question, client: &Client<'_>) -> u16 {
+    if client.stream {
+        u16::MAX
+    } else {
+        question.longest()
+    }
+}

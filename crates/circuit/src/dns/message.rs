@@ -1,0 +1,248 @@
+//! Messages of DNS, read and written by hickory.
+
+use circuit_core::zone::{Asked, Data, Found};
+use hickory_proto::op::{Edns, Message, MessageType, Metadata, OpCode, Query, ResponseCode};
+use hickory_proto::rr::rdata::{A, AAAA, NS, PTR, SOA, SRV};
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use hickory_proto::serialize::binary::{BinEncodable, BinEncoder};
+use rand::seq::SliceRandom;
+
+/// The length of a message's head.
+const HEAD: usize = 12;
+/// The longest answer by UDP: what passes every network whole (RFC 9715).
+pub(super) const LONGEST_DATAGRAM: u16 = 1232;
+/// The longest answer by UDP to who said nothing of longer ones.
+const SHORT_DATAGRAM: u16 = 512;
+
+/// A message that makes sense.
+#[derive(Debug)]
+pub(super) struct Question {
+    metadata: Metadata,
+    pub(super) query: Query,
+    edns: Option<Edns>,
+}
+
+/// What came.
+#[derive(Debug)]
+pub(super) enum Read {
+    /// A question.
+    Question(Box<Question>),
+    /// Something that is told what is wrong with it.
+    Wrong(Box<Question>, ResponseCode),
+    /// Something that is not answered: an answer, or what has not even a head.
+    Nonsense,
+}
+
+/// Reads a message.
+pub(super) fn read(bytes: &[u8]) -> Read {
+    let Some(&[high, low, flags, ..]) = bytes.get(..HEAD) else {
+        return Read::Nonsense;
+    };
+    // Nobody answers answers: two servers would go on for ever.
+    if flags & 0x80 != 0 {
+        return Read::Nonsense;
+    }
+    let id = u16::from_be_bytes([high, low]);
+    let op_code = OpCode::from_u8(flags >> 3 & 0x0f);
+    let wrong = |code| {
+        let metadata = Metadata::new(id, MessageType::Query, op_code);
+        let question = Question {
+            metadata,
+            query: Query::query(Name::root(), RecordType::ZERO),
+            edns: None,
+        };
+        Read::Wrong(Box::new(question), code)
+    };
+    if op_code != OpCode::Query {
+        return wrong(ResponseCode::NotImp);
+    }
+    let Ok(mut message) = Message::from_vec(bytes) else {
+        return wrong(ResponseCode::FormErr);
+    };
+    let (Some(query), true) = (message.queries.pop(), message.queries.is_empty()) else {
+        return wrong(ResponseCode::FormErr);
+    };
+    let question = Box::new(Question {
+        metadata: message.metadata,
+        query,
+        edns: message.edns,
+    });
+    let version = question.edns.as_ref().map_or(0, Edns::version);
+    let transfer = matches!(
+        question.query.query_type,
+        RecordType::AXFR | RecordType::IXFR
+    );
+    match question.query.query_class {
+        _ if version != 0 => Read::Wrong(question, ResponseCode::BADVERS),
+        DNSClass::IN | DNSClass::ANY if !transfer => Read::Question(question),
+        _ => Read::Wrong(question, ResponseCode::Refused),
+    }
+}
+
+impl Question {
+    /// Whether the sender wants other servers to be asked.
+    pub(super) fn wants_recursion(&self) -> bool {
+        self.metadata.recursion_desired
+    }
+
+    /// The name's labels in small letters, which nothing else but names of ours
+    /// can have.
+    pub(super) fn labels(&self) -> Vec<String> {
+        let label = |bytes: &[u8]| match std::str::from_utf8(bytes) {
+            Ok(text) if !text.contains('.') => text.to_ascii_lowercase(),
+            _ => "\u{fffd}".to_owned(),
+        };
+        self.query.name.iter().map(label).collect()
+    }
+
+    /// What is asked of the name.
+    pub(super) fn asked(&self) -> Asked {
+        match self.query.query_type {
+            RecordType::A => Asked::V4,
+            RecordType::AAAA => Asked::V6,
+            RecordType::PTR => Asked::Pointer,
+            RecordType::SRV => Asked::Service,
+            RecordType::SOA => Asked::Authority,
+            RecordType::NS => Asked::Server,
+            RecordType::ANY => Asked::Any,
+            _ => Asked::Other,
+        }
+    }
+
+    /// The longest datagram that the sender takes.
+    pub(super) fn longest(&self) -> u16 {
+        let told = self.edns.as_ref().map_or(SHORT_DATAGRAM, Edns::max_payload);
+        told.clamp(SHORT_DATAGRAM, LONGEST_DATAGRAM)
+    }
+
+    /// An answer without any data.
+    pub(super) fn empty(&self, code: ResponseCode, recursion: bool) -> Message {
+        let mut metadata = Metadata::response_from_request(&self.metadata);
+        metadata.response_code = code;
+        metadata.recursion_available = recursion;
+        let mut answer = Message::response(metadata.id, metadata.op_code);
+        answer.metadata = metadata;
+        // Of what could not be read there is no question to repeat.
+        if !self.query.name.is_root() || self.query.query_type != RecordType::ZERO {
+            answer.queries.push(self.query.clone());
+        }
+        if let Some(asked) = &self.edns {
+            let mut edns = Edns::new();
+            edns.set_max_payload(LONGEST_DATAGRAM);
+            edns.set_dnssec_ok(asked.flags().dnssec_ok);
+            answer.edns = Some(edns);
+        }
+        answer
+    }
+
+    /// The answer about a name of ours.
+    pub(super) fn answer(&self, found: &Found, zone: &Authority<'_>, recursion: bool) -> Message {
+        let code = match found.exists {
+            true => ResponseCode::NoError,
+            false => ResponseCode::NXDomain,
+        };
+        let mut answer = self.empty(code, recursion);
+        answer.metadata.authoritative = true;
+        for data in &found.data {
+            if let Some(data) = zone.data(data) {
+                let record = Record::from_rdata(self.query.name.clone(), zone.ttl, data);
+                answer.answers.push(record);
+            }
+        }
+        if answer.answers.len() > 1 {
+            answer.answers.shuffle(&mut rand::rng());
+        }
+        for (of, ip) in &found.additional {
+            if let Some(of) = name(of) {
+                let record = Record::from_rdata(of, zone.ttl, address(*ip));
+                answer.additionals.push(record);
+            }
+        }
+        if answer.answers.is_empty()
+            && let (Some(apex), Some(soa)) = (name(&found.apex), zone.soa())
+        {
+            let record = Record::from_rdata(apex, zone.ttl, soa);
+            answer.authorities.push(record);
+        }
+        answer
+    }
+}
+
+/// What a zone says of itself.
+pub(super) struct Authority<'a> {
+    pub(super) domain: &'a str,
+    pub(super) ttl: u32,
+    pub(super) serial: u32,
+}
+
+impl Authority<'_> {
+    fn data(&self, data: &Data) -> Option<RData> {
+        Some(match data {
+            Data::Address(ip) => address(*ip),
+            Data::Pointer(to) => RData::PTR(PTR(name(to)?)),
+            Data::Service { port, target } => RData::SRV(SRV::new(0, 0, *port, name(target)?)),
+            Data::Authority => self.soa()?,
+            Data::Server(server) => RData::NS(NS(name(server)?)),
+        })
+    }
+
+    fn soa(&self) -> Option<RData> {
+        let server = name(&format!("ns.{}", self.domain))?;
+        let people = name(&format!("hostmaster.{}", self.domain))?;
+        let (refresh, retry, expire) = (60, 10, 3600);
+        let soa = SOA::new(
+            server,
+            people,
+            self.serial,
+            refresh,
+            retry,
+            expire,
+            self.ttl,
+        );
+        Some(RData::SOA(soa))
+    }
+}
+
+fn address(ip: std::net::IpAddr) -> RData {
+    match ip {
+        std::net::IpAddr::V4(ip) => RData::A(A(ip)),
+        std::net::IpAddr::V6(ip) => RData::AAAA(AAAA(ip)),
+    }
+}
+
+/// A name of ours; none when it is too long to be one.
+fn name(text: &str) -> Option<Name> {
+    let mut name = Name::from_labels(text.split('.').map(str::as_bytes)).ok()?;
+    name.set_fqdn(true);
+    Some(name)
+}
+
+/// Writes a message into the place of what is in `out`, of `longest` bytes at
+/// most: what does not fit is left out, and the message says so.
+pub(super) fn write(message: &Message, longest: u16, out: &mut Vec<u8>) {
+    if emit(message, longest, out).is_err() {
+        let short = message.truncate();
+        if emit(&short, longest, out).is_err() {
+            out.clear();
+        }
+    }
+}
+
+fn emit(
+    message: &Message,
+    longest: u16,
+    out: &mut Vec<u8>,
+) -> Result<(), hickory_proto::ProtoError> {
+    out.clear();
+    let mut encoder = BinEncoder::new(out);
+    encoder.set_max_size(longest);
+    message.emit(&mut encoder)
+}
+
+/// The answer that an answer of another server is too long for this way, and is
+/// to be asked for by TCP.
+pub(super) fn cut(question: &Question, out: &mut Vec<u8>) {
+    let mut answer = question.empty(ResponseCode::NoError, true);
+    answer.metadata.truncation = true;
+    write(&answer, question.longest(), out);
+}

@@ -1,0 +1,118 @@
+//! DNS for containers: names found in the map that look-ups use, everything else
+//! asked of the host's servers for those who may.
+//!
+//! [`Dns`] answers messages, however they came: by [`server`] over UDP and TCP,
+//! on addresses of the host or by gRPC.
+
+mod answer;
+mod figures;
+mod limit;
+mod list;
+mod message;
+mod server;
+#[cfg(test)]
+mod tests;
+mod upstream;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use circuit_core::fleet::Snapshot;
+use circuit_core::zone::{Domain, Networks, Scope, Zone};
+
+pub use answer::{Answered, Client, Door};
+pub use figures::Figures;
+pub use list::{Row, Source};
+pub use server::{Listener, serve};
+pub use upstream::{Servers, Upstreams};
+
+use limit::Limits;
+
+/// What DNS is made of.
+pub trait Sources: Send + Sync {
+    /// The containers, as maps; the first is this node's own.
+    fn maps(&self) -> Vec<Snapshot>;
+
+    /// The networks of this node.
+    fn networks(&self) -> Arc<Networks>;
+}
+
+/// How DNS answers.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The containers' domain.
+    pub domain: Domain,
+    /// For how many seconds others may remember an answer.
+    pub ttl: u32,
+    /// Where it listens beside networks' gateways.
+    pub listen: Vec<SocketAddr>,
+    /// How many names that are not ours one source may ask for in a second.
+    pub limit: u32,
+}
+
+/// DNS for containers.
+pub struct Dns {
+    settings: Settings,
+    sources: Arc<dyn Sources>,
+    upstreams: Upstreams,
+    limits: Limits,
+    figures: Figures,
+    /// Where people outside find the zone's server.
+    addresses: Vec<IpAddr>,
+}
+
+impl Dns {
+    /// Answers from those sources, and from those servers for other names.
+    pub fn new(settings: Settings, sources: Arc<dyn Sources>, servers: Servers) -> Self {
+        let beyond = |ip: &IpAddr| !ip.is_loopback() && !ip.is_unspecified();
+        let listen = settings.listen.iter().map(SocketAddr::ip);
+        Self {
+            addresses: listen.filter(beyond).collect(),
+            upstreams: Upstreams::new(servers, settings.listen.clone()),
+            limits: Limits::new(settings.limit),
+            figures: Figures::default(),
+            settings,
+            sources,
+        }
+    }
+
+    /// How it answers.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// What it has answered so far.
+    pub fn figures(&self) -> &Figures {
+        &self.figures
+    }
+
+    /// Where containers find it that have no gateway of this node.
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
+    /// Finds out which servers ask this one, for ever.
+    pub async fn watch(&self) {
+        self.upstreams.watch_for_loops().await;
+    }
+
+    /// Looks at the zones as they are now.
+    fn zone<'a>(
+        &'a self,
+        networks: &'a Networks,
+        maps: &'a [Snapshot],
+        scope: Scope<'a>,
+    ) -> Zone<'a> {
+        Zone {
+            domain: &self.settings.domain,
+            networks,
+            maps,
+            scope,
+            servers: &self.addresses,
+        }
+    }
+}
+
+/// The time that somebody waits for another server's answer, all in all.
+const PATIENCE: Duration = Duration::from_secs(5);
