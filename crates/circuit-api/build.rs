@@ -7,6 +7,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "proto/circuit.proto",
         "proto/cluster.proto",
         "proto/containers.proto",
+        "proto/coredns.proto",
+        "proto/dns.proto",
         "proto/internal.proto",
         "proto/ipam.proto",
     ];

@@ -1,5 +1,5 @@
-//! The gRPC API of Circuit, package `io.circuit.v1`: messages, services and
-//! clients generated from `proto/`.
+//! The gRPC API of Circuit, package `io.circuit.v1`, and the service that CoreDNS
+//! calls: messages, services and clients generated from `proto/`.
 
 pub mod address;
 pub mod client;
@@ -7,6 +7,12 @@ mod tls;
 
 pub use address::{ListenAddress, Target};
 pub use client::{ClientOptions, ConnectError, TlsOptions, connect};
+
+/// Generated messages, client and server of what CoreDNS calls.
+pub mod coredns {
+    #![allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
+    tonic::include_proto!("coredns.dns");
+}
 
 /// Generated messages, clients and servers of package `io.circuit.v1`.
 pub mod v1 {

@@ -277,6 +277,51 @@ impl Address {
     }
 }
 
+/// A name and what it leads to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NameRecord {
+    /// The name, without a dot at its end.
+    pub name: String,
+    /// `A`, `AAAA`, `PTR`, `SRV` and the like.
+    pub kind: String,
+    /// In the form of zone files.
+    pub data: String,
+    /// Seconds that others may remember it.
+    pub ttl: u32,
+    /// The node with the container; empty where that is not known.
+    pub node: String,
+}
+
+/// An answer of DNS.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NameAnswer {
+    /// `NOERROR`, `NXDOMAIN` and the like.
+    pub code: String,
+    /// What the name leads to.
+    pub records: Vec<NameRecord>,
+    /// `zone`, `upstream`, or `none` when nobody answered.
+    pub source: String,
+    /// The nodes whose containers are the answer.
+    pub nodes: Vec<String>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Names of containers.
+#[async_trait]
+pub trait Names: Send + Sync {
+    /// Asks for a name, as a container with every network would; `kind` is `A`
+    /// when empty, or `PTR` when the name is an address.
+    async fn query(&self, name: &str, kind: &str) -> Result<NameAnswer>;
+
+    /// Every name that leads to an address or a port, sorted.
+    fn list(&self) -> Vec<NameRecord>;
+
+    /// Answers a message of DNS from what is known of containers; of other names it
+    /// says that they are none of ours. Nothing when the message is no question.
+    fn message(&self, message: &[u8]) -> Option<Vec<u8>>;
+}
+
 /// The pools of addresses that nodes share.
 #[async_trait]
 pub trait Addressing: Send + Sync {

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, SockaddrStorage, bind,
-    getsockname, listen, sendmsg, setsockopt, socket, sockopt,
+    listen, sendmsg, setsockopt, socket, sockopt,
 };
 
 /// As many datagrams are taken and sent with one call.

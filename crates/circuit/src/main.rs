@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         Command::Cluster(command) => client(&cli.global, ClientCommand::Cluster(command)),
         Command::Container(command) => client(&cli.global, ClientCommand::Container(command)),
         Command::Ipam(command) => client(&cli.global, ClientCommand::Ipam(command)),
+        Command::Dns(command) => client(&cli.global, ClientCommand::Dns(command)),
         // Complete calls do not come here.
         Command::Cni(args) => return plugin::serve(&args.kind),
     };

@@ -10,6 +10,8 @@ use circuit_core::{Error, Result};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::dns::{Dns, Figures};
+
 /// The media type of the format.
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -26,27 +28,68 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
     })
 }
 
+/// Who knows what is told.
+#[derive(Clone)]
+pub struct Told {
+    /// The cluster.
+    pub nodes: Arc<dyn Nodes>,
+    /// Names.
+    pub dns: Arc<Dns>,
+}
+
 /// Answers `GET /metrics` until `stop`.
 ///
 /// # Errors
 /// When the listener fails.
-pub async fn serve(
-    listener: TcpListener,
-    nodes: Arc<dyn Nodes>,
-    stop: CancellationToken,
-) -> Result<()> {
+pub async fn serve(listener: TcpListener, told: Told, stop: CancellationToken) -> Result<()> {
     let router = Router::new()
         .route("/metrics", get(metrics))
-        .with_state(nodes);
+        .with_state(told);
     axum::serve(listener, router)
         .with_graceful_shutdown(stop.cancelled_owned())
         .await
         .map_err(|error| Error::internal(format!("serving metrics failed: {error}")))
 }
 
-async fn metrics(State(nodes): State<Arc<dyn Nodes>>) -> impl IntoResponse {
-    let status = nodes.status().await.unwrap_or_default();
-    ([(header::CONTENT_TYPE, TEXT)], text(&status))
+async fn metrics(State(told): State<Told>) -> impl IntoResponse {
+    let status = told.nodes.status().await.unwrap_or_default();
+    let text = text(&status) + &names(told.dns.figures());
+    ([(header::CONTENT_TYPE, TEXT)], text)
+}
+
+/// What was answered about names.
+fn names(figures: &Figures) -> String {
+    let mut text = String::from(
+        "# HELP circuit_dns_answers_total Answers of DNS by result code.\n\
+         # TYPE circuit_dns_answers_total counter\n",
+    );
+    for (code, count) in figures.answers() {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "circuit_dns_answers_total{{code=\"{code}\"}} {count}");
+    }
+    for (name, help, count) in [
+        (
+            "circuit_dns_forwarded_total",
+            "Questions that other servers were asked.",
+            figures.passed_on(),
+        ),
+        (
+            "circuit_dns_limited_total",
+            "Questions for other servers that were refused, as their source had asked too often.",
+            figures.too_fast(),
+        ),
+        (
+            "circuit_dns_ignored_total",
+            "Messages that were no questions.",
+            figures.nonsense(),
+        ),
+    ] {
+        let _ = writeln!(
+            text,
+            "# HELP {name} {help}\n# TYPE {name} counter\n{name} {count}"
+        );
+    }
+    text
 }
 
 fn text(status: &ClusterStatus) -> String {
@@ -105,6 +148,16 @@ fn text(status: &ClusterStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_result_code_has_its_count() {
+        let text = names(&Figures::default());
+        assert!(
+            text.contains("\ncircuit_dns_answers_total{code=\"NXDOMAIN\"} 0\n"),
+            "{text}"
+        );
+        assert!(text.contains("\ncircuit_dns_forwarded_total 0\n"), "{text}");
+    }
 
     #[test]
     fn a_node_without_a_registry_tells_nothing_of_one() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use circuit_api::v1::{
     circuit_client::CircuitClient, cluster_client::ClusterClient,
-    containers_client::ContainersClient, ipam_client::IpamClient,
+    containers_client::ContainersClient, dns_client::DnsClient, ipam_client::IpamClient,
 };
 use circuit_api::{ClientOptions, Target, TlsOptions, connect};
 use tonic::transport::Channel;
@@ -46,6 +46,11 @@ impl Client {
     /// The service of address pools.
     pub(super) fn ipam(&self) -> IpamClient<Channel> {
         IpamClient::new(self.channel.clone())
+    }
+
+    /// The service of names.
+    pub(super) fn dns(&self) -> DnsClient<Channel> {
+        DnsClient::new(self.channel.clone())
     }
 
     /// The service of containers.

@@ -4,6 +4,7 @@
 mod client;
 mod cluster;
 mod container;
+mod dns;
 mod human;
 mod ipam;
 mod network;
@@ -133,6 +134,9 @@ pub enum Command {
     /// Look at the address pools that nodes share.
     #[command(subcommand)]
     Ipam(ipam::Command),
+    /// Look at the names of containers.
+    #[command(subcommand)]
+    Dns(dns::Command),
     /// Serve one call as a CNI plugin, for container runtimes.
     Cni(CniArgs),
 }
@@ -160,6 +164,8 @@ pub enum ClientCommand {
     Container(container::Command),
     /// `circuit ipam`.
     Ipam(ipam::Command),
+    /// `circuit dns`
+    Dns(dns::Command),
 }
 
 /// Runs a client command.
@@ -172,6 +178,7 @@ pub async fn run(global: &Global, command: ClientCommand) -> Result<(), Failure>
         ClientCommand::Cluster(command) => command.run(global).await,
         ClientCommand::Container(command) => command.run(global).await,
         ClientCommand::Ipam(command) => command.run(global).await,
+        ClientCommand::Dns(command) => command.run(global).await,
     }
 }
 

@@ -1,11 +1,13 @@
 //! `circuit server`: the daemon's flags and what they mean.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::redis::Url;
 use crate::store::Datastore;
 use circuit_api::ListenAddress;
+use circuit_core::zone::{DOMAIN, Domain};
 use clap::Args;
 
 use super::Global;
@@ -98,7 +100,34 @@ pub struct ServerArgs {
 
     /// Where monitoring programs find metrics, in Prometheus' format, at /metrics.
     #[arg(long, value_name = "ADDRESS:PORT")]
-    metrics: Option<std::net::SocketAddr>,
+    metrics: Option<SocketAddr>,
+
+    /// Where names of containers are answered, beside the gateways of networks
+    /// that ask for it; may be repeated.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    dns_listen: Vec<SocketAddr>,
+
+    /// The domain of containers' names.
+    #[arg(long, value_name = "DOMAIN", default_value = DOMAIN)]
+    dns_domain: String,
+
+    /// For how long others may remember an answer about containers.
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    dns_ttl: Duration,
+
+    /// A server to ask for other names, instead of those of the host; may be
+    /// repeated, and they are asked in turn.
+    #[arg(long, value_name = "ADDRESS[:PORT]", value_parser = dns_server)]
+    dns_upstream: Vec<SocketAddr>,
+
+    /// How many other names each source may ask for in a second.
+    #[arg(long, value_name = "NUMBER", default_value = "500", value_parser = clap::value_parser!(u32).range(1..))]
+    dns_limit: u32,
+
+    /// How long names of other nodes are answered when the cluster registry is
+    /// away, beyond the lease.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
+    dns_stale: Duration,
 
     /// Listen beyond loopback although clients are not verified.
     #[arg(long)]
@@ -156,7 +185,20 @@ pub struct ServerOptions {
     /// The containerd namespace.
     pub containerd_namespace: String,
     /// Where metrics are served.
-    pub metrics: Option<std::net::SocketAddr>,
+    pub metrics: Option<SocketAddr>,
+    /// Where names are answered.
+    pub dns_listen: Vec<SocketAddr>,
+    /// The domain of containers' names.
+    pub dns_domain: Domain,
+    /// For how long others may remember an answer.
+    pub dns_ttl: Duration,
+    /// The servers for other names; those of the host when there are none.
+    pub dns_upstream: Vec<SocketAddr>,
+    /// How many other names each source may ask for in a second.
+    pub dns_limit: u32,
+    /// How long names of other nodes are answered, beyond their lease, when the
+    /// registry is away.
+    pub dns_stale: Duration,
     /// The cluster registry.
     pub redis: Option<Url>,
     /// The time between two heartbeats.
@@ -262,6 +304,13 @@ impl ServerArgs {
             node_name: node_name(self.node_name)?,
             state_dir: self.state_dir.unwrap_or(state_dir),
             metrics: self.metrics,
+            dns_listen: self.dns_listen,
+            dns_domain: Domain::parse(&self.dns_domain)
+                .map_err(|error| format!("--dns-domain: {error}"))?,
+            dns_ttl: self.dns_ttl,
+            dns_upstream: self.dns_upstream,
+            dns_limit: self.dns_limit,
+            dns_stale: self.dns_stale,
             redis,
             heartbeat: self.heartbeat,
             lease: self.lease,
@@ -344,6 +393,14 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         Some(duration) if duration <= Duration::from_secs(366 * 86_400) => Ok(duration),
         _ => Err("that is more than a year".into()),
     }
+}
+
+/// An address of a DNS server, at port 53 when none is given.
+fn dns_server(text: &str) -> Result<SocketAddr, String> {
+    let bare = text.parse::<IpAddr>().map(|ip| SocketAddr::from((ip, 53)));
+    bare.or_else(|_| text.parse()).map_err(|_| {
+        "give the address of a server, such as 9.9.9.9, 10.0.0.1:5353 or [fd00::1]:53".to_owned()
+    })
 }
 
 const DURATIONS: &str =

@@ -1,5 +1,6 @@
 //! Where the networks are, by the options.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub(super) struct Networks {
     pub(super) store: Arc<dyn Store>,
     pub(super) source: Arc<dyn NetworkSource>,
+    /// The folder in which this node finds them.
+    pub(super) folder: PathBuf,
     shared: Option<Arc<SharedStore>>,
 }
 
@@ -39,6 +42,7 @@ impl Networks {
                 return Ok(Self {
                     source: Arc::clone(&store) as _,
                     store,
+                    folder: dir.clone(),
                     shared: None,
                 });
             }
@@ -62,6 +66,7 @@ impl Networks {
         Ok(Self {
             source: Arc::clone(&shared) as _,
             store: Arc::clone(&shared) as _,
+            folder: dir,
             shared: Some(shared),
         })
     }

@@ -17,7 +17,7 @@ use crate::{
     files,
     node::{Alone, this_node},
     redis,
-    registry::{Local, Member, Settings},
+    registry::{Local, Member, Registry, Settings},
 };
 
 /// How long a start waits for the registry.
@@ -74,6 +74,11 @@ impl Fleet {
             lookups: Some(lookup),
             member: Some(member),
         })
+    }
+
+    /// What is known of others; none when this node is alone.
+    pub(super) fn registry(&self) -> Option<Arc<Registry>> {
+        self.member.as_ref().map(Member::registry)
     }
 
     /// Keeps the place until `stop`.

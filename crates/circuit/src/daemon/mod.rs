@@ -4,6 +4,7 @@
 mod datastore;
 mod fleet;
 mod leases;
+mod names;
 mod pools;
 mod signals;
 
@@ -14,6 +15,7 @@ use circuit_net::cni::{CniRuntime, OperationLock, PluginPath};
 use datastore::Networks;
 use fleet::Fleet;
 use leases::Leases;
+use names::Naming;
 use pools::Pools;
 use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -59,6 +61,7 @@ struct Daemon {
     wakes: mpsc::UnboundedReceiver<String>,
     networks: Networks,
     fleet: Fleet,
+    naming: Naming,
     metrics: Option<TcpListener>,
     leases: Leases,
     pools: Pools,
@@ -116,6 +119,8 @@ impl Daemon {
             None => None,
         };
         let fleet = Fleet::join(options, registry.clone(), &attachments).await?;
+        let stored = (Arc::clone(&networks.source), networks.folder.clone());
+        let naming = Naming::open(options, &attachments, fleet.registry(), stored)?;
         let elsewhere = fleet.lookups.clone().filter(|_| networks.is_shared());
         let service =
             NetworkService::new(store, Arc::clone(&attachments) as _, cni).shared(elsewhere);
@@ -126,6 +131,7 @@ impl Daemon {
             Arc::clone(&reconciler) as _,
             Arc::clone(&fleet.nodes),
             pools.keeper() as _,
+            Arc::clone(&naming.dns) as _,
         )
         .looking_up(fleet.lookups.clone());
         Ok(Self {
@@ -136,6 +142,7 @@ impl Daemon {
             wakes,
             networks,
             fleet,
+            naming,
             metrics,
             leases: Leases::start(&options.run_dir.join("dhcp"), &options.dhcp_socket)?,
             pools,
@@ -174,8 +181,14 @@ impl Daemon {
         });
         if let Some(listener) = self.metrics {
             let (stop, nodes) = (shutdown.clone(), Arc::clone(&self.fleet.nodes));
-            parts.spawn(async move { ("metrics", metrics::serve(listener, nodes, stop).await) });
+            let told = metrics::Told {
+                nodes,
+                dns: Arc::clone(&self.naming.dns),
+            };
+            parts.spawn(async move { ("metrics", metrics::serve(listener, told, stop).await) });
         }
+        let (stop, naming) = (shutdown.clone(), self.naming);
+        parts.spawn(async move { ("dns", naming.run(stop).await) });
         let (stop, fleet) = (shutdown.clone(), self.fleet);
         parts.spawn(async move {
             fleet.run(stop).await;

@@ -118,8 +118,8 @@ impl Dns {
     }
 
     /// Asks another server, into the place of what is in `out`; that nobody
-    /// answers is an answer too.
-    pub async fn finish(&self, pending: &Pending, out: &mut Vec<u8>) {
+    /// answers is an answer too. Returns whether somebody did.
+    pub async fn finish(&self, pending: &Pending, out: &mut Vec<u8>) -> bool {
         self.figures.forwarded();
         let asked = self.upstreams.ask(&pending.bytes, pending.stream);
         let question = &pending.question;
@@ -131,11 +131,13 @@ impl Dns {
                 if !pending.stream && out.len() > usize::from(question.longest()) {
                     message::cut(question, out);
                 }
+                true
             }
             _ => {
                 let answer = question.empty(ResponseCode::ServFail, true);
                 self.figures.answered(ResponseCode::ServFail);
                 message::write(&answer, question.longest(), out);
+                false
             }
         }
     }

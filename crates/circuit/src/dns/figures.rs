@@ -15,6 +15,15 @@ const CODES: [(&str, ResponseCode); 7] = [
     ("BADVERS", ResponseCode::BADVERS),
 ];
 
+/// The text of a result code.
+pub(super) fn code_name(code: ResponseCode) -> String {
+    let known = CODES.iter().find(|(_, known)| *known == code);
+    known.map_or_else(
+        || format!("RCODE{}", u16::from(code)),
+        |(name, _)| (*name).to_owned(),
+    )
+}
+
 /// Counts since the start.
 #[derive(Debug, Default)]
 pub struct Figures {

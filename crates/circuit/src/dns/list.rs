@@ -2,35 +2,14 @@
 
 use std::net::IpAddr;
 
+use circuit_core::service::NameRecord;
 use circuit_core::zone::{Scope, label};
 
 use super::Dns;
 
-/// Where an answer came from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
-    /// The containers of these nodes; none has the name when there are none.
-    Zone(Vec<String>),
-    /// Another server.
-    Upstream,
-}
-
-/// A name and what it leads to.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Row {
-    /// The name, without a dot at its end.
-    pub name: String,
-    /// `A`, `AAAA` or `SRV`.
-    pub kind: &'static str,
-    /// An address, or port and name.
-    pub data: String,
-    /// The node with the container.
-    pub node: String,
-}
-
 impl Dns {
-    /// Every name that leads to an address or a port, with its network, sorted.
-    pub fn list(&self) -> Vec<Row> {
+    /// Every name that leads to an address or a port, sorted.
+    pub(super) fn rows(&self) -> Vec<NameRecord> {
         let (maps, networks) = (self.sources.maps(), self.sources.networks());
         let zone = self.zone(&networks, &maps, Scope::All);
         let mut rows = Vec::new();
@@ -40,10 +19,11 @@ impl Dns {
                 let rest = own.split_once('.').map_or("", |(_, rest)| rest);
                 let aliases = attached.aliases.iter();
                 let aliases = aliases.map(|alias| format!("{}.{rest}", label(alias)));
-                let row = |name: &str, kind, data| Row {
+                let row = |name: &str, kind: &str, data| NameRecord {
                     name: name.to_owned(),
-                    kind,
+                    kind: kind.to_owned(),
                     data,
+                    ttl: 0,
                     node: record.node.to_string(),
                 };
                 for name in [own.clone()].into_iter().chain(aliases) {
@@ -67,7 +47,7 @@ impl Dns {
     }
 
     /// The nodes whose containers are the answer to a question about a name.
-    pub fn nodes_of(&self, name: &str) -> Vec<String> {
+    pub(super) fn nodes_of(&self, name: &str) -> Vec<String> {
         let (maps, networks) = (self.sources.maps(), self.sources.networks());
         let zone = self.zone(&networks, &maps, Scope::All);
         let name = name.trim_end_matches('.').to_ascii_lowercase();

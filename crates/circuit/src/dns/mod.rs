@@ -6,10 +6,12 @@
 
 mod answer;
 mod figures;
+mod gateways;
 mod limit;
 mod list;
 mod message;
 mod server;
+mod service;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -23,7 +25,7 @@ use circuit_core::zone::{Domain, Networks, Scope, Zone};
 
 pub use answer::{Answered, Client, Door};
 pub use figures::Figures;
-pub use list::{Row, Source};
+pub use gateways::Gateways;
 pub use server::{Listener, serve};
 pub use upstream::{Servers, Upstreams};
 

@@ -128,7 +128,7 @@ async fn datagrams(dns: Arc<Dns>, socket: Arc<UdpSocket>, door: Arc<Door>) -> io
 
 async fn finish(dns: Arc<Dns>, socket: Arc<UdpSocket>, pending: Pending, path: Path) {
     let mut out = Vec::new();
-    dns.finish(&pending, &mut out).await;
+    let _ = dns.finish(&pending, &mut out).await;
     if let Err(error) = udp::send_one(&*socket, &out, path) {
         tracing::debug!(peer = %path.peer, %error, "a dns answer was not sent");
     }
@@ -189,7 +189,9 @@ async fn stream_of(dns: &Dns, mut stream: TcpStream, door: &Door) -> io::Result<
             Answered::Now => {}
             // Whoever sends nonsense is not worth a stream.
             Answered::Never => return Ok(()),
-            Answered::Later(pending) => dns.finish(&pending, &mut out).await,
+            Answered::Later(pending) => {
+                let _ = dns.finish(&pending, &mut out).await;
+            }
         }
         let length = u16::try_from(out.len()).map_err(io::Error::other)?;
         let mut whole = length.to_be_bytes().to_vec();

@@ -5,6 +5,7 @@ mod accept;
 mod addresses;
 mod authority;
 pub mod listen;
+mod names;
 pub mod serve;
 pub mod services;
 pub mod status;

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
+use circuit_api::coredns::dns_service_server::DnsServiceServer;
 use circuit_api::v1::{
     FILE_DESCRIPTOR_SET, circuit_server::CircuitServer, cluster_server::ClusterServer,
-    containers_server::ContainersServer, ipam_server::IpamServer,
+    containers_server::ContainersServer, dns_server::DnsServer, ipam_server::IpamServer,
 };
 use circuit_core::{Error, Result};
 use tokio_stream::wrappers::ReceiverStream;
@@ -71,13 +72,15 @@ pub async fn serve(
 }
 
 /// The names of our services, as the health service knows them.
-fn names() -> [&'static str; 4] {
+fn names() -> [&'static str; 6] {
     use tonic::server::NamedService;
     [
         <CircuitServer<Services> as NamedService>::NAME,
         <ClusterServer<Services> as NamedService>::NAME,
         <ContainersServer<Services> as NamedService>::NAME,
         <IpamServer<Services> as NamedService>::NAME,
+        <DnsServer<Services> as NamedService>::NAME,
+        <DnsServiceServer<Services> as NamedService>::NAME,
     ]
 }
 
@@ -104,6 +107,8 @@ async fn routes(services: &Services, health: &HealthReporter) -> Result<Routes> 
         .add_service(ClusterServer::new(services.clone()))
         .add_service(ContainersServer::new(services.clone()))
         .add_service(IpamServer::new(services.clone()))
+        .add_service(DnsServer::new(services.clone()))
+        .add_service(DnsServiceServer::new(services.clone()))
         .add_service(HealthServer::new(HealthService::from_health_reporter(
             health.clone(),
         )))

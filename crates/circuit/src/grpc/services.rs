@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use circuit_api::v1;
 use circuit_core::service::{
-    Addresses, Addressing, Attachments, ClusterNode, Containers, Lookups, Networks, Nodes, Problem,
+    Addresses, Addressing, Attachments, ClusterNode, Containers, Lookups, Names, Networks, Nodes,
+    Problem,
 };
 use circuit_core::{Error, ErrorKind, Result};
 use futures::FutureExt;
@@ -30,6 +31,7 @@ pub struct Services {
     nodes: Arc<dyn Nodes>,
     lookups: Option<Arc<dyn Lookups>>,
     pub(super) addressing: Arc<dyn Addressing>,
+    pub(super) names: Arc<dyn Names>,
     changes: TaskTracker,
 }
 
@@ -43,6 +45,7 @@ impl Services {
         containers: Arc<dyn Containers>,
         nodes: Arc<dyn Nodes>,
         addressing: Arc<dyn Addressing>,
+        names: Arc<dyn Names>,
     ) -> Self {
         Self {
             networks,
@@ -51,6 +54,7 @@ impl Services {
             nodes,
             lookups: None,
             addressing,
+            names,
             changes: TaskTracker::new(),
         }
     }

@@ -11,7 +11,8 @@ use circuit::grpc::{Security, Services, bind, serve};
 use circuit_api::ListenAddress;
 use circuit_core::service::{
     Address, AddressState, Addresses, Addressing, Attachments, Connected, ContainerIp, Containers,
-    NetworkListing, Networks, NodeInfo, Nodes, Problem, Release, StoredNetwork,
+    NameAnswer, NameRecord, Names, NetworkListing, Networks, NodeInfo, Nodes, Problem, Release,
+    StoredNetwork,
 };
 use circuit_core::{Error, Result};
 use tokio::sync::Notify;
@@ -198,6 +199,34 @@ impl Addressing for World {
     }
 }
 
+#[async_trait]
+impl Names for World {
+    async fn query(&self, name: &str, kind: &str) -> Result<NameAnswer> {
+        self.note(format!("query {name} {kind}"));
+        let found = name.starts_with("web");
+        Ok(NameAnswer {
+            code: if found { "NOERROR" } else { "NXDOMAIN" }.into(),
+            records: Names::list(self).into_iter().filter(|_| found).collect(),
+            source: "zone".into(),
+            nodes: vec!["node1".into(), "node2".into()],
+            took: Duration::from_micros(1042),
+        })
+    }
+    fn list(&self) -> Vec<NameRecord> {
+        let record = |network: &str, data: &str| NameRecord {
+            name: format!("web.{network}.circuit.internal"),
+            kind: "A".into(),
+            data: data.into(),
+            ttl: 7,
+            node: "node1".into(),
+        };
+        vec![record("ctr0", "10.88.0.2"), record("ctr1", "10.89.0.2")]
+    }
+    fn message(&self, message: &[u8]) -> Option<Vec<u8>> {
+        (!message.is_empty()).then(|| message.iter().rev().copied().collect())
+    }
+}
+
 /// A running server.
 pub(crate) struct Server {
     pub(crate) world: Arc<World>,
@@ -238,6 +267,7 @@ impl Server {
             .unwrap_or(address);
         let world = Arc::new(World::default());
         let services = Services::new(
+            world.clone(),
             world.clone(),
             world.clone(),
             world.clone(),
