@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path};
 
-use circuit_testing::{Containerd, Lan, PATIENCE, Plugins, TestNode, network, wait_until};
+use circuit_testing::{Containerd, CoreDns, Lan, PATIENCE, Plugins, TestNode, network, wait_until};
 
 fn bare() -> circuit_testing::NodeBuilder {
     TestNode::builder("/nonexistent/circuit").without_daemon()
@@ -151,4 +151,37 @@ fn nodes_on_a_lan_reach_each_other_and_its_redis_unless_they_are_cut_off() {
     assert!(!redis_answers(&one));
     redis.come_back();
     assert!(redis_answers(&one));
+}
+
+/// Answers for one name, and refuses others.
+fn corefile(port: u16) -> String {
+    format!("web.test:{port} {{\n hosts {{\n  10.88.0.7 web.test\n }}\n}}\n")
+}
+
+#[test]
+fn a_stock_coredns_answers_in_a_node_only_and_ends() {
+    let (one, other) = (bare().start(), bare().start());
+    one.run_container("web", &[], &[]);
+    let ask = ["@127.0.0.1", "+time=1", "+tries=1", "+short", "web.test"];
+    let coredns = CoreDns::start(&one, &corefile(53), 53);
+    assert_eq!(one.dig(&ask).ok(), "10.88.0.7\n");
+    let asked = one.exec("web", &["nslookup", "web.test", "127.0.0.1"]);
+    assert!(!asked.worked(), "{asked}");
+    for nobody in [other.dig(&ask), one.dig_in("web", &ask)] {
+        nobody.fails(9);
+    }
+    assert!(coredns.log().contains("CoreDNS-"), "{}", coredns.log());
+    drop(coredns);
+    one.dig(&ask).fails(9);
+    drop(CoreDns::start(&one, &corefile(53), 53));
+}
+
+#[test]
+fn a_stock_coredns_answers_on_a_lan() {
+    let lan = Lan::new();
+    let node = bare().lan(&lan).start();
+    let bound = corefile(5353).replacen('{', "{\n bind 192.0.2.1", 1);
+    let _coredns = CoreDns::on_lan(&lan, &bound, 5353);
+    let ask = ["@192.0.2.1", "-p", "5353", "+short", "web.test"];
+    assert_eq!(node.dig(&ask).ok(), "10.88.0.7\n");
 }
