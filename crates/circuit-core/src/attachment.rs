@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::resolver::Kept;
 use crate::restart::RestartState;
 
 /// How far an attachment has come. It is on disk in its phase before the
@@ -131,6 +132,9 @@ pub struct ContainerRecord {
     /// What it had on each network before its task ended.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub last: BTreeMap<String, LastAddresses>,
+    /// What its `/etc/resolv.conf` was, where that was replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolver: Option<Kept>,
     /// Its restart policy's memory.
     #[serde(default, skip_serializing_if = "RestartState::is_default")]
     pub restart: RestartState,
@@ -156,6 +160,7 @@ impl ContainerRecord {
             && self.requested.is_empty()
             && self.declined.is_empty()
             && self.last.is_empty()
+            && self.resolver.is_none()
             && self.restart.is_default()
     }
 

@@ -13,6 +13,7 @@ use crate::{
     attachment::{Attachment, LastAddresses, Sandbox},
     error::{Error, Result},
     labels::{DesiredNetwork, PortMapping},
+    resolver::Present,
 };
 
 /// The arguments an attachment needs, worked out from its configuration.
@@ -105,6 +106,26 @@ pub trait Datapath: Send + Sync {
     /// Makes the default route of the first of these interfaces that has one
     /// the one that counts, and those of the others fall-backs in this order.
     async fn order_routes(&self, netns: &Path, interfaces: &[String]) -> Result<()>;
+
+    /// What is at the `/etc/resolv.conf` of a task.
+    ///
+    /// # Errors
+    /// `NotFound` when the process is gone, and `FailedPrecondition` when the file
+    /// is not the container's own to change.
+    async fn resolver(&self, pid: u32) -> Result<Present>;
+
+    /// Has this text there, in the place of what is.
+    ///
+    /// # Errors
+    /// As [`Datapath::resolver`].
+    async fn write_resolver(&self, pid: u32, text: &str) -> Result<()>;
+
+    /// Puts what was there before in the place of what is there now, unless
+    /// somebody else has changed that since.
+    ///
+    /// # Errors
+    /// As [`Datapath::resolver`].
+    async fn restore_resolver(&self, pid: u32, now: &Present, original: &Present) -> Result<()>;
 
     /// Attaches.
     async fn add(&self, attachment: &Attachment) -> Result<Added, AddFailure>;

@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 pub const NETWORK_LABEL: &str = "io.circuit.network";
 /// The label that publishes ports.
 pub const PORTS_LABEL: &str = "io.circuit.ports";
+/// The label that has a container find a server for names, or not.
+pub const DNS_LABEL: &str = "io.circuit.dns";
 /// The label with the restart policy.
 pub const RESTART_LABEL: &str = "io.circuit.restart";
 /// The label with the address of the restarted task's output.
@@ -92,6 +94,9 @@ pub struct Labels {
     pub gw_priorities: HashMap<String, i32>,
     /// Published ports.
     pub ports: Vec<PortMapping>,
+    /// Whether the container is to find a server for names; its networks say so
+    /// when it does not.
+    pub dns: Option<bool>,
     /// What could not be read.
     pub problems: Vec<LabelProblem>,
 }
@@ -101,6 +106,7 @@ impl Labels {
     pub fn read(labels: &HashMap<String, String>, key: &str) -> Self {
         let mut read = Self::default();
         read.read_priorities(labels, key);
+        read.read_dns(labels);
         let Some(list) = labels.get(key) else {
             if labels.contains_key(PORTS_LABEL) {
                 read.problem(
@@ -165,6 +171,19 @@ impl Labels {
                     format!("label {label}: {value:?} is no whole number: write one like 10"),
                 ),
             }
+        }
+    }
+
+    /// Also for networks that are joined by hand.
+    fn read_dns(&mut self, labels: &HashMap<String, String>) {
+        match labels.get(DNS_LABEL).map(|value| value.trim()) {
+            None => {}
+            Some("true") => self.dns = Some(true),
+            Some("false") => self.dns = Some(false),
+            Some(other) => self.problem(
+                "",
+                format!("label {DNS_LABEL}: {other:?} is neither true nor false"),
+            ),
         }
     }
 

@@ -15,4 +15,5 @@ pub mod netlink;
 pub mod netns;
 pub mod nft;
 pub mod process;
+pub mod resolv_conf;
 pub mod udp;

@@ -12,6 +12,10 @@ use crate::{Error, Result};
 /// those of a container's other networks.
 pub const GW_PRIORITY_KEY: &str = "io.circuit.gw-priority";
 
+/// The key of a configuration list that asks for names: its containers find a
+/// server for them in their `/etc/resolv.conf`.
+pub const DNS_KEY: &str = "io.circuit.dns";
+
 /// The largest configuration that is read; a real one has a few kilobytes.
 pub const MAX_CONFIG_BYTES: usize = 1 << 20;
 
@@ -33,6 +37,8 @@ pub struct ConfigList {
     /// Whether a container's default route leads here rather than to its other
     /// networks: the highest number wins, networks without one have 0.
     pub gw_priority: Option<i32>,
+    /// Whether its containers ask this node for names.
+    pub dns: bool,
     /// The plugins, in the order of ADD; never empty.
     pub plugins: Vec<PluginConfig>,
 }
@@ -69,6 +75,7 @@ impl ConfigList {
             disable_gc: parse_switch(&top, "disableGC")?,
             data_path: parse_data_path(&top)?,
             gw_priority: parse_gw_priority(&top)?,
+            dns: parse_switch(&top, DNS_KEY)?,
             plugins,
         })
     }

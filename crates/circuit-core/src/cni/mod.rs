@@ -10,7 +10,9 @@ mod result;
 mod stdin;
 mod version;
 
-pub use config::{ConfigList, GW_PRIORITY_KEY, MAX_CONFIG_BYTES, PluginConfig, is_network_name};
+pub use config::{
+    ConfigList, DNS_KEY, GW_PRIORITY_KEY, MAX_CONFIG_BYTES, PluginConfig, is_network_name,
+};
 pub use data_path::DataPath;
 pub use ipam::IpamConfig;
 pub use report::{ErrorReport, code, supported_versions};

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    CniResult, CniVersion, ConfigList, DataPath, GW_PRIORITY_KEY, JsonObject, PluginConfig,
+    CniResult, CniVersion, ConfigList, DNS_KEY, DataPath, GW_PRIORITY_KEY, JsonObject, PluginConfig,
 };
 
 /// An attachment that GC must leave alone.
@@ -43,7 +43,10 @@ pub fn plugin_config(list: &ConfigList, index: usize, call: &Invocation<'_>) -> 
     let mut config = plugin.raw.clone();
     // Capabilities are the runtime's to read, and a list's keys are no plugin's.
     let theirs = ["capabilities", "cniVersions", "prevResult"];
-    for key in theirs.into_iter().chain([DataPath::KEY, GW_PRIORITY_KEY]) {
+    for key in theirs
+        .into_iter()
+        .chain([DataPath::KEY, GW_PRIORITY_KEY, DNS_KEY])
+    {
         config.shift_remove(key);
     }
     config.insert("cniVersion".to_owned(), list.cni_version.as_str().into());

@@ -5,6 +5,7 @@ mod attach;
 mod book;
 mod locks;
 mod original;
+mod resolver;
 mod service;
 mod sightings;
 
@@ -12,7 +13,7 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap, HashSet},
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use async_trait::async_trait;
@@ -31,6 +32,7 @@ use tokio_util::task::TaskTracker;
 pub use attach::Join;
 pub use book::Book;
 pub use locks::{KeyGuard, KeyedLocks};
+pub use resolver::Nameservers;
 use sightings::Sightings;
 
 /// Where the configuration of a network comes from.
@@ -81,6 +83,7 @@ pub struct Attachments {
     settled: Mutex<HashSet<String>>,
     own_updates: Arc<OwnUpdates>,
     sightings: Sightings,
+    nameservers: OnceLock<Arc<dyn Nameservers>>,
 }
 
 /// How many changes of a container's record that the runtime will tell of are
@@ -116,6 +119,7 @@ impl Attachments {
             settled: Mutex::default(),
             own_updates: Arc::default(),
             sightings: Sightings::default(),
+            nameservers: OnceLock::new(),
         }
     }
 

@@ -52,6 +52,11 @@ impl service::Attachments for Attachments {
                 if let Err(error) = self.order_routes(&record, &labels).await {
                     tracing::warn!(container, %error, "cannot order the default routes");
                 }
+                let settled = self.settle_resolver(&mut record, &labels, task.pid).await;
+                if let Err(error) = settled {
+                    tracing::warn!("container {container} cannot ask for names: {error}");
+                    self.wake(container);
+                }
                 self.book().solved(container, network);
                 self.publish_later(guard, &record, None);
                 Ok(connected(&attachment))
@@ -102,6 +107,16 @@ impl service::Attachments for Attachments {
             .await?;
         self.book().solved(container, network);
         tracing::info!("disconnected {container} from {network}");
+        if let Some(seen) = &seen
+            && let Some(task) = seen.alive()
+        {
+            let labels = Labels::read(&seen.container.labels, self.label());
+            let settled = self.settle_resolver(&mut record, &labels, task.pid).await;
+            if let Err(error) = settled {
+                tracing::warn!("container {container} cannot be told of its names: {error}");
+                self.wake(container);
+            }
+        }
         self.publish_later(guard, &record, unused);
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! DNS, with what it answers from.
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -14,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    attachments::{Attachments, NetworkSource},
+    attachments::{Attachments, Nameservers, NetworkSource},
     cli::server::ServerOptions,
     dns::{Dns, Door, Gateways, Listener, Servers, Settings, Sources, serve},
     registry::Registry,
@@ -30,7 +31,7 @@ const UNSETTLED: Duration = Duration::from_secs(2);
 /// DNS and its listeners.
 pub(super) struct Naming {
     pub(super) dns: Arc<Dns>,
-    pub(super) gateways: Arc<Gateways>,
+    gateways: Arc<Gateways>,
     listeners: Vec<Listener>,
     known: Arc<Known>,
 }
@@ -67,8 +68,13 @@ impl Naming {
             these => Servers::These(these.to_vec()),
         };
         let dns = Arc::new(Dns::new(settings, Arc::clone(&known) as _, servers));
+        let gateways = Arc::new(Gateways::new(Arc::clone(&dns)));
+        attachments.announce(Arc::new(Told {
+            gateways: Arc::clone(&gateways),
+            dns: Arc::clone(&dns),
+        }));
         Ok(Self {
-            gateways: Arc::new(Gateways::new(Arc::clone(&dns))),
+            gateways,
             dns,
             listeners,
             known,
@@ -104,6 +110,22 @@ impl Naming {
             answered = answering => answered,
             () = others => Ok(()),
         }
+    }
+}
+
+/// Where containers are told to ask.
+struct Told {
+    gateways: Arc<Gateways>,
+    dns: Arc<Dns>,
+}
+
+impl Nameservers for Told {
+    fn serve(&self, network: &str, gateways: &[IpAddr]) -> Result<Vec<IpAddr>> {
+        self.gateways.serve(network, gateways)
+    }
+
+    fn domain(&self) -> &str {
+        self.dns.settings().domain.as_str()
     }
 }
 

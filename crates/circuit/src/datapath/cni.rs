@@ -14,11 +14,13 @@ use circuit_core::{
     cni::ConfigList,
     datapath::{AddFailure, Added, Arguments, Datapath},
     labels::{DesiredNetwork, PortMapping},
+    resolver::Present,
 };
 use circuit_net::{
     announce::announce_soon,
     cni::{AttachmentArgs, CniRuntime, Natives, OperationLock, Way},
     netlink, netns, process,
+    resolv_conf::{self, Restored},
 };
 
 use ipnet::IpNet;
@@ -220,6 +222,14 @@ fn masquerades(config: &ConfigList, natives: &Natives) -> bool {
     })
 }
 
+/// Does what waits for the disk where nothing else waits with it.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Error::internal(format!("a container's file was not reached: {error}")))?
+}
+
 #[async_trait]
 impl Datapath for CniDatapath {
     fn arguments(
@@ -313,6 +323,24 @@ impl Datapath for CniDatapath {
         let (netns, interfaces) = (netns.to_path_buf(), interfaces.to_vec());
         let order = move || netlink::order_default_routes(&netns, &interfaces);
         self.cni.workers().run(order).await?
+    }
+
+    async fn resolver(&self, pid: u32) -> Result<Present> {
+        blocking(move || resolv_conf::read(pid)).await
+    }
+
+    async fn write_resolver(&self, pid: u32, text: &str) -> Result<()> {
+        let text = text.to_owned();
+        blocking(move || resolv_conf::replace(pid, &text).map(drop)).await
+    }
+
+    async fn restore_resolver(&self, pid: u32, now: &Present, original: &Present) -> Result<()> {
+        let (now, original) = (now.clone(), original.clone());
+        let restored = blocking(move || resolv_conf::restore(pid, &original, &now)).await?;
+        if restored == Restored::Changed {
+            tracing::debug!(pid, "the container has changed its resolv.conf itself");
+        }
+        Ok(())
     }
 
     async fn add(&self, attachment: &Attachment) -> Result<Added, AddFailure> {

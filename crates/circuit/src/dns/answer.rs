@@ -100,7 +100,7 @@ impl Dns {
             let authority = self.authority();
             let answer = question.answer(&found, &authority, recursive);
             self.figures.answered(answer.metadata.response_code);
-            message::write(&answer, longest(&question, client), out);
+            message::write(answer, longest(&question, client), out);
             return Answered::Now;
         }
         if !recursive || !question.wants_recursion() {
@@ -136,7 +136,7 @@ impl Dns {
             _ => {
                 let answer = question.empty(ResponseCode::ServFail, true);
                 self.figures.answered(ResponseCode::ServFail);
-                message::write(&answer, question.longest(), out);
+                message::write(answer, question.longest(), out);
                 false
             }
         }
@@ -150,7 +150,7 @@ impl Dns {
         out: &mut Vec<u8>,
     ) -> Answered {
         self.figures.answered(code);
-        message::write(&question.empty(code, false), longest(question, client), out);
+        message::write(question.empty(code, false), longest(question, client), out);
         Answered::Now
     }
 

@@ -218,25 +218,35 @@ fn name(text: &str) -> Option<Name> {
 }
 
 /// Writes a message into the place of what is in `out`, of `longest` bytes at
-/// most: what does not fit is left out, and the message says so.
-pub(super) fn write(message: &Message, longest: u16, out: &mut Vec<u8>) {
-    if emit(message, longest, out).is_err() {
-        let short = message.truncate();
-        if emit(&short, longest, out).is_err() {
+/// most: answers that do not fit are left out, and the message says so. Some
+/// resolvers take those that are there.
+pub(super) fn write(mut message: Message, longest: u16, out: &mut Vec<u8>) {
+    let longest = usize::from(longest);
+    loop {
+        out.clear();
+        let mut encoder = BinEncoder::new(out);
+        if message.emit(&mut encoder).is_err() {
             out.clear();
+            return;
+        }
+        if out.len() <= longest {
+            return;
+        }
+        if !message.additionals.is_empty() {
+            message.additionals.clear();
+            continue;
+        }
+        message.metadata.truncation = true;
+        let (over, count) = (out.len() - longest, message.answers.len());
+        let each = (out.len() / count.max(1)).max(1);
+        let less = over.div_ceil(each).max(1);
+        message.answers.truncate(count.saturating_sub(less));
+        if count == 0 {
+            // A question alone is never so long.
+            out.clear();
+            return;
         }
     }
-}
-
-fn emit(
-    message: &Message,
-    longest: u16,
-    out: &mut Vec<u8>,
-) -> Result<(), hickory_proto::ProtoError> {
-    out.clear();
-    let mut encoder = BinEncoder::new(out);
-    encoder.set_max_size(longest);
-    message.emit(&mut encoder)
 }
 
 /// The answer that an answer of another server is too long for this way, and is
@@ -244,5 +254,5 @@ fn emit(
 pub(super) fn cut(question: &Question, out: &mut Vec<u8>) {
     let mut answer = question.empty(ResponseCode::NoError, true);
     answer.metadata.truncation = true;
-    write(&answer, question.longest(), out);
+    write(answer, question.longest(), out);
 }

@@ -118,3 +118,38 @@ impl Dns {
 
 /// The time that somebody waits for another server's answer, all in all.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Answers whatever these bytes are, for a fuzzer.
+#[doc(hidden)]
+pub fn fuzz(bytes: &[u8]) {
+    struct Nothing;
+    impl Sources for Nothing {
+        fn maps(&self) -> Vec<Snapshot> {
+            Vec::new()
+        }
+        fn networks(&self) -> Arc<Networks> {
+            Arc::default()
+        }
+    }
+    let Ok(domain) = Domain::parse(circuit_core::zone::DOMAIN) else {
+        return;
+    };
+    let settings = Settings {
+        domain,
+        ttl: 0,
+        listen: Vec::new(),
+        limit: 1,
+    };
+    let dns = Dns::new(settings, Arc::new(Nothing), Servers::These(Vec::new()));
+    let client = Client {
+        peer: IpAddr::from([127, 0, 0, 1]),
+        local: None,
+        door: &Door::Open,
+        stream: false,
+    };
+    let mut out = Vec::new();
+    if let Answered::Now = dns.answer(bytes, &client, &mut out) {
+        let read = hickory_proto::op::Message::from_vec(&out);
+        assert!(read.is_ok() && out.len() <= usize::from(message::LONGEST_DATAGRAM));
+    }
+}

@@ -1,1 +1,390 @@
+#![allow(clippy::unwrap_used)]
 
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use circuit_core::fleet::{Attached, Fleet, NodeWord, Port, Protocol, Record, Snapshot};
+use circuit_core::service::{Names as _, NodeInfo};
+use circuit_core::zone::{DOMAIN, Domain, Networks};
+use hickory_proto::op::{Edns, Message, OpCode, Query, ResponseCode};
+use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
+use proptest::prelude::*;
+
+use super::*;
+
+/// Two networks, of which one has many containers of one name.
+struct Few(Vec<Snapshot>);
+
+impl Few {
+    fn new() -> Self {
+        let record = |node: &str, container: &str, network: &str, ip: [u8; 4]| Record {
+            container: container.into(),
+            node: node.into(),
+            attached: [Attached {
+                network: network.into(),
+                interface: "eth0".into(),
+                ips: [IpAddr::from(ip)].into(),
+                mac: None,
+                aliases: Box::default(),
+                ports: [Port {
+                    host: 8080,
+                    container: 80,
+                    protocol: Protocol::Tcp,
+                }]
+                .into(),
+            }]
+            .into(),
+        };
+        let word = NodeWord {
+            info: NodeInfo::default(),
+            at: 0,
+            heartbeat: 0,
+            lease: 0,
+        };
+        let mut fleet = Fleet::new();
+        let own = [
+            record("here", "web", "ctr0", [10, 88, 0, 2]),
+            record("here", "db", "ctr1", [10, 99, 0, 2]),
+        ];
+        fleet.replace("here", word.clone(), 1, own.into());
+        for n in 0..200_u8 {
+            let many = record("x", "many", "ctr0", [10, 88, 1, n]);
+            let node = format!("n{n}");
+            let many = Record {
+                node: node.as_str().into(),
+                ..many
+            };
+            fleet.replace(&node, word.clone(), 1, vec![many]);
+        }
+        Self(vec![fleet.snapshot()])
+    }
+}
+
+impl Sources for Few {
+    fn maps(&self) -> Vec<Snapshot> {
+        self.0.clone()
+    }
+
+    fn networks(&self) -> Arc<Networks> {
+        let subnet = |text: &str| vec![text.parse().unwrap()];
+        Arc::new(Networks::new([
+            ("ctr0", subnet("10.88.0.0/16")),
+            ("ctr1", subnet("10.99.0.0/16")),
+        ]))
+    }
+}
+
+fn dns_with(upstream: Vec<SocketAddr>, limit: u32) -> Dns {
+    let settings = Settings {
+        domain: Domain::parse(DOMAIN).unwrap(),
+        ttl: 0,
+        listen: vec!["192.0.2.1:53".parse().unwrap()],
+        limit,
+    };
+    Dns::new(settings, Arc::new(Few::new()), Servers::These(upstream))
+}
+
+fn dns() -> Dns {
+    dns_with(Vec::new(), 100)
+}
+
+fn question(name: &str, kind: RecordType) -> Message {
+    let mut message = Message::query();
+    message.metadata.recursion_desired = true;
+    message
+        .queries
+        .push(Query::query(Name::from_ascii(name).unwrap(), kind));
+    message
+}
+
+fn from<'a>(peer: &str, door: &'a Door, stream: bool) -> Client<'a> {
+    Client {
+        peer: peer.parse().unwrap(),
+        local: None,
+        door,
+        stream,
+    }
+}
+
+/// The answer's bytes; none when another server is to be asked.
+fn bytes_of(dns: &Dns, question: &Message, client: &Client<'_>) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    match dns.answer(&question.to_vec().unwrap(), client, &mut out) {
+        Answered::Now => Some(out),
+        Answered::Never => panic!("no answer"),
+        Answered::Later(_) => None,
+    }
+}
+
+fn answer(dns: &Dns, question: &Message, client: &Client<'_>) -> Message {
+    Message::from_vec(&bytes_of(dns, question, client).unwrap()).unwrap()
+}
+
+fn ask(name: &str, kind: RecordType) -> Message {
+    answer(
+        &dns(),
+        &question(name, kind),
+        &from("127.0.0.1", &Door::Open, false),
+    )
+}
+
+fn addresses(answer: &Message) -> Vec<String> {
+    let mut all: Vec<String> = answer
+        .answers
+        .iter()
+        .map(|it| it.data.to_string())
+        .collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn a_name_is_answered_in_the_case_it_was_asked_in() {
+    let answer = ask("WeB.cTr0.", RecordType::A);
+    assert_eq!(answer.metadata.response_code, ResponseCode::NoError);
+    assert!(answer.metadata.authoritative && answer.metadata.recursion_available);
+    assert_eq!(answer.queries[0].name.to_ascii(), "WeB.cTr0.");
+    assert_eq!(answer.answers[0].name.to_ascii(), "WeB.cTr0.");
+    assert_eq!(
+        (addresses(&answer), answer.answers[0].ttl),
+        (vec!["10.88.0.2".into()], 0)
+    );
+    assert!(answer.edns.is_none() && answer.authorities.is_empty());
+}
+
+#[test]
+fn what_is_not_there_is_told_with_the_zone() {
+    for (name, kind, code) in [
+        ("web.ctr0.", RecordType::AAAA, ResponseCode::NoError),
+        ("none.ctr0.", RecordType::A, ResponseCode::NXDomain),
+        (
+            "none.circuit.internal.",
+            RecordType::A,
+            ResponseCode::NXDomain,
+        ),
+    ] {
+        let answer = ask(name, kind);
+        assert_eq!(answer.metadata.response_code, code, "{name}");
+        assert!(answer.answers.is_empty());
+        let RData::SOA(soa) = &answer.authorities[0].data else {
+            panic!("no soa: {answer:?}");
+        };
+        assert_eq!(soa.mname.to_ascii(), "ns.circuit.internal.");
+        assert_eq!((answer.authorities[0].ttl, soa.minimum), (0, 0));
+    }
+}
+
+#[test]
+fn services_come_with_their_addresses() {
+    let answer = ask("_80._tcp.web.circuit.internal.", RecordType::SRV);
+    assert_eq!(addresses(&answer), ["0 0 80 web.ctr0.circuit.internal."]);
+    assert_eq!(answer.additionals[0].data.to_string(), "10.88.0.2");
+}
+
+#[test]
+fn several_addresses_come_in_every_order() {
+    let first = |_| ask("many.ctr0.", RecordType::A).answers[0].data.to_string();
+    let firsts: std::collections::BTreeSet<String> = (0..20).map(first).collect();
+    assert!(firsts.len() > 5, "{firsts:?}");
+}
+
+#[test]
+fn a_datagram_is_no_longer_than_the_asker_takes() {
+    let dns = dns();
+    let mut asked = question("many.ctr0.", RecordType::A);
+    for (size, most) in [
+        (None, 512),
+        (Some(100), 512),
+        (Some(1000), 1000),
+        (Some(65535), 1232),
+    ] {
+        if let Some(size) = size {
+            let mut edns = Edns::new();
+            edns.set_max_payload(size);
+            asked.edns = Some(edns);
+        }
+        let bytes = bytes_of(&dns, &asked, &from("127.0.0.1", &Door::Open, false)).unwrap();
+        assert!(
+            bytes.len() <= most && bytes.len() > most / 2,
+            "{size:?}: {}",
+            bytes.len()
+        );
+        let answer = Message::from_vec(&bytes).unwrap();
+        assert!(answer.metadata.truncation);
+        assert_eq!(answer.edns.is_some(), size.is_some());
+    }
+    let answer = answer(&dns, &asked, &from("127.0.0.1", &Door::Open, true));
+    assert_eq!(
+        (answer.answers.len(), answer.metadata.truncation),
+        (200, false)
+    );
+}
+
+#[test]
+fn who_asks_wrongly_is_told_so() {
+    let (dns, door) = (dns(), Door::Open);
+    let client = from("127.0.0.1", &door, false);
+    let code = |change: &dyn Fn(&mut Message)| {
+        let mut asked = question("web.ctr0.", RecordType::A);
+        change(&mut asked);
+        let mut out = Vec::new();
+        match dns.answer(&asked.to_vec().unwrap(), &client, &mut out) {
+            Answered::Now => Some(Message::from_vec(&out).unwrap().metadata.response_code),
+            _ => None,
+        }
+    };
+    assert_eq!(
+        code(&|it| it.metadata.op_code = OpCode::Notify),
+        Some(ResponseCode::NotImp)
+    );
+    assert_eq!(code(&|it| it.queries.clear()), Some(ResponseCode::FormErr));
+    let two = |it: &mut Message| it.queries.push(it.queries[0].clone());
+    assert_eq!(code(&two), Some(ResponseCode::FormErr));
+    let chaos = |it: &mut Message| it.queries[0].query_class = DNSClass::CH;
+    assert_eq!(code(&chaos), Some(ResponseCode::Refused));
+    let transfer = |it: &mut Message| it.queries[0].query_type = RecordType::AXFR;
+    assert_eq!(code(&transfer), Some(ResponseCode::Refused));
+    let newer = |it: &mut Message| {
+        let mut edns = Edns::new();
+        edns.set_version(1);
+        it.edns = Some(edns);
+    };
+    // The number has another name where there is a signature.
+    assert_eq!(code(&newer).map(u16::from), Some(16));
+    // Answers are not answered.
+    let response =
+        |it: &mut Message| it.metadata.message_type = hickory_proto::op::MessageType::Response;
+    assert_eq!(code(&response), None);
+}
+
+#[test]
+fn others_names_are_looked_up_for_our_own_only() {
+    let (dns, open) = (dns(), Door::Open);
+    let gateway = Door::Gateway("ctr0".into());
+    let asked = question("example.com.", RecordType::A);
+    // None: another server is asked.
+    for (peer, door, expected) in [
+        ("127.0.0.1", &open, None),
+        ("10.88.7.7", &open, None),
+        ("10.88.7.7", &gateway, None),
+        ("192.0.2.1", &open, None),
+        ("203.0.113.9", &open, Some(ResponseCode::Refused)),
+        ("203.0.113.9", &gateway, Some(ResponseCode::Refused)),
+        ("127.0.0.1", &Door::Api, Some(ResponseCode::Refused)),
+    ] {
+        let bytes = bytes_of(&dns, &asked, &from(peer, door, false));
+        let code = bytes.map(|bytes| Message::from_vec(&bytes).unwrap().metadata.response_code);
+        assert_eq!(code, expected, "{peer} {door:?}");
+    }
+    let mut asked = asked;
+    asked.metadata.recursion_desired = false;
+    let refused = answer(&dns, &asked, &from("127.0.0.1", &open, false));
+    assert_eq!(refused.metadata.response_code, ResponseCode::Refused);
+    // Ours are answered to everybody who reaches an open door, and nobody else.
+    let asked = question("web.ctr0.", RecordType::A);
+    let stranger = answer(&dns, &asked, &from("203.0.113.9", &open, false));
+    assert_eq!(addresses(&stranger), ["10.88.0.2"]);
+    assert!(!stranger.metadata.recursion_available);
+    let stranger = answer(&dns, &asked, &from("203.0.113.9", &gateway, false));
+    assert_eq!(stranger.metadata.response_code, ResponseCode::Refused);
+}
+
+#[test]
+fn who_asks_for_too_much_is_refused() {
+    let (dns, door) = (dns_with(Vec::new(), 3), Door::Open);
+    let asked = question("example.com.", RecordType::A);
+    let passed =
+        (0..10).filter(|_| bytes_of(&dns, &asked, &from("10.88.0.2", &door, false)).is_none());
+    assert!((3..=4).contains(&passed.count()));
+    assert!(bytes_of(&dns, &asked, &from("10.88.0.3", &door, false)).is_none());
+    assert!(dns.figures().too_fast() >= 6);
+}
+
+#[test]
+fn a_gateway_shows_what_the_asker_is_on() {
+    let (dns, ctr0) = (dns(), Door::Gateway("ctr0".into()));
+    let code = |name: &str, peer: &str| {
+        let answer = answer(
+            &dns,
+            &question(name, RecordType::A),
+            &from(peer, &ctr0, false),
+        );
+        answer.metadata.response_code
+    };
+    assert_eq!(code("web.ctr0.", "10.88.0.2"), ResponseCode::NoError);
+    assert_eq!(code("db.ctr1.", "10.88.0.2"), ResponseCode::NXDomain);
+    assert_eq!(
+        code("db.circuit.internal.", "10.88.0.2"),
+        ResponseCode::NXDomain
+    );
+    // A container that is on the other network too.
+    assert_eq!(code("db.ctr1.", "10.99.0.2"), ResponseCode::NoError);
+}
+
+#[tokio::test]
+async fn people_are_told_where_an_answer_came_from() {
+    let dns = dns();
+    let found = dns.query("web.ctr0", "").await.unwrap();
+    assert_eq!(
+        (&*found.code, &*found.source, &found.nodes),
+        ("NOERROR", "zone", &vec!["here".to_owned()])
+    );
+    assert_eq!(found.records[0].data, "10.88.0.2");
+    let found = dns.query("10.99.0.2", "").await.unwrap();
+    assert_eq!(found.records[0].data, "db.ctr1.circuit.internal");
+    // More than a datagram holds.
+    let found = dns.query("many.circuit.internal", "a").await.unwrap();
+    assert_eq!((found.records.len(), found.nodes.len()), (200, 200));
+    let nobody = dns.query("example.com", "A").await.unwrap();
+    assert_eq!((&*nobody.code, &*nobody.source), ("SERVFAIL", "none"));
+    for (name, kind) in [
+        ("", "A"),
+        ("web", "NONSENSE"),
+        (&"x".repeat(300), ""),
+        ("a..b", ""),
+    ] {
+        assert!(dns.query(name, kind).await.is_err(), "{name} {kind}");
+    }
+    assert_eq!(dns.list().iter().filter(|row| row.kind == "A").count(), 202);
+}
+
+/// Whatever comes is answered in bounded length, or not at all.
+fn take(dns: &Dns, bytes: &[u8]) {
+    let mut out = Vec::new();
+    for (door, stream) in [(&Door::Open, false), (&Door::Api, true)] {
+        if let Answered::Now = dns.answer(bytes, &from("127.0.0.1", door, stream), &mut out) {
+            assert!(out.len() >= 12 && out[..2] == bytes[..2] && out[2] & 0x80 != 0);
+            assert!(stream || out.len() <= 1232);
+        }
+    }
+}
+
+#[test]
+fn hostile_messages_do_no_harm() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dns/corpus");
+    let dns = dns();
+    let mut count = 0;
+    for file in std::fs::read_dir(corpus).unwrap() {
+        let bytes = std::fs::read(file.unwrap().path()).unwrap();
+        take(&dns, &bytes);
+        // And whatever is nearly the same.
+        for at in 0..bytes.len() {
+            for value in [0x3f, 0xc0] {
+                let mut near = bytes.clone();
+                near[at] = value;
+                take(&dns, &near);
+            }
+            take(&dns, &bytes[..at]);
+        }
+        count += 1;
+    }
+    assert!(count >= 40, "{count} messages");
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..120)) {
+        take(&dns(), &bytes);
+    }
+}

@@ -95,6 +95,10 @@ impl Reconciler {
         let earlier = record.attachments.clone();
         self.bring_in_line(&mut record, &labels, sandbox, &mut findings)
             .await;
+        if let Some(task) = seen.alive() {
+            self.tell_of_names(&mut record, &labels, task.pid, &mut findings)
+                .await;
+        }
         self.check_once(&record, &earlier, &mut findings).await;
         self.tell(container, std::mem::take(&mut findings.problems));
         self.finish_launch(&mut record, &seen).await?;
@@ -238,6 +242,24 @@ impl Reconciler {
         self.join_all(record, &joining, labels, publisher, sandbox, findings)
             .await;
         if let Err(error) = self.attachments.order_routes(record, labels).await {
+            findings.add("", &error);
+        }
+    }
+
+    /// Has a task find the servers for names.
+    async fn tell_of_names(
+        &self,
+        record: &mut ContainerRecord,
+        labels: &Labels,
+        pid: u32,
+        findings: &mut Findings,
+    ) {
+        let settled = self.attachments.settle_resolver(record, labels, pid).await;
+        // A task that ended this moment is no problem; its exit follows.
+        if let Err(error) = settled
+            && error.kind() != ErrorKind::NotFound
+        {
+            let error = error.context("cannot ask for names");
             findings.add("", &error);
         }
     }
@@ -424,7 +446,8 @@ impl Reconciler {
         match self.attachments.parts.datapath.sandbox(pid).await {
             Ok(sandbox) => {
                 self.bring_in_line(record, labels, Some(sandbox), &mut findings)
-                    .await
+                    .await;
+                self.tell_of_names(record, labels, pid, &mut findings).await;
             }
             Err(error) => findings.add("", &error),
         }

@@ -15,6 +15,7 @@ mod cluster;
 mod cluster_kinds;
 mod cluster_steady;
 mod crash;
+mod dns;
 mod labels;
 mod load;
 mod main_job;

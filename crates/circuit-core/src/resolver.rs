@@ -1,0 +1,271 @@
+//! A container's `/etc/resolv.conf`: what is written there, what was there
+//! before, and when the one or the other is put in place.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// How a file begins that Circuit has written.
+const MARK: &str = "# circuit: ";
+/// As many servers are asked by resolvers (resolv.conf(5)).
+const SERVERS: usize = 3;
+/// As many domains and characters of them fit into old resolvers' searches.
+const DOMAINS: (usize, usize) = (6, 255);
+
+/// What is, or was, at `/etc/resolv.conf`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Present {
+    /// Nothing.
+    Missing,
+    /// A regular file. Times and extended attributes are not kept.
+    File {
+        /// All of it.
+        content: Bytes,
+        /// The permissions, without the type.
+        mode: u32,
+        /// The owner, as the host sees it.
+        uid: u32,
+        /// The group, as the host sees it.
+        gid: u32,
+    },
+    /// A symbolic link, wherever it leads. Its owner is not kept.
+    Link {
+        /// Where to.
+        target: Bytes,
+    },
+}
+
+impl Present {
+    /// Whether it is a file with exactly this text.
+    pub fn is(&self, text: &str) -> bool {
+        matches!(self, Self::File { content, .. } if content.0 == text.as_bytes())
+    }
+
+    /// Whether it is a file that Circuit has written.
+    pub fn is_ours(&self) -> bool {
+        matches!(self, Self::File { content, .. } if content.0.starts_with(MARK.as_bytes()))
+    }
+}
+
+/// Bytes that are a text in JSON when they are one, or else a list of numbers.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Written", into = "Written")]
+pub struct Bytes(pub Vec<u8>);
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.0.escape_ascii())
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+impl From<Written> for Bytes {
+    fn from(written: Written) -> Self {
+        match written {
+            Written::Text(text) => Self(text.into_bytes()),
+            Written::Bytes(bytes) => Self(bytes),
+        }
+    }
+}
+
+impl From<Bytes> for Written {
+    fn from(bytes: Bytes) -> Self {
+        String::from_utf8(bytes.0).map_or_else(|e| Self::Bytes(e.into_bytes()), Self::Text)
+    }
+}
+
+/// What is remembered of a container whose file was replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The task that it was done for.
+    pub pid: u32,
+    /// The text that was written last.
+    pub text: String,
+    /// What was there before.
+    pub original: Present,
+}
+
+/// What is to be done about a container's file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing.
+    Rest,
+    /// To be remembered; then the text is to be written, if it is not there.
+    Write(Kept),
+    /// The original is to be put back in the place of what is there; then it is
+    /// to be forgotten.
+    Restore(Present),
+    /// To be forgotten: nothing of ours is there.
+    Forget,
+}
+
+/// Decides what is to be done for a task, by what is at the file now. Whatever
+/// somebody else has written there since is left alone.
+pub fn step(kept: Option<&Kept>, pid: u32, now: &Present, wanted: Option<&str>) -> Step {
+    let Some(text) = wanted else {
+        return match kept {
+            Some(kept) if now.is_ours() => Step::Restore(kept.original.clone()),
+            Some(_) => Step::Forget,
+            None => Step::Rest,
+        };
+    };
+    let write = |original: &Present| {
+        Step::Write(Kept {
+            pid,
+            text: text.to_owned(),
+            original: original.clone(),
+        })
+    };
+    match kept {
+        Some(kept) if kept.pid == pid && kept.text == text && now.is(text) => Step::Rest,
+        Some(kept) if now.is_ours() || *now == kept.original => write(&kept.original),
+        // A task of before has another root, or had another file.
+        Some(kept) if kept.pid != pid => write(now),
+        Some(_) => Step::Rest,
+        // What there was is lost with the record that knew it.
+        None if now.is_ours() => write(&Present::Missing),
+        None => write(now),
+    }
+}
+
+/// The text for a container on these networks, by their domains, that asks these
+/// servers.
+pub fn text(servers: &[IpAddr], domains: &[String]) -> String {
+    let mut text = format!("{MARK}names of networks; taken back when they are left\n");
+    for server in servers.iter().take(SERVERS) {
+        text.push_str(&format!("nameserver {server}\n"));
+    }
+    let mut search = String::from("search");
+    for domain in domains.iter().take(DOMAINS.0) {
+        if search.len() + 1 + domain.len() <= DOMAINS.1 {
+            search.push(' ');
+            search.push_str(domain);
+        }
+    }
+    if !domains.is_empty() {
+        text.push_str(&search);
+        text.push('\n');
+    }
+    text.push_str("options timeout:2 attempts:3\n");
+    text
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> Present {
+        Present::File {
+            content: Bytes(text.into()),
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+        }
+    }
+
+    #[test]
+    fn what_was_there_is_put_back_and_what_others_wrote_is_left_alone() {
+        let ours = text(&["10.88.0.1".parse().unwrap()], &["ctr0.lan".into()]);
+        let newer = text(&["10.89.0.1".parse().unwrap()], &[]);
+        let (own, link) = (
+            file("nameserver 9.9.9.9\n"),
+            Present::Link {
+                target: Bytes(b"../run/\xff".to_vec()),
+            },
+        );
+        let kept = |pid, text: &str, original: &Present| Kept {
+            pid,
+            text: text.into(),
+            original: original.clone(),
+        };
+        let first = kept(7, &ours, &own);
+        let write = |pid, text: &str, original: &Present| Step::Write(kept(pid, text, original));
+        for (kept, pid, now, wanted, expected) in [
+            (None, 7, &own, Some(&ours), write(7, &ours, &own)),
+            (None, 7, &link, Some(&ours), write(7, &ours, &link)),
+            (None, 7, &own, None, Step::Rest),
+            (Some(&first), 7, &file(&ours), Some(&ours), Step::Rest),
+            (
+                Some(&first),
+                7,
+                &file(&ours),
+                Some(&newer),
+                write(7, &newer, &own),
+            ),
+            (
+                Some(&first),
+                7,
+                &file(&ours),
+                None,
+                Step::Restore(own.clone()),
+            ),
+            // A crash came between the record and the file.
+            (Some(&first), 7, &own, Some(&ours), write(7, &ours, &own)),
+            (Some(&first), 7, &own, None, Step::Forget),
+            // Somebody in the container has written another.
+            (Some(&first), 7, &link, Some(&ours), Step::Rest),
+            (Some(&first), 7, &link, Some(&newer), Step::Rest),
+            (Some(&first), 7, &link, None, Step::Forget),
+            // The next task, in the same root and in another.
+            (
+                Some(&first),
+                8,
+                &file(&ours),
+                Some(&ours),
+                write(8, &ours, &own),
+            ),
+            (Some(&first), 8, &link, Some(&ours), write(8, &ours, &link)),
+            (
+                None,
+                8,
+                &file(&ours),
+                Some(&ours),
+                write(8, &ours, &Present::Missing),
+            ),
+        ] {
+            let wanted = wanted.map(String::as_str);
+            assert_eq!(step(kept, pid, now, wanted), expected, "{now:?} {wanted:?}");
+        }
+    }
+
+    #[test]
+    fn a_text_has_no_more_than_resolvers_read() {
+        let servers: Vec<IpAddr> = (1..6_u8).map(|n| [10, 0, 0, n].into()).collect();
+        let domains: Vec<String> = (0..9)
+            .map(|n| format!("{n}{}.lan", "x".repeat(60)))
+            .collect();
+        let text = text(&servers, &domains);
+        assert_eq!(text.matches("nameserver").count(), 3);
+        let search = text
+            .lines()
+            .find(|line| line.starts_with("search"))
+            .unwrap();
+        assert!(
+            search.len() <= 255 && search.matches(".lan").count() == 3,
+            "{search}"
+        );
+    }
+
+    #[test]
+    fn what_was_there_survives_the_journal() {
+        for present in [
+            Present::Missing,
+            file("a\nb"),
+            Present::Link {
+                target: Bytes(vec![0xff, b'/', 0]),
+            },
+        ] {
+            let text = serde_json::to_string(&present).unwrap();
+            assert_eq!(serde_json::from_str::<Present>(&text).unwrap(), present);
+        }
+    }
+}
