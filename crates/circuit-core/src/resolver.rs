@@ -43,6 +43,14 @@ impl Present {
         matches!(self, Self::File { content, .. } if content.0 == text.as_bytes())
     }
 
+    /// The text of a file, if it is one.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Self::File { content, .. } => std::str::from_utf8(&content.0).ok(),
+            _ => None,
+        }
+    }
+
     /// Whether it is a file that Circuit has written.
     pub fn is_ours(&self) -> bool {
         matches!(self, Self::File { content, .. } if content.0.starts_with(MARK.as_bytes()))

@@ -510,6 +510,33 @@ fn a_redis_that_comes_back_from_an_old_file_gives_nothing_until_all_had_their_ti
 }
 
 #[test]
+fn a_node_that_was_down_while_redis_forgot_what_it_gave_gives_nothing_twice() {
+    let mut world = World::new(120);
+    let steps = [
+        Step::Round,
+        Step::Connect(0, None),
+        Step::Round,
+        Step::Round,
+        Step::Dump,
+        Step::Round,
+        Step::Connect(0, None),
+        Step::Crash(0),
+        Step::Restore,
+        Step::Round,
+        Step::Round,
+        Step::Round,
+        Step::Round,
+        Step::Connect(1, None),
+        Step::Restart(0),
+        Step::Connect(0, None),
+    ];
+    for step in &steps {
+        world.do_step(step);
+    }
+    world.history.assert_sound();
+}
+
+#[test]
 fn a_new_fleet_waits_for_a_moment_only() {
     let mut world = World::new(20);
     world.tick(0);

@@ -114,7 +114,7 @@ pub fn replace(pid: u32, text: &str) -> Result<Present> {
 /// As [`read`] when the process is gone or the kernel refuses, and as [`replace`]
 /// on a root file system that is read-only. What [`read`] would not accept is no
 /// error here: it is [`Restored::Changed`].
-pub fn restore(pid: u32, original: &Present, ours: &Present) -> Result<Restored> {
+pub fn restore(pid: u32, original: &Present, ours: &str) -> Result<Restored> {
     let found = Etc::open(pid).and_then(|etc| Ok((etc.look()?, etc)));
     let (now, etc) = match found {
         Ok(found) => found,
@@ -124,7 +124,7 @@ pub fn restore(pid: u32, original: &Present, ours: &Present) -> Result<Restored>
     if now == *original {
         return Ok(Restored::Done);
     }
-    if now != *ours {
+    if !now.is(ours) {
         return Ok(Restored::Changed);
     }
     etc.put(original)?;

@@ -176,14 +176,14 @@ impl Ledger {
     }
 
     /// Redis was started anew, or another took its place. What it gave last
-    /// may be lost, and only known to a node that is cut off.
+    /// may be lost, and only known to a node that is cut off or down.
     pub fn restarted(&mut self, timing: &Timing, now: u64) {
         if self.standing.epoch.is_empty() {
             return;
         }
-        // Should it turn out that something is lost, it was lost now.
         self.born = now;
-        self.settles = self.settles.max(now + timing.moment);
+        // After a lease, whoever was not told of it asks the wire first.
+        self.settles = self.settles.max(now + timing.lease);
         self.suspect = true;
     }
 

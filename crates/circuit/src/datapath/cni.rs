@@ -335,7 +335,11 @@ impl Datapath for CniDatapath {
     }
 
     async fn restore_resolver(&self, pid: u32, now: &Present, original: &Present) -> Result<()> {
-        let (now, original) = (now.clone(), original.clone());
+        // What is no text is none of ours.
+        let Some(now) = now.text().map(str::to_owned) else {
+            return Ok(());
+        };
+        let original = original.clone();
         let restored = blocking(move || resolv_conf::restore(pid, &original, &now)).await?;
         if restored == Restored::Changed {
             tracing::debug!(pid, "the container has changed its resolv.conf itself");

@@ -39,8 +39,9 @@ local function enter(h)
   if not epoch then
     epoch, count, born, settles = h.fresh, h.count, now, now + h.moment
   elseif s[6] ~= run then
-    -- Should it turn out that something is lost, it was lost now.
-    born, settles, suspect = now, math.max(settles, now + h.moment), '1'
+    -- What is lost now, a node may know that is cut off or down: after a lease it
+    -- asks the wire first.
+    born, settles, suspect = now, math.max(settles, now + h.lease), '1'
   end
   if h.epoch == epoch and h.count > count then
     epoch, count, born = h.fresh, h.count, now
