@@ -9,104 +9,24 @@
 )]
 
 mod common;
+mod simulated;
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use circuit::redis::{Store, Url};
-use circuit::registry::{Beacon, Local, Member, Settings};
+use circuit::registry::{Local, Member};
 use circuit_api::v1::{GetContainerIPsRequest, circuit_client::CircuitClient};
 use circuit_api::{ClientOptions, Target, connect};
-use circuit_core::fleet::{Attached, Record};
-use circuit_core::service::NodeInfo;
 use circuit_testing::{Lan, Plugins, RedisServer, TestNode, network};
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use common::{at, join, leave, verdict};
+use simulated::{EACH, Simulated, name, open, publish, settings};
 
-/// Containers of a simulated node.
-const EACH: usize = 100;
 const LOOKUPS: usize = 2000;
 const CHANGES: usize = 60;
 const REST: Duration = Duration::from_secs(20);
-
-struct Simulated {
-    node: usize,
-    containers: usize,
-    changes: watch::Sender<u64>,
-}
-
-impl Simulated {
-    fn of(node: usize, containers: usize) -> Arc<Self> {
-        Arc::new(Self {
-            node,
-            containers,
-            changes: watch::Sender::default(),
-        })
-    }
-}
-
-fn name(node: usize, container: usize) -> String {
-    format!("c{container}-of-{node}")
-}
-
-impl Local for Simulated {
-    fn containers(&self) -> Vec<Arc<Record>> {
-        let one = |container: usize| {
-            let [_, a, b, c] = u32::try_from(self.node * EACH + container)
-                .unwrap()
-                .to_be_bytes();
-            let attached = Attached {
-                network: "web".into(),
-                interface: "eth0".into(),
-                ips: [IpAddr::V4(Ipv4Addr::new(10, a, b, c))].into(),
-                mac: Some([2, 0, 0, a, b, c]),
-                aliases: Box::default(),
-                ports: Box::default(),
-            };
-            Arc::new(Record {
-                container: name(self.node, container).into(),
-                node: self.info().name.into(),
-                attached: [attached].into(),
-            })
-        };
-        (0..self.containers).map(one).collect()
-    }
-
-    fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
-    }
-
-    fn info(&self) -> NodeInfo {
-        NodeInfo {
-            name: format!("simulated{}", self.node),
-            version: "0".into(),
-            ..NodeInfo::default()
-        }
-    }
-}
-
-fn settings(name: String) -> Settings {
-    Settings {
-        id: name.clone(),
-        life: 1,
-        name,
-        heartbeat: Duration::from_secs(10),
-        // Simulated nodes beat once only.
-        lease: Duration::from_secs(3600),
-        leave_on_stop: true,
-    }
-}
-
-async fn open(redis: &RedisServer) -> Store {
-    let store = Store::open(&Url::parse(&redis.url()).unwrap()).unwrap();
-    store.wait_up(Duration::from_secs(10)).await.unwrap();
-    store
-}
 
 fn node(lan: &Lan, name: &str) -> TestNode {
     TestNode::builder(env!("CARGO_BIN_EXE_circuit"))
@@ -151,12 +71,8 @@ async fn lookups() {
     let store = open(&redis).await;
     let mut there = 0;
     for fleet in [1usize, 10, 100, 1000] {
-        while there < fleet {
-            let local = Simulated::of(there, EACH);
-            let mut beacon = Beacon::new(store.clone(), settings(local.info().name), local);
-            beacon.beat().await.unwrap();
-            there += 1;
-        }
+        publish(&store, there..fleet).await;
+        there = fleet;
         while ips(&mut client, name(fleet - 1, EACH - 1)).await.is_none() {
             sleep(Duration::from_millis(10));
         }

@@ -4,10 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::dns::{DOMAIN, Domain};
 use crate::redis::Url;
 use crate::store::Datastore;
 use circuit_api::ListenAddress;
-use circuit_core::zone::{DOMAIN, Domain};
 use clap::Args;
 
 use super::Global;

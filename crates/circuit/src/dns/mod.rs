@@ -21,9 +21,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use circuit_core::fleet::Snapshot;
-use circuit_core::zone::{Domain, Networks, Scope, Zone};
+use circuit_core::zone::{Networks, Scope, Zone};
 
 pub use answer::{Answered, Client, Door};
+pub use circuit_core::zone::{DOMAIN, Domain};
 pub use figures::Figures;
 pub use gateways::Gateways;
 pub use server::{Listener, serve};
@@ -131,7 +132,7 @@ pub fn fuzz(bytes: &[u8]) {
             Arc::default()
         }
     }
-    let Ok(domain) = Domain::parse(circuit_core::zone::DOMAIN) else {
+    let Ok(domain) = Domain::parse(DOMAIN) else {
         return;
     };
     let settings = Settings {

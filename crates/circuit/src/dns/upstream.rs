@@ -158,20 +158,23 @@ impl Upstreams {
                 let looping = states.iter().filter(|state| state.loops.is_some_and(due));
                 looping.map(|state| state.address).collect::<Vec<_>>()
             };
-            let fresh: Vec<SocketAddr> = servers
+            let fresh = servers
                 .into_iter()
-                .filter(|server| probed.insert(*server))
-                .collect();
-            for server in looping.into_iter().chain(fresh) {
-                self.probe(server).await;
+                .filter(|server| !probed.contains(server));
+            for server in looping.into_iter().chain(fresh.collect::<Vec<_>>()) {
+                // One that is silent may ask us as soon as it is up.
+                if self.probe(server).await {
+                    probed.insert(server);
+                }
             }
         }
     }
 
-    async fn probe(&self, server: SocketAddr) {
+    /// Returns whether it is known now if the server asks us.
+    async fn probe(&self, server: SocketAddr) -> bool {
         let label = format!("{:032x}", rand::random::<u128>());
         let Ok(mut name) = Name::from_labels([label.as_bytes(), label.as_bytes()]) else {
-            return;
+            return false;
         };
         name.set_fqdn(true);
         let lock = || self.probes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -183,9 +186,10 @@ impl Upstreams {
             .queries
             .push(Query::query(name.clone(), RecordType::HINFO));
         let Ok(bytes) = message.to_vec() else {
-            return;
+            return false;
         };
-        let _ = tokio::time::timeout(PROBE, exchange::ask(server, &bytes, false)).await;
+        let asked = exchange::ask(server, &bytes, false);
+        let answered = matches!(tokio::time::timeout(PROBE, asked).await, Ok(Ok(_)));
         let came_back = !lock().remove(&name);
         self.change(server, |state| {
             match (came_back, state.loops) {
@@ -198,6 +202,7 @@ impl Upstreams {
             }
             state.loops = came_back.then(Instant::now);
         });
+        came_back || answered
     }
 }
 

@@ -152,11 +152,12 @@ async fn reflection_lists_the_services() {
         .iter()
         .map(|service| service.name.as_str())
         .collect();
-    for name in ["Circuit", "Cluster", "Containers"] {
+    for name in ["Circuit", "Cluster", "Containers", "Dns", "Ipam"] {
         assert!(
             names.contains(&format!("io.circuit.v1.{name}").as_str()),
             "{names:?}"
         );
     }
     assert!(names.contains(&"grpc.health.v1.Health"), "{names:?}");
+    assert!(names.contains(&"coredns.dns.DnsService"), "{names:?}");
 }

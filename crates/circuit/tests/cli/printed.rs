@@ -261,3 +261,43 @@ async fn pools_are_listed_and_addresses_freed() {
     let address = r#"release Address { pool: Some("lan"), address: 10.9.0.2 } force=false"#;
     assert_eq!(calls, [address, r#"release Node("node1") force=true"#]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_are_asked_for_and_listed() {
+    let server = Server::start().await;
+    let at = &server.target();
+    let printed = run(at, &["dns", "query", "web.ctr0"]).await.ok();
+    assert!(printed.contains("web.ctr0.circuit.internal"), "{printed}");
+    let last = printed.lines().last().unwrap();
+    assert_eq!(
+        last,
+        "NOERROR: from containers on node1, node2, in 1.042 ms"
+    );
+    let json = ["dns", "query", "web", "aaaa", "--format", "json"];
+    let json: serde_json::Value = serde_json::from_str(&run(at, &json).await.ok()).unwrap();
+    assert_eq!(
+        (&json["code"], &json["micros"]),
+        (&"NOERROR".into(), &1042.into())
+    );
+    let missing = run(at, &["dns", "query", "gone"]).await;
+    assert!(
+        missing.stdout.ends_with("in 1.042 ms\n"),
+        "{}",
+        missing.stdout
+    );
+    assert_eq!(missing.error(), "gone does not exist");
+    let listed = run(at, &["dns", "dump", "CTR1.circuit.internal."])
+        .await
+        .ok();
+    assert_eq!(
+        listed,
+        "NAME                        TYPE      DATA        NODE\n\
+         web.ctr1.circuit.internal   A         10.89.0.2   node1\n"
+    );
+    // A suffix ends whole labels only.
+    let none = ["dns", "dump", "ternal", "--format", "json"];
+    let none: serde_json::Value = serde_json::from_str(&run(at, &none).await.ok()).unwrap();
+    assert_eq!(none["records"].as_array().unwrap().len(), 0);
+    let calls = server.world.calls();
+    assert_eq!(calls, ["query web.ctr0 ", "query web aaaa", "query gone "]);
+}

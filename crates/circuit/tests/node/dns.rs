@@ -164,3 +164,140 @@ fn people_ask_the_daemon() {
     node.remove_container("web");
     node.assert_nothing_left();
 }
+
+#[test]
+fn a_label_says_whether_a_container_asks_for_names() {
+    let node = two_networks();
+    node.run_container("on", &[(NETWORK, "ctr1"), (DNS, "true")], &[]);
+    node.run_container("off", &[(NETWORK, "ctr0"), (DNS, "false")], &[]);
+    node.run_container("odd", &[(NETWORK, "ctr0"), (DNS, "maybe")], &[]);
+    for container in ["on", "off", "odd"] {
+        node.wait_for_addresses(container);
+    }
+    wait_until("a resolver", PATIENCE, || {
+        resolv_conf_or_none(&node, "on").is_some_and(|it| it.contains("nameserver 10.99.0.1"))
+    });
+    let told = resolv_conf_or_none(&node, "off").unwrap_or_default();
+    assert!(!told.contains("10.88.0.1"), "{told}");
+    let problem = |container: &str| {
+        let told = json(&node, &["network", "ips", container]);
+        told["problems"].to_string()
+    };
+    wait_until("the label is named", PATIENCE, || {
+        problem("odd").contains("neither true nor false")
+    });
+    for container in ["on", "off", "odd"] {
+        node.remove_container(container);
+    }
+    node.assert_nothing_left();
+}
+
+#[test]
+fn a_file_that_is_not_the_containers_is_left_alone_and_told_of() {
+    let node = two_networks();
+    let mine = node.file("mine.conf", "nameserver 203.0.113.5\n");
+    let mount = format!("type=bind,src={mine},dst=/etc/resolv.conf,options=rbind:rw");
+    node.run_container_with(&["--mount", &mount], "mounted", &[(NETWORK, "ctr0")], &[]);
+    node.run_container_with(&["--read-only"], "fixed", &[(NETWORK, "ctr0")], &[]);
+    for (container, reason) in [
+        ("mounted", "is mounted from elsewhere"),
+        ("fixed", "read-only"),
+    ] {
+        node.wait_for_addresses(container);
+        wait_until(reason, PATIENCE, || {
+            let told = json(&node, &["network", "ips", container]);
+            told["problems"].to_string().contains(reason)
+        });
+    }
+    assert_eq!(
+        std::fs::read_to_string(&mine).unwrap(),
+        "nameserver 203.0.113.5\n"
+    );
+    node.remove_container("mounted");
+    node.remove_container("fixed");
+    node.assert_nothing_left();
+}
+
+#[test]
+fn a_resolver_outlives_tasks_and_daemons_and_is_taken_back() {
+    let node = two_networks();
+    node.create_container("web", &[(NETWORK, "ctr0")], &[]);
+    node.start_task("web");
+    node.wait_for_addresses("web");
+    let told = || {
+        wait_until("a resolver", PATIENCE, || {
+            resolv_conf_or_none(&node, "web").is_some_and(|it| it.contains("nameserver 10.88.0.1"))
+        });
+    };
+    told();
+    node.kill_daemon();
+    node.start_daemon();
+    wait_until("names again", PATIENCE, || {
+        let ran = node.dig_in(
+            "web",
+            &["@10.88.0.1", "+short", "+time=1", "+tries=1", "web.ctr0"],
+        );
+        ran.worked() && ran.stdout.contains("10.88.")
+    });
+    let old = node.task_pid("web").unwrap();
+    node.end_task("web");
+    node.ctr(&["task", "delete", "web"]);
+    node.start_task("web");
+    node.wait_for_new_task("web", old);
+    node.wait_for_addresses("web");
+    told();
+    // One who writes the file keeps it.
+    let write = "echo nameserver 203.0.113.5 > /etc/resolv.conf";
+    node.exec("web", &["sh", "-c", write]).ok();
+    node.circuit(&["network", "disconnect", "web", "ctr0"]).ok();
+    assert_eq!(resolv_conf(&node, "web"), "nameserver 203.0.113.5\n");
+    node.circuit(&["network", "connect", "web", "ctr0"]).ok();
+    assert_names(&resolv_conf(&node, "web"), &["nameserver 10.88.0.1"]);
+    node.circuit(&["network", "disconnect", "web", "ctr0"]).ok();
+    assert_eq!(resolv_conf(&node, "web"), "nameserver 203.0.113.5\n");
+    node.remove_container("web");
+    node.assert_nothing_left();
+}
+
+#[test]
+fn the_c_library_finds_names_of_both_families() {
+    let node = node().server(&LISTEN).start();
+    let configuration = network::dual("ctr0", "10.88.0.0/16", "fd00:88::/64");
+    let mut configuration: Value = serde_json::from_str(&configuration).unwrap();
+    configuration[DNS] = json!(true);
+    node.create_network("ctr0", &configuration.to_string());
+    // The machine's own getent with what it is linked to.
+    let shown = [
+        ("/usr/bin/getent", "/bin/getent"),
+        ("/lib/x86_64-linux-gnu", "/lib/x86_64-linux-gnu"),
+        ("/lib64", "/lib64"),
+    ]
+    .map(|(from, to)| (std::fs::canonicalize(from).unwrap(), to))
+    .map(|(from, to)| format!("type=bind,src={},dst={to},options=rbind:ro", from.display()));
+    let flags: Vec<&str> = shown.iter().flat_map(|mount| ["--mount", mount]).collect();
+    node.run_container_with(&flags, "web", &[(NETWORK, "ctr0")], &[]);
+    node.run_container("db", &[(NETWORK, "ctr0")], &[]);
+    node.wait_for_addresses("web");
+    let addresses = node.wait_for_addresses("db");
+    wait_until("a resolver", PATIENCE, || {
+        resolv_conf_or_none(&node, "web").is_some_and(|it| it.contains("nameserver 10.88.0.1"))
+    });
+    assert_names(&resolv_conf(&node, "web"), &["nameserver fd00:88::1"]);
+    let getent = |words: &[&str]| node.exec("web", &[&["getent"], words].concat()).ok();
+    for address in &addresses {
+        let ip = address.split('/').next().unwrap();
+        let kind = if ip.contains(':') {
+            "ahostsv6"
+        } else {
+            "ahostsv4"
+        };
+        assert_names(&getent(&[kind, "db"]), &[ip]);
+        assert_names(&getent(&["hosts", ip]), &["db.ctr0.circuit.internal"]);
+        assert_names(&getent(&[kind, "db.ctr0"]), &[ip]);
+    }
+    let by_v6 = node.dig_in("web", &["@fd00:88::1", "+short", "db.ctr0", "AAAA"]);
+    assert_names(&by_v6.ok(), &["fd00:88::"]);
+    node.remove_container("web");
+    node.remove_container("db");
+    node.assert_nothing_left();
+}

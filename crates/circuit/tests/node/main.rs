@@ -16,6 +16,8 @@ mod cluster_kinds;
 mod cluster_steady;
 mod crash;
 mod dns;
+mod dns_cluster;
+mod dns_servers;
 mod labels;
 mod load;
 mod main_job;

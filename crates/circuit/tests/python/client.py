@@ -14,6 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import dns.message
+import dns.rcode
 import grpc
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -23,7 +25,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 from grpc_tools import protoc
 
-SERVICES = [f"io.circuit.v1.{name}" for name in ["Circuit", "Cluster", "Containers", "Ipam"]]
+NAMES = ["Circuit", "Cluster", "Containers", "Dns", "Ipam"]
+SERVICES = ["coredns.dns.DnsService", *(f"io.circuit.v1.{name}" for name in NAMES)]
 HEALTH = "grpc.health.v1.Health"
 REFLECTION = "grpc.reflection.v1alpha.ServerReflection"
 REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
@@ -114,6 +117,10 @@ class Session:
         self.cluster = cluster.ClusterStub(channel)
         self.containers = containers.ContainersStub(channel)
         self.ipam = ipam.IpamStub(channel)
+        self.dns_pb, dns = modules["dns"]
+        self.names = dns.DnsStub(channel)
+        self.coredns_pb, coredns = modules["coredns"]
+        self.coredns = coredns.DnsServiceStub(channel)
 
     def ips(self, container, network=""):
         request = self.pb.GetContainerIPsRequest(container=container, network=network)
@@ -183,6 +190,29 @@ class Session:
             refused(networks.Connect, request, code, part)
         request = pb.GetContainerIPsRequest(container="none")
         refused(networks.GetContainerIPs, request, Code.NOT_FOUND, "none")
+
+    def naming(self):
+        """Names, asked for by our service and as CoreDNS does."""
+        request = self.dns_pb.QueryNameRequest(name="shell.ctr0")
+        answer = self.names.QueryName(request, timeout=PATIENCE)
+        found = [(record.type, record.data) for record in answer.records]
+        equal((answer.code, answer.source, found), ("NOERROR", "zone", [("A", "10.20.0.2")]), "name")
+        request = self.dns_pb.QueryNameRequest(name="shell.ctr0", type="NONSENSE")
+        refused(self.names.QueryName, request, Code.INVALID_ARGUMENT, "NONSENSE")
+        request = self.dns_pb.ListNamesRequest(suffix="ctr0.circuit.internal")
+        listed = self.names.ListNames(request, timeout=PATIENCE).records
+        equal([record.name for record in listed], ["shell.ctr0.circuit.internal"], "names")
+        asked = dns.message.make_query("shell.ctr0.", "A")
+        packet = self.coredns_pb.DnsPacket(msg=asked.to_wire())
+        answer = dns.message.from_wire(self.coredns.Query(packet, timeout=PATIENCE).msg)
+        equal((answer.id, answer.rcode()), (asked.id, dns.rcode.NOERROR), "answer to coredns")
+        equal([str(r) for rrset in answer.answer for r in rrset], ["10.20.0.2"], "address")
+        other = dns.message.make_query("example.com.", "A")
+        packet = self.coredns_pb.DnsPacket(msg=other.to_wire())
+        answer = dns.message.from_wire(self.coredns.Query(packet, timeout=PATIENCE).msg)
+        equal(answer.rcode(), dns.rcode.REFUSED, "a name that is not ours")
+        nonsense = self.coredns_pb.DnsPacket(msg=b"nonsense")
+        refused(self.coredns.Query, nonsense, Code.INVALID_ARGUMENT, "dns")
 
     def disconnecting(self):
         pb, networks = self.pb, self.networks
@@ -324,6 +354,7 @@ def main():
     session.waiting()
     session.storing()
     session.connecting()
+    session.naming()
     session.stopping()
     session.disconnecting()
     left = sorted(set(everything(pool)) - called.methods)

@@ -1,0 +1,196 @@
+//! Figures of DNS: the built-in server beside a stock CoreDNS with the same names
+//! in its `hosts` plugin, and CoreDNS in front of the daemon in both stock ways.
+//! Asked by dnsperf, all on one machine, one after the other.
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_precision_loss)]
+
+mod common;
+mod simulated;
+
+use std::fmt::Write as _;
+use std::thread::sleep;
+use std::time::Duration;
+
+use circuit_testing::{CoreDns, Lan, Plugins, TestNode};
+
+use common::verdict;
+use simulated::{EACH, address, name, open, publish};
+
+/// Names that are asked for, whatever their number.
+const ASKED: usize = 1000;
+/// Seconds of each run.
+const SECONDS: &str = "8";
+/// Questions in a second where times are compared: well below what both can do.
+const CALM: &str = "10000";
+
+/// What dnsperf has to say.
+struct Run {
+    rate: f64,
+    p50: f64,
+    p99: f64,
+}
+
+#[tokio::main]
+async fn main() {
+    println!("\ndns, asked by dnsperf for {ASKED} names");
+    let lan = Lan::new();
+    let redis = lan.redis();
+    let words = ["--redis-url", "redis://192.0.2.1", "--node-name", "real"];
+    let dns = ["--dns-listen", "127.0.0.1:5353"];
+    let node = TestNode::builder(env!("CARGO_BIN_EXE_circuit"))
+        .plugins(Plugins::None)
+        .lan(&lan)
+        .server(&[&words[..], &dns].concat())
+        .start();
+    let store = open(&redis).await;
+    let mut there = 0;
+    let mut rates = Vec::new();
+    for fleet in [ASKED / EACH, 1000] {
+        publish(&store, there..fleet).await;
+        there = fleet;
+        let last = format!("{}.web.circuit.internal", name(fleet - 1, EACH - 1));
+        while !answers(&node, &last) {
+            sleep(Duration::from_millis(20));
+        }
+        rates.push(beside_hosts(&node, fleet));
+    }
+    let flat = rates[1] / rates[0];
+    println!("  100,000 names against 1,000: {flat:.2} of the rate");
+    in_front(&node);
+}
+
+fn answers(node: &TestNode, name: &str) -> bool {
+    let told = node.dig(&["@127.0.0.1", "-p", "5353", "+short", name]);
+    told.worked() && !told.stdout.trim().is_empty()
+}
+
+/// The built-in server and CoreDNS with the names of so many nodes; returns the
+/// rate of the former.
+fn beside_hosts(node: &TestNode, fleet: usize) -> f64 {
+    let mut hosts = String::new();
+    for at in (0..fleet).flat_map(|node| (0..EACH).map(move |container| (node, container))) {
+        let (ip, name) = (address(at.0, at.1), name(at.0, at.1));
+        writeln!(hosts, "{ip} {name}.web.circuit.internal").unwrap();
+    }
+    let hosts = node.file("hosts", hosts);
+    let corefile =
+        format!("circuit.internal:5354 {{\n hosts {hosts} {{\n ttl 1\n reload 0\n }}\n}}\n");
+    let coredns = CoreDns::start(node, &corefile, 5354);
+    let every = (fleet * EACH / ASKED).max(1);
+    let asked: String = (0..ASKED)
+        .map(|at| at * every)
+        .map(|at| format!("{}.web.circuit.internal A\n", name(at / EACH, at % EACH)))
+        .collect();
+    let asked = node.file("asked", asked);
+    // Both are warm before they are timed.
+    let _ = [rate(node, 5353, &asked, "1"), rate(node, 5354, &asked, "1")];
+    let (ours, theirs) = (
+        rate(node, 5353, &asked, SECONDS),
+        rate(node, 5354, &asked, SECONDS),
+    );
+    println!(
+        "  {:>6} names   circuit {ours:>7.0}/s   coredns hosts {theirs:>7.0}/s   {:.1} x   \
+         goal >= 2: {}",
+        fleet * EACH,
+        ours / theirs,
+        verdict(ours >= 2.0 * theirs)
+    );
+    let (ours_calm, theirs_calm) = (calm(node, 5353, &asked), calm(node, 5354, &asked));
+    println!(
+        "    at {CALM}/s   circuit p50 {:.3} p99 {:.3} ms   coredns p50 {:.3} p99 {:.3} ms   \
+         goal lower p99: {}",
+        ours_calm.p50,
+        ours_calm.p99,
+        theirs_calm.p50,
+        theirs_calm.p99,
+        verdict(ours_calm.p99 < theirs_calm.p99)
+    );
+    drop(coredns);
+    ours
+}
+
+/// CoreDNS in front of the daemon: by gRPC, and by DNS.
+fn in_front(node: &TestNode) {
+    let asked = node.path("asked");
+    let asked = if asked.exists() {
+        asked
+    } else {
+        node.folder().join("files/asked")
+    };
+    let asked = asked.to_str().unwrap().to_owned();
+    let by_grpc = CoreDns::start(
+        node,
+        "circuit.internal:5355 {\n grpc . 127.0.0.1:8080\n}\n",
+        5355,
+    );
+    let by_dns = CoreDns::start(
+        node,
+        "circuit.internal:5356 {\n forward . 127.0.0.1:5353\n}\n",
+        5356,
+    );
+    let _ = [rate(node, 5355, &asked, "1"), rate(node, 5356, &asked, "1")];
+    let (grpc, forward) = (
+        rate(node, 5355, &asked, SECONDS),
+        rate(node, 5356, &asked, SECONDS),
+    );
+    println!(
+        "  coredns in front   by grpc {grpc:>7.0}/s   by forward {forward:>7.0}/s   {:.0} %   \
+         goal >= 80 %: {}",
+        grpc / forward * 100.0,
+        verdict(grpc >= 0.8 * forward)
+    );
+    drop((by_grpc, by_dns));
+}
+
+fn dnsperf(node: &TestNode, port: u16, asked: &str, more: &[&str]) -> String {
+    let port = port.to_string();
+    let words = ["-s", "127.0.0.1", "-p", &port, "-d", asked, "-c", "16"];
+    let ran = node.run("dnsperf", &[&words[..], more].concat());
+    ran.ok()
+}
+
+/// As many as it answers when 100 questions are under way.
+fn rate(node: &TestNode, port: u16, asked: &str, seconds: &str) -> f64 {
+    let told = dnsperf(node, port, asked, &["-l", seconds, "-q", "100"]);
+    read(&told).rate
+}
+
+/// Times of answers when there is no haste.
+fn calm(node: &TestNode, port: u16, asked: &str) -> Run {
+    read(&dnsperf(
+        node,
+        port,
+        asked,
+        &["-l", SECONDS, "-Q", CALM, "-v"],
+    ))
+}
+
+fn read(told: &str) -> Run {
+    let number = |label: &str| {
+        let line = told
+            .lines()
+            .find(|line| line.trim_start().starts_with(label));
+        let value = line.and_then(|line| line.split(':').nth(1));
+        let word = value.and_then(|value| value.split_whitespace().next());
+        word.and_then(|word| word.parse::<f64>().ok())
+    };
+    let lost = number("Queries lost").unwrap_or(0.0);
+    let sent = number("Queries sent").unwrap_or(1.0);
+    assert!(lost <= sent / 1000.0, "questions were lost: {told}");
+    // "> NOERROR NAME TYPE SECONDS" for each answer.
+    let mut times: Vec<f64> = told
+        .lines()
+        .filter(|line| line.starts_with("> NOERROR"))
+        .filter_map(|line| line.split_whitespace().last()?.parse::<f64>().ok())
+        .map(|seconds| seconds * 1000.0)
+        .collect();
+    times.sort_by(f64::total_cmp);
+    let at = |share: f64| {
+        let place = (times.len() as f64 * share) as usize;
+        times.get(place).copied().unwrap_or(f64::NAN)
+    };
+    Run {
+        rate: number("Queries per second").unwrap(),
+        p50: at(0.5),
+        p99: at(0.99),
+    }
+}
