@@ -114,11 +114,11 @@ pub trait Datapath: Send + Sync {
     /// is not the container's own to change.
     async fn resolver(&self, pid: u32) -> Result<Present>;
 
-    /// Has this text there, in the place of what is.
+    /// Has this text there, in the place of what is, which is returned.
     ///
     /// # Errors
     /// As [`Datapath::resolver`].
-    async fn write_resolver(&self, pid: u32, text: &str) -> Result<()>;
+    async fn write_resolver(&self, pid: u32, text: &str) -> Result<Present>;
 
     /// Puts what was there before in the place of what is there now, unless
     /// somebody else has changed that since.

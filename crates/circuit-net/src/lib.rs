@@ -1,8 +1,8 @@
 //! The kernel and CNI: namespaces, netlink, announcements, plugin execution.
 //!
 //! The only crate with `unsafe` code, in [`cni`] (what a child does between
-//! fork and exec), [`names`], [`netns`], [`netlink`], [`dhcp`] and [`udp`] (single
-//! calls that no crate offers).
+//! fork and exec), and in [`names`], [`netns`], [`netlink`], [`resolv_conf`],
+//! [`dhcp`] and [`udp`] (single calls that no crate offers).
 #![deny(unsafe_code)]
 
 pub mod announce;

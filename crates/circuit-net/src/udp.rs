@@ -304,7 +304,7 @@ impl Batch {
         let length = self.headers.get(at)?.msg_hdr.msg_controllen;
         let control = &self.controls.get(at)?.0;
         // One message: its header, then the note.
-        if (length as usize) < HEADER {
+        if length < HEADER {
             return None;
         }
         let (level, kind) = (number(control, 8)?, number(control, 12)?);

@@ -8,17 +8,24 @@ mod simulated;
 
 use std::fmt::Write as _;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use circuit_testing::{CoreDns, Lan, Plugins, TestNode};
+use circuit_api::v1::{QueryNameRequest, circuit_client::CircuitClient, dns_client::DnsClient};
+use circuit_api::{ClientOptions, Target, connect};
+use circuit_testing::{CoreDns, Lan, Plugins, TestNode, network};
+use tonic::transport::Channel;
 
-use common::verdict;
+use common::{at, join, leave, verdict};
 use simulated::{EACH, address, name, open, publish};
 
+/// Connects and disconnects that are timed.
+const CHANGES: usize = 40;
 /// Names that are asked for, whatever their number.
 const ASKED: usize = 1000;
 /// Seconds of each run.
 const SECONDS: &str = "8";
+/// Questions under way where rates are compared: enough that nobody waits for more.
+const AT_ONCE: &str = "400";
 /// Questions in a second where times are compared: well below what both can do.
 const CALM: &str = "10000";
 
@@ -56,6 +63,80 @@ async fn main() {
     let flat = rates[1] / rates[0];
     println!("  100,000 names against 1,000: {flat:.2} of the rate");
     in_front(&node);
+    drop(node);
+    fresh().await;
+}
+
+/// How long after the answer to a connect, or disconnect, its name is answered
+/// rightly: on the node itself, and on another one.
+async fn fresh() {
+    let lan = Lan::new();
+    let _redis = lan.redis();
+    let node = |name: &str| {
+        let words = ["--redis-url", "redis://192.0.2.1", "--node-name", name];
+        TestNode::builder(env!("CARGO_BIN_EXE_circuit"))
+            .plugins(Plugins::None)
+            .lan(&lan)
+            .server(&words)
+            .start()
+    };
+    let (one, two) = (node("one"), node("two"));
+    one.create_network("web", &network::bridge("web", "10.90.0.0/16"));
+    one.run_container("shown", &[], &[]);
+    let (here, there) = (channel(&one).await, channel(&two).await);
+    let mut api = CircuitClient::new(here.clone());
+    let mut times: [Vec<Duration>; 2] = Default::default();
+    for _ in 0..CHANGES {
+        for is_there in [true, false] {
+            match is_there {
+                true => drop(api.connect(join("shown", "web")).await.unwrap()),
+                false => drop(api.disconnect(leave("shown", "web")).await.unwrap()),
+            }
+            let start = Instant::now();
+            let (on_here, on_there) = tokio::join!(
+                until(here.clone(), is_there, start),
+                until(there.clone(), is_there, start)
+            );
+            times[0].push(on_here);
+            times[1].push(on_there);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    for (times, place, goal) in [
+        (&times[0], "on the node", 50.0),
+        (&times[1], "elsewhere", 100.0),
+    ] {
+        let (p50, p99) = (at(times, 0.5), at(times, 0.99));
+        println!(
+            "  changed until answered so {place:<11}   p50 {p50:.2} ms   p99 {p99:.2} ms   \
+             goal <= {goal} ms: {}",
+            verdict(p99 <= goal)
+        );
+    }
+}
+
+async fn channel(node: &TestNode) -> Channel {
+    let socket = node.path("/run/circuit/circuit.sock");
+    let options = ClientOptions {
+        target: Some(Target::Unix(socket)),
+        ..ClientOptions::default()
+    };
+    connect(&options).await.unwrap()
+}
+
+/// How long it takes from `start` until the name is there, or is not.
+async fn until(channel: Channel, is_there: bool, start: Instant) -> Duration {
+    let mut names = DnsClient::new(channel);
+    loop {
+        let asked = QueryNameRequest {
+            name: "shown.web.circuit.internal".into(),
+            ..Default::default()
+        };
+        let answer = names.query_name(asked).await.unwrap().into_inner();
+        if (answer.code == "NOERROR") == is_there {
+            return start.elapsed();
+        }
+    }
 }
 
 fn answers(node: &TestNode, name: &str) -> bool {
@@ -148,9 +229,9 @@ fn dnsperf(node: &TestNode, port: u16, asked: &str, more: &[&str]) -> String {
     ran.ok()
 }
 
-/// As many as it answers when 100 questions are under way.
+/// As many as it answers when always so many questions are under way.
 fn rate(node: &TestNode, port: u16, asked: &str, seconds: &str) -> f64 {
-    let told = dnsperf(node, port, asked, &["-l", seconds, "-q", "100"]);
+    let told = dnsperf(node, port, asked, &["-l", seconds, "-q", AT_ONCE]);
     read(&told).rate
 }
 

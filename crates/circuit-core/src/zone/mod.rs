@@ -469,7 +469,7 @@ impl<'a> Zone<'a> {
 fn addresses(ips: impl Iterator<Item = IpAddr> + Clone, asked: Asked) -> Vec<Data> {
     let of = |wanted: fn(&IpAddr) -> bool| {
         let mut data = Vec::new();
-        for ip in ips.clone().filter(|ip| wanted(ip)) {
+        for ip in ips.clone().filter(wanted) {
             if !data.contains(&Data::Address(ip)) {
                 data.push(Data::Address(ip));
             }

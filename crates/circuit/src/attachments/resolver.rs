@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use circuit_core::{
-    Result,
+    ErrorKind, Result,
     attachment::{Attachment, ContainerRecord, Phase},
     cni::{ConfigList, DNS_KEY},
     labels::Labels,
@@ -50,7 +50,14 @@ impl Attachments {
             return Ok(());
         }
         let datapath = &self.parts.datapath;
-        let now = datapath.resolver(pid).await?;
+        let now = match datapath.resolver(pid).await {
+            // What is there now is not of us; nothing is left to be taken back.
+            Err(error) if wanted.is_none() && error.kind() == ErrorKind::FailedPrecondition => {
+                record.resolver = None;
+                return self.book().save(record).await;
+            }
+            now => now?,
+        };
         match resolver::step(record.resolver.as_ref(), pid, &now, wanted.as_deref()) {
             Step::Rest => Ok(()),
             Step::Write(kept) => {
@@ -59,7 +66,15 @@ impl Attachments {
                     record.resolver = Some(kept);
                     self.book().save(record).await?;
                 }
-                datapath.write_resolver(pid, &text).await
+                let before = datapath.write_resolver(pid, &text).await?;
+                match &mut record.resolver {
+                    // Somebody was quicker, and wrote what is to be put back.
+                    Some(kept) if !before.is_ours() && before != kept.original => {
+                        kept.original = before;
+                        self.book().save(record).await
+                    }
+                    _ => Ok(()),
+                }
             }
             Step::Restore(original) => {
                 datapath.restore_resolver(pid, &now, &original).await?;

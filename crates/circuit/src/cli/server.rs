@@ -108,8 +108,8 @@ pub struct ServerArgs {
     dns_listen: Vec<SocketAddr>,
 
     /// The domain of containers' names.
-    #[arg(long, value_name = "DOMAIN", default_value = DOMAIN)]
-    dns_domain: String,
+    #[arg(long, value_name = "DOMAIN", default_value = DOMAIN, value_parser = domain)]
+    dns_domain: Domain,
 
     /// For how long others may remember an answer about containers.
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
@@ -305,8 +305,7 @@ impl ServerArgs {
             state_dir: self.state_dir.unwrap_or(state_dir),
             metrics: self.metrics,
             dns_listen: self.dns_listen,
-            dns_domain: Domain::parse(&self.dns_domain)
-                .map_err(|error| format!("--dns-domain: {error}"))?,
+            dns_domain: self.dns_domain,
             dns_ttl: self.dns_ttl,
             dns_upstream: self.dns_upstream,
             dns_limit: self.dns_limit,
@@ -393,6 +392,10 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         Some(duration) if duration <= Duration::from_secs(366 * 86_400) => Ok(duration),
         _ => Err("that is more than a year".into()),
     }
+}
+
+fn domain(text: &str) -> Result<Domain, String> {
+    Domain::parse(text).map_err(|error| error.to_string())
 }
 
 /// An address of a DNS server, at port 53 when none is given.

@@ -329,9 +329,9 @@ impl Datapath for CniDatapath {
         blocking(move || resolv_conf::read(pid)).await
     }
 
-    async fn write_resolver(&self, pid: u32, text: &str) -> Result<()> {
+    async fn write_resolver(&self, pid: u32, text: &str) -> Result<Present> {
         let text = text.to_owned();
-        blocking(move || resolv_conf::replace(pid, &text).map(drop)).await
+        blocking(move || resolv_conf::replace(pid, &text)).await
     }
 
     async fn restore_resolver(&self, pid: u32, now: &Present, original: &Present) -> Result<()> {

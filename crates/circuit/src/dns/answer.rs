@@ -92,15 +92,20 @@ impl Dns {
         }
         let view = self.view(client);
         let recursive = self.may_recurse(client, &view);
-        let labels = question.labels();
-        let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+        let name = question.name();
+        let labels: Vec<&str> = name.split('.').collect();
         let zone = self.zone(&view.networks, &view.maps, view.scope());
         let at_home = recursive || !matches!(client.door, Door::Gateway(_));
         if let Some(found) = zone.find(&labels, question.asked()).filter(|_| at_home) {
-            let authority = self.authority();
-            let answer = question.answer(&found, &authority, recursive);
+            let longest = longest(&question, client);
+            let ttl = self.settings.ttl;
+            if question.write_addresses(bytes, &found, ttl, recursive, longest, out) {
+                self.figures.answered(ResponseCode::NoError);
+                return Answered::Now;
+            }
+            let answer = question.answer(&found, &self.authority(), recursive);
             self.figures.answered(answer.metadata.response_code);
-            message::write(answer, longest(&question, client), out);
+            message::write(answer, longest, out);
             return Answered::Now;
         }
         if !recursive || !question.wants_recursion() {
@@ -192,15 +197,20 @@ impl Dns {
     }
 
     fn authority(&self) -> Authority<'_> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Authority {
             domain: self.settings.domain.as_str(),
             ttl: self.settings.ttl,
-            // Serial numbers go round (RFC 1982).
-            #[allow(clippy::cast_possible_truncation, reason = "they go round")]
-            serial: now.map_or(0, |now| now.as_secs() as u32),
+            serial,
         }
     }
+}
+
+/// The time: zones change with every container. Serial numbers go round (RFC
+/// 1982).
+#[allow(clippy::cast_possible_truncation, reason = "they go round")]
+fn serial() -> u32 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs() as u32)
 }
 
 fn longest(question: &Question, client: &Client<'_>) -> u16 {

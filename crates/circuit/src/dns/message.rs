@@ -1,5 +1,7 @@
 //! Messages of DNS, read and written by hickory.
 
+use std::net::IpAddr;
+
 use circuit_core::zone::{Asked, Data, Found};
 use hickory_proto::op::{Edns, Message, MessageType, Metadata, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, NS, PTR, SOA, SRV};
@@ -8,7 +10,14 @@ use hickory_proto::serialize::binary::{BinEncodable, BinEncoder};
 use rand::seq::SliceRandom;
 
 /// The length of a message's head.
-const HEAD: usize = 12;
+pub(super) const HEAD: usize = 12;
+/// A record of an address of IPv6, its name being a pointer.
+const LONGEST_ADDRESS: usize = 28;
+/// EDNS, with the longest datagram that is taken.
+const OPT: [u8; 11] = {
+    let [high, low] = LONGEST_DATAGRAM.to_be_bytes();
+    [0, 0, 41, high, low, 0, 0, 0, 0, 0, 0]
+};
 /// The longest answer by UDP: what passes every network whole (RFC 9715).
 pub(super) const LONGEST_DATAGRAM: u16 = 1232;
 /// The longest answer by UDP to who said nothing of longer ones.
@@ -85,14 +94,21 @@ impl Question {
         self.metadata.recursion_desired
     }
 
-    /// The name's labels in small letters, which nothing else but names of ours
-    /// can have.
-    pub(super) fn labels(&self) -> Vec<String> {
-        let label = |bytes: &[u8]| match std::str::from_utf8(bytes) {
-            Ok(text) if !text.contains('.') => text.to_ascii_lowercase(),
-            _ => "\u{fffd}".to_owned(),
-        };
-        self.query.name.iter().map(label).collect()
+    /// The name in small letters, its labels with dots between them. What no name
+    /// of ours can have is something that none has.
+    pub(super) fn name(&self) -> String {
+        let mut name = String::with_capacity(self.query.name.len());
+        for bytes in self.query.name.iter() {
+            if !name.is_empty() {
+                name.push('.');
+            }
+            match std::str::from_utf8(bytes) {
+                Ok(text) if !text.contains('.') => name.push_str(text),
+                _ => name.push('\u{fffd}'),
+            }
+        }
+        name.make_ascii_lowercase();
+        name
     }
 
     /// What is asked of the name.
@@ -135,6 +151,65 @@ impl Question {
         answer
     }
 
+    /// Writes the answer about addresses of a name, into the place of what is in
+    /// `out`: by far the most frequent one, and so plain that it needs no writer
+    /// that knows every form. False when it is not of that kind, or too long.
+    pub(super) fn write_addresses(
+        &self,
+        asked: &[u8],
+        found: &Found,
+        ttl: u32,
+        recursion: bool,
+        longest: u16,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        let Some(end) = end_of_question(asked) else {
+            return false;
+        };
+        let question = asked.get(HEAD..end).unwrap_or_default();
+        let count = u16::try_from(found.data.len()).unwrap_or(u16::MAX);
+        let room = usize::from(longest).saturating_sub(end + OPT.len());
+        if question.is_empty() || count == 0 || usize::from(count) * LONGEST_ADDRESS > room {
+            return false;
+        }
+        out.clear();
+        out.extend_from_slice(asked.get(..2).unwrap_or(&[0; 2]));
+        let desired = u8::from(self.metadata.recursion_desired);
+        let disabled = u8::from(self.metadata.checking_disabled) << 4;
+        // An answer, authoritative.
+        out.extend([0x84 | desired, u8::from(recursion) << 7 | disabled]);
+        out.extend([0, 1]);
+        out.extend(count.to_be_bytes());
+        out.extend([0, 0, 0, u8::from(self.edns.is_some())]);
+        out.extend_from_slice(question);
+        let mut order: Vec<&Data> = found.data.iter().collect();
+        if count > 1 {
+            order.shuffle(&mut rand::rng());
+        }
+        for data in order {
+            let Data::Address(ip) = data else {
+                return false;
+            };
+            // The name of the question.
+            out.extend([0xc0, HEAD as u8]);
+            let (kind, octets): (u16, &[u8]) = match ip {
+                IpAddr::V4(ip) => (1, &ip.octets()),
+                IpAddr::V6(ip) => (28, &ip.octets()),
+            };
+            out.extend(kind.to_be_bytes());
+            out.extend([0, 1]);
+            out.extend(ttl.to_be_bytes());
+            out.extend([0, octets.len() as u8]);
+            out.extend_from_slice(octets);
+        }
+        if let Some(edns) = &self.edns {
+            let mut opt = OPT;
+            opt[7] = u8::from(edns.flags().dnssec_ok) << 7;
+            out.extend(opt);
+        }
+        true
+    }
+
     /// The answer about a name of ours.
     pub(super) fn answer(&self, found: &Found, zone: &Authority<'_>, recursion: bool) -> Message {
         let code = match found.exists {
@@ -172,7 +247,7 @@ impl Question {
 pub(super) struct Authority<'a> {
     pub(super) domain: &'a str,
     pub(super) ttl: u32,
-    pub(super) serial: u32,
+    pub(super) serial: fn() -> u32,
 }
 
 impl Authority<'_> {
@@ -193,7 +268,7 @@ impl Authority<'_> {
         let soa = SOA::new(
             server,
             people,
-            self.serial,
+            (self.serial)(),
             refresh,
             retry,
             expire,
@@ -203,10 +278,23 @@ impl Authority<'_> {
     }
 }
 
-fn address(ip: std::net::IpAddr) -> RData {
+fn address(ip: IpAddr) -> RData {
     match ip {
-        std::net::IpAddr::V4(ip) => RData::A(A(ip)),
-        std::net::IpAddr::V6(ip) => RData::AAAA(AAAA(ip)),
+        IpAddr::V4(ip) => RData::A(A(ip)),
+        IpAddr::V6(ip) => RData::AAAA(AAAA(ip)),
+    }
+}
+
+/// Where the first question of a message ends; none when its name goes on
+/// elsewhere, or beyond the message.
+pub(super) fn end_of_question(message: &[u8]) -> Option<usize> {
+    let mut at = HEAD;
+    loop {
+        match usize::from(*message.get(at)?) {
+            0 => return Some(at + 5),
+            length @ 1..64 => at += length + 1,
+            _ => return None,
+        }
     }
 }
 

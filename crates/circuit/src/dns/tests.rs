@@ -221,6 +221,62 @@ fn a_datagram_is_no_longer_than_the_asker_takes() {
     );
 }
 
+/// The same question about addresses, answered by both writers.
+#[test]
+fn the_quick_writer_says_what_the_whole_one_does() {
+    let (dns, networks) = (dns(), Few::new().networks());
+    let maps = dns.sources.maps();
+    let zone = dns.zone(&networks, &maps, Scope::All);
+    let authority = super::message::Authority {
+        domain: "circuit.internal",
+        ttl: 7,
+        serial: || 1,
+    };
+    for (name, kind, quick) in [
+        ("web.ctr0.", RecordType::A, true),
+        ("WEB.ctr0.Circuit.internal.", RecordType::ANY, true),
+        ("many.ctr0.", RecordType::A, true),
+        ("web.ctr0.", RecordType::AAAA, false),
+        ("gone.ctr0.", RecordType::A, false),
+        ("_80._tcp.web.ctr0.", RecordType::SRV, false),
+    ] {
+        for edns in [false, true] {
+            let mut asked = question(name, kind);
+            asked.metadata.checking_disabled = edns;
+            asked.metadata.recursion_desired = !edns;
+            if edns {
+                let mut told = Edns::new();
+                told.set_max_payload(4096);
+                told.set_dnssec_ok(true);
+                asked.edns = Some(told);
+            }
+            let bytes = asked.to_vec().unwrap();
+            let super::message::Read::Question(read) = super::message::read(&bytes) else {
+                panic!("a question");
+            };
+            let text = read.name();
+            let labels: Vec<&str> = text.split('.').collect();
+            let found = zone.find(&labels, read.asked()).unwrap();
+            let (mut one, mut other) = (Vec::new(), Vec::new());
+            let wrote = read.write_addresses(&bytes, &found, 7, true, u16::MAX, &mut one);
+            assert_eq!(wrote, quick, "{name}");
+            if !quick {
+                continue;
+            }
+            super::message::write(read.answer(&found, &authority, true), u16::MAX, &mut other);
+            let [mut one, mut other] = [one, other].map(|it| Message::from_vec(&it).unwrap());
+            for message in [&mut one, &mut other] {
+                message
+                    .answers
+                    .sort_by_key(|record| record.data.to_string());
+            }
+            assert_eq!(one, other, "{name}");
+            // Nothing is written that is longer than may be.
+            assert!(!read.write_addresses(&bytes, &found, 7, true, 40, &mut Vec::new()));
+        }
+    }
+}
+
 #[test]
 fn who_asks_wrongly_is_told_so() {
     let (dns, door) = (dns(), Door::Open);

@@ -6,8 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 
-/// The length of a message's head.
-const HEAD: usize = 12;
+use super::super::message::{HEAD, end_of_question};
 
 /// Asks, by TCP when `stream`, and returns the answer under the number of the
 /// question. Whatever is not the answer is passed over.
@@ -83,18 +82,6 @@ fn is_answer(asked: &[u8], answer: &[u8]) -> bool {
         _ => false,
     };
     same || failed
-}
-
-/// Where the first question ends, which has no pointers as nothing is before it.
-fn end_of_question(message: &[u8]) -> Option<usize> {
-    let mut at = HEAD;
-    loop {
-        match usize::from(*message.get(at)?) {
-            0 => return Some(at + 5),
-            length @ 1..64 => at += length + 1,
-            _ => return None,
-        }
-    }
 }
 
 #[cfg(test)]
