@@ -13,6 +13,8 @@ use nix::sys::socket::{
 
 /// As many datagrams are taken and sent with one call.
 pub const BATCH: usize = 32;
+/// Bytes of the kernel's memory for datagrams that wait to be taken.
+const QUEUE: usize = 4 << 20;
 /// The longest datagram that is taken; a longer one is cut.
 pub const LONGEST: usize = 4096;
 
@@ -45,6 +47,8 @@ pub fn listen_udp(address: SocketAddr, early: bool) -> io::Result<std::net::UdpS
     if early {
         setsockopt(&socket, sockopt::IpFreebind, &true)?;
     }
+    // Only root may have more than others; without it, a burst loses some.
+    let _ = setsockopt(&socket, sockopt::RcvBufForce, &QUEUE);
     bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
     Ok(socket.into())
 }

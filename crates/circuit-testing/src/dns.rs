@@ -85,6 +85,12 @@ impl CoreDns {
         server
     }
 
+    /// Its pid, as the machine sees it.
+    pub fn pid(&self) -> u32 {
+        let entered = children(self.child.id());
+        entered.first().copied().unwrap_or(self.child.id())
+    }
+
     /// What it has written so far.
     pub fn log(&self) -> String {
         fs::read(self.dir.path().join("log"))

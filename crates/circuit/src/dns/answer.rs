@@ -191,7 +191,7 @@ impl Dns {
         }
         peer.is_loopback()
             || client.local == Some(peer)
-            || self.addresses.contains(&peer)
+            || self.own.contains(&peer)
             || view.networks.subnet_of(peer.into()).is_some()
             || view.maps.iter().any(|map| !map.holders(peer).is_empty())
     }

@@ -9,12 +9,10 @@ use circuit_core::{Error, Result};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::Dns;
 use super::answer::Door;
 use super::server::{Listener, serve};
+use super::{Dns, PORT};
 
-/// Resolvers ask there only.
-const PORT: u16 = 53;
 /// How often it is looked whether gateways are still there.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -58,6 +56,10 @@ impl Gateways {
             if !here.contains(gateway) {
                 continue;
             }
+            if self.dns.listens_on(*gateway) {
+                servers.push(*gateway);
+                continue;
+            }
             // An address of IPv6 is looked for at first, and cannot be used.
             let listener = Listener::bind((*gateway, PORT).into(), true)?;
             open.insert(*gateway, self.start(network, listener));
@@ -69,7 +71,8 @@ impl Gateways {
         if servers.is_empty() {
             return Err(Error::precondition(format!(
                 "network {network} has no gateway on this host where its containers could ask for \
-                 names; have the daemon listen on an address that they reach, by --dns-listen"
+                 names; have the daemon listen on port 53 of an address that they reach, by \
+                 --dns-listen"
             )));
         }
         Ok(servers)

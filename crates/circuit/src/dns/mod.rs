@@ -61,17 +61,24 @@ pub struct Dns {
     upstreams: Upstreams,
     limits: Limits,
     figures: Figures,
-    /// Where people outside find the zone's server.
+    /// Where resolvers find the zone's server: they know one port.
     addresses: Vec<IpAddr>,
+    /// This host's, when it asks itself.
+    own: Vec<IpAddr>,
 }
+
+/// The port of DNS.
+const PORT: u16 = 53;
 
 impl Dns {
     /// Answers from those sources, and from those servers for other names.
     pub fn new(settings: Settings, sources: Arc<dyn Sources>, servers: Servers) -> Self {
-        let beyond = |ip: &IpAddr| !ip.is_loopback() && !ip.is_unspecified();
-        let listen = settings.listen.iter().map(SocketAddr::ip);
+        let beyond = |at: &&SocketAddr| !at.ip().is_loopback() && !at.ip().is_unspecified();
+        let listen = || settings.listen.iter().filter(beyond);
+        let known = listen().filter(|at| at.port() == PORT);
         Self {
-            addresses: listen.filter(beyond).collect(),
+            addresses: known.map(SocketAddr::ip).collect(),
+            own: listen().map(SocketAddr::ip).collect(),
             upstreams: Upstreams::new(servers, settings.listen.clone()),
             limits: Limits::new(settings.limit),
             figures: Figures::default(),
@@ -93,6 +100,15 @@ impl Dns {
     /// Where containers find it that have no gateway of this node.
     pub fn addresses(&self) -> &[IpAddr] {
         &self.addresses
+    }
+
+    /// Whether it answers there for everybody already.
+    fn listens_on(&self, address: IpAddr) -> bool {
+        let there = |at: &SocketAddr| {
+            let all = at.ip().is_unspecified() && at.is_ipv4() == address.is_ipv4();
+            at.port() == PORT && (all || at.ip() == address)
+        };
+        self.settings.listen.iter().any(there)
     }
 
     /// Finds out which servers ask this one, for ever.

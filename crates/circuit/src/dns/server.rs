@@ -69,11 +69,12 @@ pub async fn serve(
     let failed = |error: io::Error| Error::internal(format!("serving dns failed: {error}"));
     let socket = Arc::new(listener.udp);
     let mut tasks = JoinSet::new();
-    // Whoever is free takes what has come. Those who ask need processors too, and
-    // each that waits is woken by every datagram.
+    // Whoever is free takes what has come.
     let takers = match *door {
         Door::Gateway(_) => 1,
-        _ => (std::thread::available_parallelism().map_or(1, usize::from) / 2).clamp(1, 4),
+        _ => std::thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(8),
     };
     for _ in 0..takers {
         let (dns, socket, door) = (Arc::clone(&dns), Arc::clone(&socket), Arc::clone(&door));

@@ -193,6 +193,36 @@ fn a_label_says_whether_a_container_asks_for_names() {
 }
 
 #[test]
+fn a_network_without_a_gateway_here_asks_where_the_daemon_listens() {
+    let node = node().start();
+    let lonely = network::bridge("ctr0", "10.88.0.0/16")
+        .replace("\"isGateway\": true", "\"isGateway\": false");
+    node.create_network("ctr0", &lonely);
+    let labels = [(NETWORK, "ctr0"), (DNS, "true")];
+    node.run_container("web", &labels, &[]);
+    node.wait_for_addresses("web");
+    wait_until("the remedy is named", PATIENCE, || {
+        let told = json(&node, &["network", "ips", "web"]);
+        told["problems"].to_string().contains("--dns-listen")
+    });
+    // On all addresses, gateways too.
+    node.create_network("ctr1", &network::bridge("ctr1", "10.99.0.0/16"));
+    node.stop_daemon();
+    node.start_daemon_with(&["--dns-listen", "0.0.0.0:53"]);
+    node.run_container("db", &[(NETWORK, "ctr1"), (DNS, "true")], &[]);
+    wait_until("a resolver", PATIENCE, || {
+        resolv_conf_or_none(&node, "db").is_some_and(|it| it.contains("nameserver 10.99.0.1"))
+    });
+    assert_names(
+        &node.exec("db", &["nslookup", "db"]).ok(),
+        &["10.99.0.1:53", "10.99.0.2"],
+    );
+    node.remove_container("web");
+    node.remove_container("db");
+    node.assert_nothing_left();
+}
+
+#[test]
 fn a_file_that_is_not_the_containers_is_left_alone_and_told_of() {
     let node = two_networks();
     let mine = node.file("mine.conf", "nameserver 203.0.113.5\n");
