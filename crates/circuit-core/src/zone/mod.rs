@@ -13,6 +13,7 @@
 //! An alias stands for the container on the network that it was given for.
 
 mod label;
+mod names;
 mod networks;
 mod reverse;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use crate::fleet::{Attached, Protocol, Record, Snapshot};
 use crate::{Error, Result};
 
 pub use label::{label, network_labels};
+use names::{Names, Wanted, addresses, is_called, is_named, network_names, ports};
 pub use networks::Networks;
 
 /// The domain of containers when no other is chosen. `internal` is set aside for
@@ -164,16 +166,6 @@ pub struct Zone<'a> {
 
 /// A container on one network.
 type Match<'a> = (&'a Arc<Record>, &'a Attached);
-
-/// Containers by their names, as a question has them.
-struct Names<'q> {
-    container: &'q str,
-    network: Option<String>,
-    node: Option<String>,
-}
-
-/// A published port, as a question has it.
-type Wanted = (u16, Protocol);
 
 impl<'a> Zone<'a> {
     /// What is known of a name, given by its labels in small letters. None when it
@@ -462,70 +454,4 @@ impl<'a> Zone<'a> {
         }
         Some(found)
     }
-}
-
-/// Addresses of the family that is asked for, each once: several daemons may look
-/// after one containerd.
-fn addresses(ips: impl Iterator<Item = IpAddr> + Clone, asked: Asked) -> Vec<Data> {
-    let of = |wanted: fn(&IpAddr) -> bool| {
-        let mut data = Vec::new();
-        for ip in ips.clone().filter(wanted) {
-            if !data.contains(&Data::Address(ip)) {
-                data.push(Data::Address(ip));
-            }
-        }
-        data
-    };
-    match asked {
-        Asked::V4 => of(IpAddr::is_ipv4),
-        Asked::V6 => of(IpAddr::is_ipv6),
-        Asked::Any => match of(IpAddr::is_ipv4) {
-            none if none.is_empty() => of(IpAddr::is_ipv6),
-            some => some,
-        },
-        _ => Vec::new(),
-    }
-}
-
-/// Whether a container is called so on a network, and whether that is its very
-/// name or alias.
-fn is_called(record: &Record, attached: &Attached, wanted: &str) -> Option<bool> {
-    let mut names =
-        std::iter::once(&*record.container).chain(attached.aliases.iter().map(|a| &**a));
-    let mut called = false;
-    names
-        .any(|name| {
-            called = called || label(name) == wanted;
-            name.eq_ignore_ascii_case(wanted)
-        })
-        .then_some(true)
-        .or(called.then_some(false))
-}
-
-/// Whether a network or a node is meant by that part of a name.
-fn is_named(name: &str, wanted: &str) -> bool {
-    name.eq_ignore_ascii_case(wanted) || label(name) == wanted
-}
-
-fn network_names<'q>(names: &[&'q str]) -> Option<Names<'q>> {
-    let (container, rest) = names.split_first()?;
-    (!rest.is_empty()).then(|| Names {
-        container,
-        network: Some(rest.join(".")),
-        node: None,
-    })
-}
-
-/// Takes `_PORT._PROTOCOL` off the beginning of a name. None when it begins like
-/// that and is something else.
-fn ports<'l, 'q>(labels: &'l [&'q str]) -> Option<(Option<Wanted>, &'l [&'q str])> {
-    let [first, rest @ ..] = labels else {
-        return Some((None, labels));
-    };
-    let Some(port) = first.strip_prefix('_') else {
-        return Some((None, labels));
-    };
-    let (protocol, rest) = rest.split_first()?;
-    let protocol = Protocol::named(protocol.strip_prefix('_')?)?;
-    Some((Some((port.parse().ok()?, protocol)), rest))
 }
