@@ -10,10 +10,10 @@ mod hosts;
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use hickory_proto::op::{Message, MessageType, Query};
+use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::{Name, RecordType};
 use tokio::sync::Semaphore;
 
@@ -45,7 +45,7 @@ pub struct Upstreams {
     hosts: Hosts,
     states: Mutex<Vec<State>>,
     room: Semaphore,
-    probes: Arc<Mutex<HashSet<Name>>>,
+    probes: Mutex<HashSet<Name>>,
 }
 
 /// What is known of a server.
@@ -75,7 +75,7 @@ impl Upstreams {
             hosts: Hosts::new(servers, own),
             states: Mutex::default(),
             room: Semaphore::new(AT_ONCE),
-            probes: Arc::default(),
+            probes: Mutex::default(),
         }
     }
 
@@ -180,7 +180,6 @@ impl Upstreams {
         let lock = || self.probes.lock().unwrap_or_else(PoisonError::into_inner);
         lock().insert(name.clone());
         let mut message = Message::query();
-        message.metadata.message_type = MessageType::Query;
         message.metadata.recursion_desired = true;
         message
             .queries
