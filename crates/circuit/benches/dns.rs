@@ -36,9 +36,22 @@ struct Run {
     p99: f64,
 }
 
+/// `scripts/bench dns [beside | front | fresh]`: everything, or that part alone.
 #[tokio::main]
 async fn main() {
     println!("\ndns, asked by dnsperf for {ASKED} names");
+    let part = std::env::args().skip(1).find(|word| !word.starts_with('-'));
+    let wanted = |name: &str| part.as_deref().is_none_or(|part| part == name);
+    if wanted("beside") || wanted("front") {
+        answered(wanted("beside"), wanted("front")).await;
+    }
+    if wanted("fresh") {
+        fresh().await;
+    }
+}
+
+/// The rates of answers: of the daemon beside CoreDNS, and of CoreDNS in front of it.
+async fn answered(beside: bool, front: bool) {
     let lan = Lan::new();
     let redis = lan.redis();
     let words = ["--redis-url", "redis://192.0.2.1", "--node-name", "real"];
@@ -51,20 +64,27 @@ async fn main() {
     let store = open(&redis).await;
     let mut there = 0;
     let mut rates = Vec::new();
-    for fleet in [ASKED / EACH, 1000] {
+    let fleets = [ASKED / EACH, 1000];
+    for fleet in &fleets[..if beside { 2 } else { 1 }] {
+        let fleet = *fleet;
         publish(&store, there..fleet).await;
         there = fleet;
         let last = format!("{}.web.circuit.internal", name(fleet - 1, EACH - 1));
         while !answers(&node, &last) {
             sleep(Duration::from_millis(20));
         }
-        rates.push(beside_hosts(&node, fleet));
+        let asked = questions(&node, fleet);
+        if beside {
+            rates.push(beside_hosts(&node, fleet, &asked));
+        }
+        if front && fleet == fleets[0] {
+            in_front(&node, &asked);
+        }
     }
-    let flat = rates[1] / rates[0];
-    println!("  100,000 names against 1,000: {flat:.2} of the rate");
-    in_front(&node);
-    drop(node);
-    fresh().await;
+    if let [small, large] = rates[..] {
+        let flat = large / small;
+        println!("  100,000 names against 1,000: {flat:.2} of the rate");
+    }
 }
 
 /// How long after the answer to a connect, or disconnect, its name is answered
@@ -146,7 +166,7 @@ fn answers(node: &TestNode, name: &str) -> bool {
 
 /// The built-in server and CoreDNS with the names of so many nodes; returns the
 /// rate of the former.
-fn beside_hosts(node: &TestNode, fleet: usize) -> f64 {
+fn beside_hosts(node: &TestNode, fleet: usize, asked: &str) -> f64 {
     let mut hosts = String::new();
     for at in (0..fleet).flat_map(|node| (0..EACH).map(move |container| (node, container))) {
         let (ip, name) = (address(at.0, at.1), name(at.0, at.1));
@@ -156,16 +176,10 @@ fn beside_hosts(node: &TestNode, fleet: usize) -> f64 {
     let corefile =
         format!("circuit.internal:5354 {{\n hosts {hosts} {{\n ttl 1\n reload 0\n }}\n}}\n");
     let coredns = CoreDns::start(node, &corefile, 5354);
-    let every = (fleet * EACH / ASKED).max(1);
-    let asked: String = (0..ASKED)
-        .map(|at| at * every)
-        .map(|at| format!("{}.web.circuit.internal A\n", name(at / EACH, at % EACH)))
-        .collect();
-    let asked = node.file("asked", asked);
     // Both are warm before they are timed.
-    let _ = [rate(node, 5353, &asked, "1"), rate(node, 5354, &asked, "1")];
-    let (ours, our_time) = timed(node.daemon_pid(), || rate(node, 5353, &asked, SECONDS));
-    let (theirs, their_time) = timed(coredns.pid(), || rate(node, 5354, &asked, SECONDS));
+    let _ = [rate(node, 5353, asked, "1"), rate(node, 5354, asked, "1")];
+    let (ours, [our_time]) = timed([node.daemon_pid()], || rate(node, 5353, asked, SECONDS));
+    let (theirs, [their_time]) = timed([coredns.pid()], || rate(node, 5354, asked, SECONDS));
     println!(
         "  {:>6} names   circuit {ours:>7.0}/s   coredns hosts {theirs:>7.0}/s   {:.1} x   \
          goal >= 2: {}",
@@ -179,7 +193,7 @@ fn beside_hosts(node: &TestNode, fleet: usize) -> f64 {
          {:.1} x",
         their_time / our_time
     );
-    let (ours_calm, theirs_calm) = (calm(node, 5353, &asked), calm(node, 5354, &asked));
+    let (ours_calm, theirs_calm) = (calm(node, 5353, asked), calm(node, 5354, asked));
     println!(
         "    at {CALM}/s   circuit p50 {:.3} p99 {:.3} ms   coredns p50 {:.3} p99 {:.3} ms   \
          goal lower p99: {}",
@@ -193,15 +207,18 @@ fn beside_hosts(node: &TestNode, fleet: usize) -> f64 {
     ours
 }
 
+/// A file with questions for [`ASKED`] of the names of so many nodes.
+fn questions(node: &TestNode, fleet: usize) -> String {
+    let every = (fleet * EACH / ASKED).max(1);
+    let asked: String = (0..ASKED)
+        .map(|at| at * every)
+        .map(|at| format!("{}.web.circuit.internal A\n", name(at / EACH, at % EACH)))
+        .collect();
+    node.file(&format!("asked-{fleet}"), asked)
+}
+
 /// CoreDNS in front of the daemon: by gRPC, and by DNS.
-fn in_front(node: &TestNode) {
-    let asked = node.path("asked");
-    let asked = if asked.exists() {
-        asked
-    } else {
-        node.folder().join("files/asked")
-    };
-    let asked = asked.to_str().unwrap().to_owned();
+fn in_front(node: &TestNode, asked: &str) {
     let by_grpc = CoreDns::start(
         node,
         "circuit.internal:5355 {\n grpc . 127.0.0.1:8080\n}\n",
@@ -212,17 +229,25 @@ fn in_front(node: &TestNode) {
         "circuit.internal:5356 {\n forward . 127.0.0.1:5353\n}\n",
         5356,
     );
-    let _ = [rate(node, 5355, &asked, "1"), rate(node, 5356, &asked, "1")];
-    let (grpc, forward) = (
-        rate(node, 5355, &asked, SECONDS),
-        rate(node, 5356, &asked, SECONDS),
-    );
+    let _ = [rate(node, 5355, asked, "1"), rate(node, 5356, asked, "1")];
+    let ways = [(&by_grpc, 5355), (&by_dns, 5356)];
+    let ways = ways.map(|(coredns, port)| {
+        let pids = [node.daemon_pid(), coredns.pid()];
+        timed(pids, || rate(node, port, asked, SECONDS))
+    });
+    let [(grpc, grpc_times), (forward, forward_times)] = ways;
     println!(
         "  coredns in front   by grpc {grpc:>7.0}/s   by forward {forward:>7.0}/s   {:.0} %   \
          goal >= 80 %: {}",
         grpc / forward * 100.0,
         verdict(grpc >= 0.8 * forward)
     );
+    for (way, [ours, theirs]) in [("grpc", grpc_times), ("forward", forward_times)] {
+        println!(
+            "    processor time of an answer by {way:<7}   circuit {ours:.1} us   \
+             coredns {theirs:.1} us"
+        );
+    }
     drop((by_grpc, by_dns));
 }
 
@@ -239,22 +264,24 @@ fn rate(node: &TestNode, port: u16, asked: &str, seconds: &str) -> f64 {
     read(&told).rate
 }
 
-/// A rate, and the processor time in microseconds that this process took for each
-/// answer.
-fn timed(pid: u32, run: impl Fn() -> f64) -> (f64, f64) {
-    let used = || {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        let (_, rest) = stat.rsplit_once(')').unwrap();
-        let ticks = rest.split_whitespace().skip(11).take(2);
-        ticks
-            .map(|ticks| ticks.parse::<f64>().unwrap())
-            .sum::<f64>()
-    };
-    let before = used();
+/// A rate, and the processor time in microseconds that each of these processes took
+/// for an answer.
+fn timed<const N: usize>(pids: [u32; N], run: impl Fn() -> f64) -> (f64, [f64; N]) {
+    let before = pids.map(ticks);
     let rate = run();
+    let after = pids.map(ticks);
+    let answers = rate * SECONDS.parse::<f64>().unwrap();
     // A tick is ten milliseconds.
-    let micros = (used() - before) * 10_000.0;
-    (rate, micros / (rate * SECONDS.parse::<f64>().unwrap()))
+    let times = std::array::from_fn(|at| (after[at] - before[at]) * 10_000.0 / answers);
+    (rate, times)
+}
+
+/// The processor time that a process has taken.
+fn ticks(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, rest) = stat.rsplit_once(')').unwrap();
+    let ticks = rest.split_whitespace().skip(11).take(2);
+    ticks.map(|ticks| ticks.parse::<f64>().unwrap()).sum()
 }
 
 /// Times of answers when there is no haste.

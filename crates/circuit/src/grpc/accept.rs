@@ -13,7 +13,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::Connected;
 
 use super::authority;
 use super::listen::{Listeners, UnixSocket};
@@ -27,10 +26,10 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause after a failed accept, most likely for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// What is accepted, as tonic takes it.
-pub(super) type Accepted = mpsc::Receiver<io::Result<Connection>>;
+/// What is accepted.
+pub(super) type Accepted = mpsc::Receiver<Connection>;
 
-type Sender = mpsc::Sender<io::Result<Connection>>;
+type Sender = mpsc::Sender<Connection>;
 
 /// Accepts until `shutdown`, then closes the listeners.
 pub(super) fn accept(listeners: Listeners, shutdown: &CancellationToken) -> Accepted {
@@ -51,11 +50,7 @@ async fn accept_unix(socket: UnixSocket, sender: Sender) {
     let mut queue = Queue::new();
     while let Some((permit, (stream, _))) = queue.next(|| socket.listener.accept()).await {
         let stream = authority::Readable::new(stream);
-        if sender
-            .send(Ok(Connection::new(stream, permit)))
-            .await
-            .is_err()
-        {
+        if sender.send(Connection::new(stream, permit)).await.is_err() {
             return;
         }
     }
@@ -76,11 +71,7 @@ async fn accept_tcp(listener: TcpListener, tls: Option<TlsAcceptor>, sender: Sen
                 permit,
                 sender.clone(),
             ))),
-            None if sender
-                .send(Ok(Connection::new(stream, permit)))
-                .await
-                .is_err() =>
-            {
+            None if sender.send(Connection::new(stream, permit)).await.is_err() => {
                 return;
             }
             None => {}
@@ -93,7 +84,7 @@ async fn handshake(tls: TlsAcceptor, stream: TcpStream, permit: OwnedSemaphorePe
         .peer_addr()
         .map_or_else(|_| "a client".to_owned(), |at| at.to_string());
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
-        Ok(Ok(stream)) => drop(to.send(Ok(Connection::new(stream, permit))).await),
+        Ok(Ok(stream)) => drop(to.send(Connection::new(stream, permit)).await),
         Ok(Err(e)) => tracing::debug!("no tls with {peer}: {e}"),
         Err(_) => tracing::debug!("no tls with {peer}: the handshake took too long"),
     }
@@ -151,12 +142,6 @@ impl Connection {
             _permit: permit,
         }
     }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = ();
-
-    fn connect_info(&self) {}
 }
 
 impl AsyncRead for Connection {

@@ -4,8 +4,11 @@
 mod accept;
 mod addresses;
 mod authority;
+mod drive;
+mod front;
 pub mod listen;
 mod names;
+mod packets;
 pub mod serve;
 pub mod services;
 pub mod status;

@@ -1,6 +1,7 @@
 //! Serves the API until it is told to stop, then lets what runs come to its
 //! end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use circuit_api::coredns::dns_service_server::DnsServiceServer;
@@ -9,29 +10,27 @@ use circuit_api::v1::{
     containers_server::ContainersServer, dns_server::DnsServer, ipam_server::IpamServer,
 };
 use circuit_core::{Error, Result};
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
-use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::accept::accept;
+use super::drive;
+use super::front::Front;
 use super::listen::Listeners;
 use super::services::Services;
 
 /// Answers get this long to reach their clients once nothing runs any more;
 /// streams that never end, such as a health watch, do not hold up the end.
 const FLUSH: Duration = Duration::from_millis(500);
-/// A silent client is asked for a sign of life this often, and dropped when it
-/// gives none for as long.
-const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// Serves until `shutdown`. Then no connection is accepted, the health service
 /// says so, and changes that were begun have `drain` to come to their end.
 ///
 /// # Errors
-/// When the services cannot be put together or the transport fails.
+/// When the services cannot be put together.
 pub async fn serve(
     listeners: Listeners,
     services: Services,
@@ -40,13 +39,16 @@ pub async fn serve(
 ) -> Result<()> {
     let health = HealthReporter::new();
     let routes = routes(&services, &health).await?;
-    let incoming = ReceiverStream::new(accept(listeners, &shutdown));
-    let stopped = shutdown.clone();
-    let serving = Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE))
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming, async move { stopped.cancelled().await });
+    let front = Front::new(routes, Arc::clone(&services.names));
+    let mut accepted = accept(listeners, &shutdown);
+    let serving = async {
+        let connections = TaskTracker::new();
+        while let Some(connection) = accepted.recv().await {
+            connections.spawn(drive::serve(connection, front.clone(), shutdown.clone()));
+        }
+        connections.close();
+        connections.wait().await;
+    };
     let ending = async {
         shutdown.cancelled().await;
         set_health(&health, ServingStatus::NotServing).await;
@@ -62,13 +64,11 @@ pub async fn serve(
         }
     };
     tokio::select! {
-        result = serving => {
-            // Its clients may be gone while a change they asked for still runs.
-            let _ = tokio::time::timeout(drain, services.idle()).await;
-            result.map_err(|e| Error::internal(format!("cannot serve the api: {e}")))
-        }
-        () = ending => Ok(()),
+        // Their clients may be gone while changes they asked for still run.
+        () = serving => drop(tokio::time::timeout(drain, services.idle()).await),
+        () = ending => {}
     }
+    Ok(())
 }
 
 /// The names of our services, as the health service knows them.
