@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::request::Requested;
 use crate::resolver::Kept;
 use crate::restart::RestartState;
 
@@ -125,7 +126,7 @@ pub struct ContainerRecord {
     /// Networks connected by hand, in order. They hold until they are
     /// disconnected by hand, across restarts of the task.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub requested: Vec<String>,
+    pub requested: Vec<Requested>,
     /// Networks left by hand.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub declined: Vec<Declined>,
@@ -185,16 +186,34 @@ impl ContainerRecord {
     }
 
     /// Notes that a network is wanted by hand.
-    pub fn request(&mut self, network: &str) {
-        self.declined.retain(|d| d.network != network);
-        if !self.requested.iter().any(|n| n == network) {
-            self.requested.push(network.to_owned());
+    pub fn request(&mut self, wanted: &Requested) {
+        let network = &wanted.network.network;
+        self.declined.retain(|d| d.network != *network);
+        let same = |r: &Requested| r.network.network == *network;
+        match self.requested.iter().position(same) {
+            Some(at) => self.requested[at] = wanted.clone(),
+            None => self.requested.push(wanted.clone()),
         }
+    }
+
+    /// What was asked for by hand of a network, if it was.
+    pub fn requested(&self, network: &str) -> Option<&Requested> {
+        self.requested.iter().find(|r| r.network.network == network)
+    }
+
+    /// Whether the ports of the container's labels lead to one of its
+    /// attachments; those that were asked for by hand are not of them.
+    pub fn publishes_labelled_ports(&self) -> bool {
+        self.attachments.iter().any(|attachment| {
+            let by_hand = self.requested(&attachment.network);
+            let by_hand = by_hand.is_some_and(|requested| !requested.ports.is_empty());
+            attachment.capability_args.contains_key("portMappings") && !by_hand
+        })
     }
 
     /// Notes that a network is not wanted by hand, for the task `pid`.
     pub fn decline(&mut self, network: &str, pid: Option<u32>) {
-        self.requested.retain(|n| n != network);
+        self.requested.retain(|r| r.network.network != network);
         self.last.remove(network);
         self.declined.retain(|d| d.network != network);
         if let Some(pid) = pid {

@@ -1,7 +1,7 @@
 //! What a container's labels ask for. A label that cannot be read spoils only
 //! what it speaks of.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{collections::HashMap, fmt, net::IpAddr};
 
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
@@ -59,6 +59,24 @@ pub struct PortMapping {
     pub container_port: u16,
     /// `tcp`, `udp` or `sctp`.
     pub protocol: &'static str,
+}
+
+impl fmt::Display for PortMapping {
+    /// The form that [`parse_ports`] reads.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host_ip {
+            Some(IpAddr::V6(ip)) => write!(f, "[{ip}]:")?,
+            Some(ip) => write!(f, "{ip}:")?,
+            None => {}
+        }
+        let Self {
+            host_port,
+            container_port,
+            protocol,
+            ..
+        } = self;
+        write!(f, "{host_port}:{container_port}/{protocol}")
+    }
 }
 
 impl PortMapping {
@@ -246,7 +264,7 @@ fn split(value: &str) -> impl Iterator<Item = &str> {
         .filter(|part| !part.is_empty())
 }
 
-fn parse_ips(value: &str) -> Result<Vec<String>> {
+pub(crate) fn parse_ips(value: &str) -> Result<Vec<String>> {
     let ips: Vec<String> = split(value).map(str::to_owned).collect();
     for ip in &ips {
         if ip.parse::<IpAddr>().is_err() && ip.parse::<IpNet>().is_err() {
@@ -263,7 +281,7 @@ fn parse_ips(value: &str) -> Result<Vec<String>> {
     Ok(ips)
 }
 
-fn parse_mac(value: &str) -> Result<String> {
+pub(crate) fn parse_mac(value: &str) -> Result<String> {
     let wrong = || {
         Error::invalid(format!(
             "{value:?} is no hardware address: write one like 02:42:0a:58:00:07"

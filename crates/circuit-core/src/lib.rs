@@ -10,6 +10,7 @@ pub mod fleet;
 pub mod ipam;
 pub mod labels;
 pub mod plan;
+pub mod request;
 pub mod resolver;
 pub mod restart;
 pub mod runtime;

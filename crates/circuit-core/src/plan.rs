@@ -3,7 +3,8 @@
 
 use crate::{
     attachment::{Attachment, ContainerRecord, Origin, Phase, Sandbox},
-    labels::DesiredNetwork,
+    labels::{DesiredNetwork, PortMapping},
+    request::Requested,
 };
 
 /// One step; steps run in order, detachments first.
@@ -20,6 +21,8 @@ pub enum Step {
     Attach {
         /// The network and how to join it.
         network: DesiredNetwork,
+        /// Ports asked for by hand, beside those of the labels.
+        ports: Vec<PortMapping>,
         /// Who asks.
         origin: Origin,
     },
@@ -35,8 +38,7 @@ pub fn plan(
     intact: impl Fn(&Attachment) -> bool,
 ) -> Vec<Step> {
     let wanted = |network: &str| {
-        labelled.iter().any(|n| n.network == network)
-            || record.requested.iter().any(|n| n == network)
+        labelled.iter().any(|n| n.network == network) || record.requested(network).is_some()
     };
     let keep = |a: &Attachment| {
         sandbox.is_some()
@@ -66,16 +68,20 @@ pub fn plan(
     };
     for network in labelled {
         if !there(&network.network) && !declined(&network.network) {
+            let by_hand = record.requested(&network.network);
             steps.push(Step::Attach {
-                network: network.clone(),
+                network: by_hand.map_or_else(|| network.clone(), |wanted| wanted.over(network)),
+                ports: by_hand.map_or_else(Vec::new, |wanted| wanted.ports.clone()),
                 origin: Origin::Label,
             });
         }
     }
-    for name in &record.requested {
+    for Requested { network, ports } in &record.requested {
+        let name = &network.network;
         if !there(name) && !labelled.iter().any(|n| &n.network == name) {
             steps.push(Step::Attach {
-                network: DesiredNetwork::named(name),
+                network: network.clone(),
+                ports: ports.clone(),
                 origin: Origin::Request,
             });
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::Result;
+use crate::request::Requested;
 
 /// A network as it is stored: its name and the bytes given to `create`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,8 +150,9 @@ pub trait Networks: Send + Sync {
 /// The attachments of this node's containers to its networks.
 #[async_trait]
 pub trait Attachments: Send + Sync {
-    /// Connects a running container; a second time returns the same addresses.
-    async fn connect(&self, container: &str, network: &str) -> Result<Connected>;
+    /// Connects a running container; a second time returns the same addresses,
+    /// or says which of the wishes they do not fulfil.
+    async fn connect(&self, container: &str, wanted: &Requested) -> Result<Connected>;
 
     /// Disconnects a container.
     async fn disconnect(&self, container: &str, network: &str) -> Result<()>;

@@ -5,6 +5,7 @@ use circuit_core::{
     attachment::{Attachment, ContainerRecord, Origin, Phase, Sandbox},
     labels::DesiredNetwork,
     plan::{Step, interface_names, plan},
+    request::{Requested, Wishes},
 };
 use proptest::prelude::*;
 use serde_json::Map;
@@ -41,6 +42,7 @@ fn detach(network: &str) -> Step {
 fn attach(network: &str, origin: Origin) -> Step {
     Step::Attach {
         network: DesiredNetwork::named(network),
+        ports: Vec::new(),
         origin,
     }
 }
@@ -55,9 +57,36 @@ fn labelled(names: &[&str]) -> Vec<DesiredNetwork> {
 fn record(attachments: Vec<Attachment>, requested: &[&str]) -> ContainerRecord {
     ContainerRecord {
         attachments,
-        requested: requested.iter().map(|n| (*n).to_owned()).collect(),
+        requested: requested.iter().copied().map(Requested::named).collect(),
         ..ContainerRecord::new("x")
     }
+}
+
+#[test]
+fn what_is_asked_for_by_hand_outlives_the_task() {
+    let wishes = Wishes {
+        ips: vec!["10.88.0.7".to_owned()],
+        ports: vec!["8080:80".to_owned()],
+        ..Wishes::default()
+    };
+    let by_hand = |network| Requested::read(network, wishes.clone()).unwrap();
+    let record = ContainerRecord {
+        requested: vec![by_hand("a"), by_hand("b")],
+        ..ContainerRecord::new("x")
+    };
+    let steps = plan(&record, &labelled(&["a"]), Some(HERE), |_| true);
+    let attach = |network, origin| {
+        let Requested { network, ports } = by_hand(network);
+        Step::Attach {
+            network,
+            ports,
+            origin,
+        }
+    };
+    assert_eq!(
+        steps,
+        [attach("a", Origin::Label), attach("b", Origin::Request)]
+    );
 }
 
 #[test]
@@ -169,7 +198,7 @@ fn any_record() -> impl Strategy<Value = ContainerRecord> {
             .into_iter()
             .map(|(n, (p, o))| attachment(&n, p, o))
             .collect(),
-        requested: requested.into_iter().collect(),
+        requested: requested.into_iter().map(Requested::named).collect(),
         ..ContainerRecord::new("x")
     })
 }
@@ -184,7 +213,9 @@ fn carry_out(record: &mut ContainerRecord, steps: &[Step]) {
                     "nothing to detach"
                 );
             }
-            Step::Attach { network, origin } => {
+            Step::Attach {
+                network, origin, ..
+            } => {
                 assert!(
                     record.attachment(&network.network).is_none(),
                     "attached twice"

@@ -4,7 +4,9 @@
 
 mod config;
 mod data_path;
+mod describe;
 mod ipam;
+mod pools;
 mod report;
 mod result;
 mod stdin;
@@ -14,7 +16,9 @@ pub use config::{
     ConfigList, DNS_KEY, GW_PRIORITY_KEY, MAX_CONFIG_BYTES, PluginConfig, is_network_name,
 };
 pub use data_path::DataPath;
+pub use describe::{Description, bridge_name};
 pub use ipam::IpamConfig;
+pub use pools::SubnetPool;
 pub use report::{ErrorReport, code, supported_versions};
 pub use result::{CniResult, Dns, Interface, IpConfig, Route};
 pub use stdin::{Invocation, ValidAttachment, plugin_config, plugin_stdin};

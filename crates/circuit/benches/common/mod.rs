@@ -85,6 +85,7 @@ pub(crate) fn join(container: &str, network: &str) -> ConnectRequest {
     ConnectRequest {
         container: container.into(),
         network: network.into(),
+        ..ConnectRequest::default()
     }
 }
 

@@ -4,7 +4,8 @@ use async_trait::async_trait;
 use circuit_core::{
     Error, ErrorKind, Result,
     attachment::{Attachment, ContainerRecord, Origin, Sandbox},
-    labels::{DesiredNetwork, Labels},
+    labels::{DesiredNetwork, Labels, PortMapping},
+    request::Requested,
     runtime::Task,
     service::{self, Addresses, Connected, ContainerIp, Problem},
 };
@@ -13,7 +14,8 @@ use super::{Attachments, Join, Seen, no_container};
 
 #[async_trait]
 impl service::Attachments for Attachments {
-    async fn connect(&self, container: &str, network: &str) -> Result<Connected> {
+    async fn connect(&self, container: &str, asked: &Requested) -> Result<Connected> {
+        let network = asked.network.network.as_str();
         let guard = self.lock(container).await;
         let Some(seen) = self.see_known(container).await? else {
             return Err(no_container(container));
@@ -28,13 +30,19 @@ impl service::Attachments for Attachments {
         self.adopt(&mut record, &seen, Some(sandbox)).await?;
         if let Some(there) = record.attachment(network).cloned() {
             if self.intact(&there, sandbox).await {
-                return Ok(connected(&there));
+                return already(container, &there, asked);
             }
             self.detach(&mut record, network, &there.interface).await?;
         }
         let before = record.clone();
+        // Who asks again for the network alone wants what was asked for before.
+        if !asked.is_plain() || record.requested(network).is_none() {
+            record.request(asked);
+        }
         let (wanted, ports) = self.wanted(&seen, &record, network);
-        record.request(network);
+        if !asked.ports.is_empty() {
+            self.check_publisher(network).await?;
+        }
         let join = Join {
             interface: wanted.interface.clone(),
             network: &wanted,
@@ -87,7 +95,7 @@ impl service::Attachments for Attachments {
             let sandbox = self.sandbox_of(task).await;
             self.adopt(&mut record, seen, sandbox).await?;
         }
-        let requested = record.requested.iter().any(|n| n == network);
+        let requested = record.requested(network).is_some();
         let Some(attachment) = record.attachment(network).cloned() else {
             if requested {
                 record.decline(network, task.map(|task| task.pid));
@@ -193,29 +201,41 @@ impl service::Attachments for Attachments {
 }
 
 impl Attachments {
-    /// What the labels say of a network that is connected by hand.
+    /// How a network is joined that is connected by hand: as it was asked for, else
+    /// as the labels say.
     fn wanted(
         &self,
         seen: &Seen,
         record: &ContainerRecord,
         network: &str,
-    ) -> (DesiredNetwork, Vec<circuit_core::labels::PortMapping>) {
+    ) -> (DesiredNetwork, Vec<PortMapping>) {
         let labels = Labels::read(&seen.container.labels, self.label());
         let labelled = labels.networks.into_iter().find(|n| n.network == network);
-        let is_labelled = labelled.is_some();
-        let published = record
-            .attachments
-            .iter()
-            .any(|a| a.capability_args.contains_key("portMappings"));
-        let ports = if is_labelled && !published {
-            labels.ports
-        } else {
-            Vec::new()
+        let mut ports = match labelled {
+            Some(_) if !record.publishes_labelled_ports() => labels.ports,
+            _ => Vec::new(),
         };
-        (
-            labelled.unwrap_or_else(|| DesiredNetwork::named(network)),
-            ports,
-        )
+        let labelled = labelled.unwrap_or_else(|| DesiredNetwork::named(network));
+        match record.requested(network) {
+            None => (labelled, ports),
+            Some(by_hand) => {
+                ports.extend_from_slice(&by_hand.ports);
+                (by_hand.over(&labelled), ports)
+            }
+        }
+    }
+
+    /// Whoever asks for ports is told when there is no plugin to publish them.
+    async fn check_publisher(&self, network: &str) -> Result<()> {
+        let stored = self.parts.networks.network(network).await?;
+        let config = String::from_utf8_lossy(&stored.data);
+        if self.parts.datapath.publishes_ports(&config) {
+            return Ok(());
+        }
+        Err(Error::precondition(format!(
+            "network {network} cannot publish ports: add a plugin with the portMappings \
+             capability to its configuration, such as portmap"
+        )))
     }
 
     async fn sandbox_of(&self, task: Option<&Task>) -> Option<Sandbox> {
@@ -261,6 +281,18 @@ impl Attachments {
                 })
             })
             .collect())
+    }
+}
+
+/// The answer to who asks for what is there.
+fn already(container: &str, there: &Attachment, asked: &Requested) -> Result<Connected> {
+    let network = &there.network;
+    match asked.missing(there) {
+        None => Ok(connected(there)),
+        Some(missing) => Err(Error::precondition(format!(
+            "container {container} is already connected to network {network}, without {missing}: \
+             disconnect it first, then connect it anew"
+        ))),
     }
 }
 

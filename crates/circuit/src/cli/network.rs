@@ -19,6 +19,12 @@ Examples:
   circuit network create ctr0 /etc/cni/net.d/ctr0.conflist
   sed s/10.1/10.2/ ctr0.conflist | circuit network create ctr0 -";
 
+const CONNECT_EXAMPLES: &str = "\
+Examples:
+  circuit network connect shell ctr0
+  circuit network connect db ctr0 --ip 10.88.0.7 --alias database
+  circuit network connect web ctr0 -p 8080:80 -p 127.0.0.1:53:53/udp";
+
 /// What can be done with networks.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -38,8 +44,11 @@ pub enum Command {
     Delete(Delete),
     /// Connect a running container to a network.
     ///
-    /// Connecting twice changes nothing and prints the same address.
-    Connect(Attachment),
+    /// Connecting twice changes nothing and prints the same address. What is
+    /// asked for holds until the container is disconnected, also when its task
+    /// ends and starts again.
+    #[command(after_help = CONNECT_EXAMPLES)]
+    Connect(Box<Connect>),
     /// Disconnect a container from a network.
     Disconnect(Attachment),
     /// Show the addresses of a container.
@@ -95,6 +104,36 @@ pub struct Attachment {
     network: String,
 }
 
+/// What `connect` takes.
+#[derive(Debug, Args)]
+pub struct Connect {
+    #[command(flatten)]
+    attachment: Attachment,
+
+    /// A fixed address; several times or separated by commas for several.
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    ip: Vec<String>,
+
+    /// A fixed hardware address, like 02:42:0a:58:00:07.
+    #[arg(long, value_name = "ADDRESS")]
+    mac: Option<String>,
+
+    /// A further name of the container on this network; several times or
+    /// separated by commas for several.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    alias: Vec<String>,
+
+    /// Publish a port: [ADDRESS:]HOSTPORT:CONTAINERPORT[/tcp|udp|sctp]; several
+    /// times or separated by commas for several.
+    #[arg(short, long, value_name = "PORT", value_delimiter = ',')]
+    publish: Vec<String>,
+
+    /// The interface inside the container; the first free eth0, eth1, … when
+    /// not given.
+    #[arg(long, value_name = "NAME")]
+    interface: Option<String>,
+}
+
 /// What `ips` takes.
 #[derive(Debug, Args)]
 pub struct Ips {
@@ -121,7 +160,7 @@ impl Command {
             Self::List(FormatArg { format }) => list(&Client::open(global).await?, format).await,
             Self::Info(Name { name }) => info(&Client::open(global).await?, name).await,
             Self::Delete(args) => delete(&Client::open(global).await?, args).await,
-            Self::Connect(args) => connect(&Client::open(global).await?, args).await,
+            Self::Connect(args) => connect(&Client::open(global).await?, *args).await,
             Self::Disconnect(args) => disconnect(&Client::open(global).await?, args).await,
             Self::Ips(args) => ips(&Client::open(global).await?, args).await,
             Self::Push(args) => transfer::push(&Client::open(global).await?, args).await,
@@ -228,11 +267,16 @@ async fn delete(client: &Client, args: Delete) -> Result<(), Failure> {
     failures.finish()
 }
 
-async fn connect(client: &Client, args: Attachment) -> Result<(), Failure> {
-    let Attachment { container, network } = args;
+async fn connect(client: &Client, args: Connect) -> Result<(), Failure> {
+    let Attachment { container, network } = args.attachment;
     let request = v1::ConnectRequest {
         container: container.clone(),
         network: network.clone(),
+        ips: args.ip,
+        mac: args.mac.unwrap_or_default(),
+        aliases: args.alias,
+        interface: args.interface.unwrap_or_default(),
+        ports: args.publish,
     };
     let connected = answer(client.circuit().connect(request).await)?;
     output::print_line(&format!(

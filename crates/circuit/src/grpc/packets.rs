@@ -154,6 +154,8 @@ mod tests {
     use std::collections::VecDeque;
     use std::convert::Infallible;
 
+    use http_body::Body as _;
+
     use circuit_core::Result;
     use circuit_core::service::{NameAnswer, NameRecord};
     use tonic::Code;
@@ -206,7 +208,7 @@ mod tests {
                 Err(frame) => trailers = frame.into_trailers().unwrap(),
             }
         }
-        assert!(http_body::Body::is_end_stream(&body));
+        assert!(body.is_end_stream());
         let status = Status::from_header_map(&trailers).unwrap();
         (status.code(), status.message().to_owned(), sent)
     }

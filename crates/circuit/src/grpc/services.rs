@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use circuit_api::v1;
+use circuit_core::request::{Requested, Wishes};
 use circuit_core::service::{
     Addresses, Addressing, Attachments, ClusterNode, Containers, Lookups, Names, Networks, Nodes,
     Problem,
@@ -147,6 +148,21 @@ fn named(what: &str, name: String) -> std::result::Result<String, Status> {
     ))))
 }
 
+/// The container, and what is asked for it.
+fn asked(request: v1::ConnectRequest) -> std::result::Result<(String, Requested), Status> {
+    let container = named("container", request.container)?;
+    let network = named("network", request.network)?;
+    let wishes = Wishes {
+        ips: request.ips,
+        mac: request.mac,
+        aliases: request.aliases,
+        interface: request.interface,
+        ports: request.ports,
+    };
+    let wanted = Requested::read(network, wishes).map_err(|error| status(&error))?;
+    Ok((container, wanted))
+}
+
 fn problems(problems: Vec<Problem>) -> Vec<v1::Problem> {
     let one = |p: Problem| v1::Problem {
         container: p.container,
@@ -242,11 +258,10 @@ impl v1::circuit_server::Circuit for Services {
     }
 
     async fn connect(&self, request: Request<v1::ConnectRequest>) -> Answer<v1::ConnectResponse> {
-        let v1::ConnectRequest { container, network } = request.into_inner();
-        let (container, network) = (named("container", container)?, named("network", network)?);
+        let (container, wanted) = asked(request.into_inner())?;
         let attachments = self.attachments.clone();
         self.change("Connect", async move {
-            let connected = attachments.connect(&container, &network).await?;
+            let connected = attachments.connect(&container, &wanted).await?;
             let ips: Vec<String> = connected.ips.iter().map(ToString::to_string).collect();
             let ip = ips.first().cloned().unwrap_or_default();
             Ok(v1::ConnectResponse {

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Mutex as StdMutex;
 
 use circuit_core::ErrorKind;
+use circuit_core::request::Requested;
 use circuit_core::service::{Addresses, Connected, Problem};
 
 use super::*;
@@ -18,7 +19,7 @@ struct Users {
 
 #[async_trait]
 impl Attachments for Users {
-    async fn connect(&self, _: &str, _: &str) -> Result<Connected> {
+    async fn connect(&self, _: &str, _: &Requested) -> Result<Connected> {
         Err(Error::internal("not asked for here"))
     }
     async fn disconnect(&self, _: &str, _: &str) -> Result<()> {

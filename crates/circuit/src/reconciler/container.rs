@@ -15,6 +15,9 @@ use crate::attachments::{Join, Seen};
 /// How soon to look again at a task that has ended and is still called alive.
 const STALE: Duration = Duration::from_millis(20);
 
+/// A network to join, ports asked for by hand, and who asks.
+type Joining<'a> = (&'a DesiredNetwork, &'a [PortMapping], Origin);
+
 /// What went wrong in a look, by network.
 #[derive(Default)]
 struct Findings {
@@ -232,10 +235,14 @@ impl Reconciler {
                 .entry(String::new())
                 .or_insert_with(no_publisher);
         }
-        let joining: Vec<(&DesiredNetwork, Origin)> = steps
+        let joining: Vec<Joining> = steps
             .iter()
             .filter_map(|step| match step {
-                Step::Attach { network, origin } => Some((network, *origin)),
+                Step::Attach {
+                    network,
+                    ports,
+                    origin,
+                } => Some((network, ports.as_slice(), *origin)),
                 Step::Detach { .. } => None,
             })
             .collect();
@@ -293,7 +300,7 @@ impl Reconciler {
     async fn join_all(
         &self,
         record: &mut ContainerRecord,
-        joining: &[(&DesiredNetwork, Origin)],
+        joining: &[Joining<'_>],
         labels: &Labels,
         publisher: Option<&str>,
         sandbox: Sandbox,
@@ -306,19 +313,16 @@ impl Reconciler {
             Ok(names) => names,
             Err(error) => return findings.add("", &error),
         };
-        for ((wanted, origin), interface) in joining.iter().zip(names) {
+        for ((wanted, by_hand, origin), interface) in joining.iter().zip(names) {
             let network = &wanted.network;
-            let published = record
-                .attachments
-                .iter()
-                .any(|a| a.capability_args.contains_key("portMappings"));
-            let here = publisher == Some(network.as_str()) && !published;
+            let here = publisher == Some(network.as_str()) && !record.publishes_labelled_ports();
             let ports: &[PortMapping] = if here { &labels.ports } else { &[] };
+            let ports = [ports, by_hand].concat();
             let join = Join {
                 network: wanted,
                 origin: *origin,
                 sandbox,
-                ports,
+                ports: &ports,
                 interface: Some(interface),
             };
             match self.attachments.attach(record, join).await {
@@ -336,7 +340,7 @@ impl Reconciler {
     /// not come up this time.
     async fn names(
         &self,
-        joining: &[(&DesiredNetwork, Origin)],
+        joining: &[Joining<'_>],
         labels: &Labels,
         sandbox: Sandbox,
     ) -> Result<Vec<String>> {
@@ -351,7 +355,7 @@ impl Reconciler {
         let mut free = interface_names(&taken, joining.len()).into_iter();
         Ok(joining
             .iter()
-            .filter_map(|(wanted, _)| wanted.interface.clone().or_else(|| free.next()))
+            .filter_map(|(wanted, ..)| wanted.interface.clone().or_else(|| free.next()))
             .collect())
     }
 

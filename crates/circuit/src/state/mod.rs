@@ -149,7 +149,9 @@ mod tests {
 
     fn record(container: &str, networks: usize) -> Arc<ContainerRecord> {
         let mut record = ContainerRecord::new(container);
-        record.requested = (0..networks).map(|n| format!("network-{n}")).collect();
+        record.requested = (0..networks)
+            .map(|n| circuit_core::request::Requested::named(format!("network-{n}")))
+            .collect();
         Arc::new(record)
     }
 

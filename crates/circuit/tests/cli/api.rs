@@ -14,6 +14,7 @@ fn connect(container: &str) -> v1::ConnectRequest {
     v1::ConnectRequest {
         container: container.into(),
         network: "ctr0".into(),
+        ..v1::ConnectRequest::default()
     }
 }
 

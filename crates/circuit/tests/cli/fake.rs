@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use circuit::grpc::{Security, Services, bind, serve};
 use circuit_api::ListenAddress;
+use circuit_core::request::Requested;
 use circuit_core::service::{
     Address, AddressState, Addresses, Addressing, Attachments, Connected, ContainerIp, Containers,
     NameAnswer, NameRecord, Names, NetworkListing, Networks, NodeInfo, Nodes, Problem, Release,
@@ -88,7 +89,12 @@ impl Networks for World {
 
 #[async_trait]
 impl Attachments for World {
-    async fn connect(&self, container: &str, network: &str) -> Result<Connected> {
+    async fn connect(&self, container: &str, wanted: &Requested) -> Result<Connected> {
+        let network = &wanted.network.network;
+        if !wanted.is_plain() {
+            let wishes = serde_json::to_string(&wanted.wishes()).unwrap();
+            self.note(format!("connect {container} {network} {wishes}"));
+        }
         match container {
             "slow" => {
                 self.begun.notify_one();

@@ -274,6 +274,7 @@ pub(crate) async fn connect(
     let request = patient(ConnectRequest {
         container: container.to_owned(),
         network: network.to_owned(),
+        ..ConnectRequest::default()
     });
     Ok(client.connect(request).await?.into_inner())
 }
