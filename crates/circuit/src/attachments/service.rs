@@ -1,5 +1,7 @@
 //! What the API asks of attachments.
 
+use std::time::Instant;
+
 use async_trait::async_trait;
 use circuit_core::{
     Error, ErrorKind, Result,
@@ -10,10 +12,10 @@ use circuit_core::{
 };
 
 use super::{Attachments, Join, Seen, no_container};
+use crate::figures::{Connect, Disconnect, Outcome};
 
-#[async_trait]
-impl service::Attachments for Attachments {
-    async fn connect(&self, container: &str, network: &str) -> Result<Connected> {
+impl Attachments {
+    async fn connect_now(&self, container: &str, network: &str) -> Result<(Connected, Outcome)> {
         let guard = self.lock(container).await;
         let Some(seen) = self.see_known(container).await? else {
             return Err(no_container(container));
@@ -28,7 +30,7 @@ impl service::Attachments for Attachments {
         self.adopt(&mut record, &seen, Some(sandbox)).await?;
         if let Some(there) = record.attachment(network).cloned() {
             if self.intact(&there, sandbox).await {
-                return Ok(connected(&there));
+                return Ok((connected(&there), Outcome::Unchanged));
             }
             self.detach(&mut record, network, &there.interface).await?;
         }
@@ -59,7 +61,7 @@ impl service::Attachments for Attachments {
                 }
                 self.book().solved(container, network);
                 self.publish_later(guard, &record, None);
-                Ok(connected(&attachment))
+                Ok((connected(&attachment), Outcome::Success))
             }
             Err(error) => {
                 // Who was told "no" has not asked for it.
@@ -72,7 +74,7 @@ impl service::Attachments for Attachments {
         }
     }
 
-    async fn disconnect(&self, container: &str, network: &str) -> Result<()> {
+    async fn disconnect_now(&self, container: &str, network: &str) -> Result<()> {
         let guard = self.lock(container).await;
         let seen = self.see_known(container).await;
         let mut record = self.book().record(container);
@@ -119,6 +121,29 @@ impl service::Attachments for Attachments {
         }
         self.publish_later(guard, &record, unused);
         Ok(())
+    }
+}
+
+#[async_trait]
+impl service::Attachments for Attachments {
+    async fn connect(&self, container: &str, network: &str) -> Result<Connected> {
+        let begun = Instant::now();
+        let done = self.connect_now(container, network).await;
+        let outcome = match &done {
+            Ok((_, outcome)) => *outcome,
+            Err(error) => Outcome::Failed(error.kind()),
+        };
+        self.figures()
+            .connected(Connect::Request, outcome, begun.elapsed());
+        done.map(|(connected, _)| connected)
+    }
+
+    async fn disconnect(&self, container: &str, network: &str) -> Result<()> {
+        let begun = Instant::now();
+        let done = self.disconnect_now(container, network).await;
+        self.figures()
+            .disconnected(Disconnect::Request, &done, begun.elapsed());
+        done
     }
 
     async fn ips(&self, container: &str, network: Option<&str>) -> Result<Addresses> {
