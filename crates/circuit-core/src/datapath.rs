@@ -51,6 +51,22 @@ pub struct AddFailure {
     pub cleanup_owed: bool,
 }
 
+/// The addresses of one family that a network gives out, as far as its
+/// configuration says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pool {
+    /// The type of address management, such as `host-local`.
+    pub ipam: String,
+    /// The pool; named as the network when it is the network's alone.
+    pub name: String,
+    /// Whether they are IPv6 addresses.
+    pub ipv6: bool,
+    /// How many there are.
+    pub size: u64,
+    /// How many are in use; `None` when others keep account of it.
+    pub used: Option<u64>,
+}
+
 /// Brings attachments into the kernel and takes them away.
 #[async_trait]
 pub trait Datapath: Send + Sync {
@@ -157,4 +173,8 @@ pub trait Datapath: Send + Sync {
     /// Finds the CNI container id under which an address was handed out, for
     /// attachments whose record does not say.
     async fn owner_of(&self, config: &str, ip: &str) -> Option<String>;
+
+    /// The pools of a network, one for each family; none when its addresses are
+    /// not given out of ranges.
+    async fn pools(&self, config: &str) -> Vec<Pool>;
 }

@@ -126,6 +126,15 @@ impl Event {
     }
 }
 
+/// An event, and when it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// What happened.
+    pub event: Event,
+    /// When, by the runtime's clock, if it says so.
+    pub at: Option<SystemTime>,
+}
+
 /// A container runtime; one namespace of containerd.
 #[async_trait]
 pub trait Runtime: Send + Sync {
@@ -174,5 +183,5 @@ pub trait Runtime: Send + Sync {
 
     /// Subscribes, within moments. The stream ends with an error when the
     /// runtime goes away; what happened before must be asked for.
-    fn events(&self) -> BoxStream<'static, Result<Event>>;
+    fn events(&self) -> BoxStream<'static, Result<Notice>>;
 }

@@ -36,6 +36,7 @@ pub mod network;
 mod node;
 mod plugins;
 mod process;
+mod promtool;
 mod redis_server;
 mod sweep;
 
@@ -51,4 +52,5 @@ pub use leftovers::Leftovers;
 pub use node::{NodeBuilder, TestNode};
 pub use plugins::Plugins;
 pub use process::Ends;
+pub use promtool::promtool;
 pub use redis_server::{RedisServer, free_ports};

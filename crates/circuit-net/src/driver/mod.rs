@@ -42,6 +42,7 @@ use circuit_core::cni::{CniResult, ErrorReport, JsonObject};
 pub use call::{Call, Command, Sockets};
 pub use delegate::Delegate;
 pub use executable::dispatch;
+pub use ipam::pools;
 pub use options::{Options, Unsupported};
 
 /// What a driver answers: a result, or the error object of the specification.

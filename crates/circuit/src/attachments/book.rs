@@ -199,6 +199,12 @@ impl Book {
         self.problems_where(|(of, _)| of == container)
     }
 
+    /// How many problems there are.
+    pub fn problem_count(&self) -> usize {
+        let problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        problems.len()
+    }
+
     /// The problems with a network.
     pub fn problems_with(&self, network: &str) -> Vec<Problem> {
         self.problems_where(|(_, with)| with == network)

@@ -29,6 +29,8 @@ use circuit_core::{
 use tokio::sync::{RwLock, mpsc};
 use tokio_util::task::TaskTracker;
 
+use crate::figures::Figures;
+
 pub use attach::Join;
 pub use book::Book;
 pub use locks::{KeyGuard, KeyedLocks};
@@ -84,6 +86,7 @@ pub struct Attachments {
     own_updates: Arc<OwnUpdates>,
     sightings: Sightings,
     nameservers: OnceLock<Arc<dyn Nameservers>>,
+    figures: Figures,
 }
 
 /// How many changes of a container's record that the runtime will tell of are
@@ -120,12 +123,18 @@ impl Attachments {
             own_updates: Arc::default(),
             sightings: Sightings::default(),
             nameservers: OnceLock::new(),
+            figures: Figures::default(),
         }
     }
 
     /// The records.
     pub fn book(&self) -> &Book {
         &self.parts.book
+    }
+
+    /// What is counted of this node's containers.
+    pub fn figures(&self) -> &Figures {
+        &self.figures
     }
 
     /// The container runtime.

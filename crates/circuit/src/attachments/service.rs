@@ -1,5 +1,7 @@
 //! What the API asks of attachments.
 
+use std::time::Instant;
+
 use async_trait::async_trait;
 use circuit_core::{
     Error, ErrorKind, Result,
@@ -11,10 +13,14 @@ use circuit_core::{
 };
 
 use super::{Attachments, Join, Seen, no_container};
+use crate::figures::{Connect, Disconnect, Outcome};
 
-#[async_trait]
-impl service::Attachments for Attachments {
-    async fn connect(&self, container: &str, asked: &Requested) -> Result<Connected> {
+impl Attachments {
+    async fn connect_now(
+        &self,
+        container: &str,
+        asked: &Requested,
+    ) -> Result<(Connected, Outcome)> {
         let network = asked.network.network.as_str();
         let guard = self.lock(container).await;
         let Some(seen) = self.see_known(container).await? else {
@@ -67,7 +73,7 @@ impl service::Attachments for Attachments {
                 }
                 self.book().solved(container, network);
                 self.publish_later(guard, &record, None);
-                Ok(connected(&attachment))
+                Ok((connected(&attachment), Outcome::Success))
             }
             Err(error) => {
                 // Who was told "no" has not asked for it.
@@ -80,7 +86,7 @@ impl service::Attachments for Attachments {
         }
     }
 
-    async fn disconnect(&self, container: &str, network: &str) -> Result<()> {
+    async fn disconnect_now(&self, container: &str, network: &str) -> Result<()> {
         let guard = self.lock(container).await;
         let seen = self.see_known(container).await;
         let mut record = self.book().record(container);
@@ -127,6 +133,29 @@ impl service::Attachments for Attachments {
         }
         self.publish_later(guard, &record, unused);
         Ok(())
+    }
+}
+
+#[async_trait]
+impl service::Attachments for Attachments {
+    async fn connect(&self, container: &str, asked: &Requested) -> Result<Connected> {
+        let begun = Instant::now();
+        let done = self.connect_now(container, asked).await;
+        let outcome = match &done {
+            Ok((_, outcome)) => *outcome,
+            Err(error) => Outcome::Failed(error.kind()),
+        };
+        self.figures()
+            .connected(Connect::Request, outcome, begun.elapsed());
+        done.map(|(connected, _)| connected)
+    }
+
+    async fn disconnect(&self, container: &str, network: &str) -> Result<()> {
+        let begun = Instant::now();
+        let done = self.disconnect_now(container, network).await;
+        self.figures()
+            .disconnected(Disconnect::Request, &done, begun.elapsed());
+        done
     }
 
     async fn ips(&self, container: &str, network: Option<&str>) -> Result<Addresses> {
@@ -285,10 +314,10 @@ impl Attachments {
 }
 
 /// The answer to who asks for what is there.
-fn already(container: &str, there: &Attachment, asked: &Requested) -> Result<Connected> {
+fn already(container: &str, there: &Attachment, asked: &Requested) -> Result<(Connected, Outcome)> {
     let network = &there.network;
     match asked.missing(there) {
-        None => Ok(connected(there)),
+        None => Ok((connected(there), Outcome::Unchanged)),
         Some(missing) => Err(Error::precondition(format!(
             "container {container} is already connected to network {network}, without {missing}: \
              disconnect it first, then connect it anew"

@@ -1,6 +1,9 @@
 //! containerd's events, reduced to those that Circuit follows.
 
-use circuit_core::{Error, Result, runtime::Event};
+use circuit_core::{
+    Error, Result,
+    runtime::{Event, Notice},
+};
 use containerd_client::{
     events::{TaskCreate, TaskDelete, TaskExit, TaskStart},
     services::v1::{SubscribeRequest, events_client::EventsClient},
@@ -28,7 +31,7 @@ const WAITING: usize = 1024;
 impl Containerd {
     /// Subscribes without waiting for an answer: containerd's first sign of
     /// life on this stream is the first event.
-    pub(super) fn subscribe(&self) -> BoxStream<'static, Result<Event>> {
+    pub(super) fn subscribe(&self) -> BoxStream<'static, Result<Notice>> {
         let namespace = &self.namespace;
         let filters = ["/tasks/", "/containers/"]
             .map(|topic| format!("namespace=={namespace},topic~=\"^{topic}\""))
@@ -53,7 +56,7 @@ impl Containerd {
 async fn forward(
     mut client: EventsClient<Channel>,
     request: Request<SubscribeRequest>,
-    events: &mpsc::Sender<Result<Event>>,
+    events: &mpsc::Sender<Result<Notice>>,
 ) -> Error {
     let mut messages = match client.subscribe(request).await {
         Ok(response) => response.into_inner(),
@@ -62,8 +65,9 @@ async fn forward(
     loop {
         match messages.message().await {
             Ok(Some(envelope)) => {
+                let at = envelope.timestamp.and_then(convert::time);
                 if let Some(event) = event(&envelope)
-                    && events.send(Ok(event)).await.is_err()
+                    && events.send(Ok(Notice { event, at })).await.is_err()
                 {
                     return Error::unavailable("nobody follows the events");
                 }

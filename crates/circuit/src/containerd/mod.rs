@@ -18,7 +18,7 @@ use circuit_api::v1::{ContainerNetworkConfig, NetworkConfig};
 use circuit_core::{
     Error, Result,
     labels::NETWORK_LABEL,
-    runtime::{Container, Event, ExtensionEntry, Runtime, Task},
+    runtime::{Container, ExtensionEntry, Notice, Runtime, Task},
 };
 use containerd_client::services::v1::{
     Container as ContainerRecord, GetContainerRequest, ListContainersRequest,
@@ -220,7 +220,7 @@ impl Runtime for Containerd {
         self.delete(id).await
     }
 
-    fn events(&self) -> BoxStream<'static, Result<Event>> {
+    fn events(&self) -> BoxStream<'static, Result<Notice>> {
         self.subscribe()
     }
 }

@@ -26,6 +26,8 @@ pub(super) struct Networks {
     pub(super) source: Arc<dyn NetworkSource>,
     /// The folder in which this node finds them.
     pub(super) folder: PathBuf,
+    /// The Redis they are in.
+    pub(super) redis: Option<redis::Store>,
     shared: Option<Arc<SharedStore>>,
 }
 
@@ -43,6 +45,7 @@ impl Networks {
                     source: Arc::clone(&store) as _,
                     store,
                     folder: dir.clone(),
+                    redis: None,
                     shared: None,
                 });
             }
@@ -55,7 +58,7 @@ impl Networks {
         };
         let up = redis.wait_up(PATIENCE).await;
         let dir = options.state_dir.join("networks");
-        let shared = Arc::new(SharedStore::open(redis, &dir)?);
+        let shared = Arc::new(SharedStore::open(redis.clone(), &dir)?);
         match up {
             Ok(()) => drop(shared.compare().await?),
             Err(failure) if failure.is_unavailable() => tracing::warn!(
@@ -67,6 +70,7 @@ impl Networks {
             source: Arc::clone(&shared) as _,
             store: Arc::clone(&shared) as _,
             folder: dir,
+            redis: Some(redis),
             shared: Some(shared),
         })
     }

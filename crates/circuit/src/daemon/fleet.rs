@@ -38,6 +38,8 @@ pub(super) struct Fleet {
     pub(super) nodes: Arc<dyn Nodes>,
     /// None when this node is alone.
     pub(super) lookups: Option<Arc<dyn Lookups>>,
+    /// The registry's Redis.
+    pub(super) redis: Option<redis::Store>,
     member: Option<Member>,
 }
 
@@ -52,6 +54,7 @@ impl Fleet {
             return Ok(Self {
                 nodes: Arc::new(Alone::new(&options.node_name)),
                 lookups: None,
+                redis: None,
                 member: None,
             });
         };
@@ -67,11 +70,13 @@ impl Fleet {
             attachments: Arc::clone(attachments),
             node: options.node_name.clone(),
         });
+        let redis = Some(store.clone());
         let member = Member::join(store, settings, local, PATIENCE).await?;
         let lookup = Arc::new(member.lookup(Arc::clone(attachments) as _));
         Ok(Self {
             nodes: Arc::clone(&lookup) as _,
             lookups: Some(lookup),
+            redis,
             member: Some(member),
         })
     }

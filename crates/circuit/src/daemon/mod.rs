@@ -159,8 +159,24 @@ impl Daemon {
             .join(" and ")
     }
 
+    /// Who knows what monitoring programs are told.
+    fn told(&self) -> metrics::Told {
+        let registry = self.fleet.redis.clone();
+        let registry = registry.map(|redis| ("registry", redis));
+        let datastore = self.networks.redis.clone();
+        let datastore = datastore.map(|redis| ("datastore", redis));
+        metrics::Told {
+            nodes: Arc::clone(&self.fleet.nodes),
+            dns: Arc::clone(&self.naming.dns),
+            attachments: Arc::clone(&self.attachments),
+            keeper: self.pools.keeper(),
+            redis: registry.into_iter().chain(datastore).collect(),
+        }
+    }
+
     /// Runs every part until a signal, or until one ends by itself.
     async fn run(self, options: &ServerOptions) -> Result<()> {
+        let told = self.told();
         let shutdown = CancellationToken::new();
         let mut parts: JoinSet<(&'static str, Result<()>)> = JoinSet::new();
         let stop = shutdown.clone();
@@ -180,11 +196,7 @@ impl Daemon {
             ("firewall", Ok(()))
         });
         if let Some(listener) = self.metrics {
-            let (stop, nodes) = (shutdown.clone(), Arc::clone(&self.fleet.nodes));
-            let told = metrics::Told {
-                nodes,
-                dns: Arc::clone(&self.naming.dns),
-            };
+            let stop = shutdown.clone();
             parts.spawn(async move { ("metrics", metrics::serve(listener, told, stop).await) });
         }
         let (stop, naming) = (shutdown.clone(), self.naming);

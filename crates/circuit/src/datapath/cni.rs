@@ -12,14 +12,14 @@ use circuit_core::{
     Error, ErrorKind, Result,
     attachment::{Attachment, LastAddresses, Sandbox},
     cni::ConfigList,
-    datapath::{AddFailure, Added, Arguments, Datapath},
+    datapath::{AddFailure, Added, Arguments, Datapath, Pool},
     labels::{DesiredNetwork, PortMapping},
     resolver::Present,
 };
 use circuit_net::{
     announce::announce_soon,
     cni::{AttachmentArgs, CniRuntime, Natives, OperationLock, Way},
-    netlink, netns, process,
+    driver, netlink, netns, process,
     resolv_conf::{self, Restored},
 };
 
@@ -425,6 +425,15 @@ impl Datapath for CniDatapath {
         let lease = Path::new(dir).join(&config.name).join(ip);
         let text = std::fs::read_to_string(lease).ok()?;
         text.lines().next().map(|owner| owner.trim().to_owned())
+    }
+
+    async fn pools(&self, config: &str) -> Vec<Pool> {
+        let Ok(config) = ConfigList::parse(config.as_bytes()) else {
+            return Vec::new();
+        };
+        // Leases are files, and there may be thousands.
+        let counted = tokio::task::spawn_blocking(move || driver::pools(&config));
+        counted.await.unwrap_or_default()
     }
 }
 

@@ -14,6 +14,7 @@ pub use clock::fresh;
 pub use keeper::{Keeper, Parts, Wire};
 pub use ledger::{Alone, Ledger};
 pub use listen::Listener;
+pub use service::Account;
 pub use shared::{InRedis, Scripts, Shared, Value};
 
 #[cfg(test)]

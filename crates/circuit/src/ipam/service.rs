@@ -87,7 +87,39 @@ fn refuse(what: &Release, chosen: &[Address], force: bool) -> Result<()> {
     Ok(())
 }
 
+/// What this node has of one family of a pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// The pool.
+    pub pool: String,
+    /// Whether they are IPv6 addresses.
+    pub ipv6: bool,
+    /// How many addresses this node holds, those in use and the others.
+    pub held: usize,
+    /// How many of them its containers have.
+    pub used: usize,
+}
+
 impl Keeper {
+    /// What this node has of each pool.
+    pub fn accounts(&self) -> Vec<Account> {
+        let agent = self.agent();
+        let mut accounts = Vec::new();
+        for (name, pool) in agent.pools() {
+            let held = pool.holding.all();
+            for ipv6 in [false, true] {
+                let family = |ip: &&IpAddr| ip.is_ipv6() == ipv6;
+                accounts.push(Account {
+                    pool: name.clone(),
+                    ipv6,
+                    held: held.iter().filter(family).count(),
+                    used: pool.holding.used().keys().filter(family).count(),
+                });
+            }
+        }
+        accounts
+    }
+
     fn shown(&self, row: Listed) -> Address {
         let agent = self.agent();
         let ours = row.node == agent.hello.node;

@@ -1,32 +1,35 @@
 //! One look at one container.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
 use circuit_core::{
     Error, ErrorKind, Result,
-    attachment::{Attachment, ContainerRecord, LastAddresses, Origin, Phase, Sandbox},
-    labels::{DesiredNetwork, Labels, PortMapping},
-    plan::{Step, interface_names, plan},
+    attachment::{Attachment, ContainerRecord, Origin, Phase, Sandbox},
+    labels::Labels,
+    plan::{Step, plan},
 };
 
 use super::{Next, Reconciler};
-use crate::attachments::{Join, Seen};
+use crate::attachments::Seen;
+use crate::figures::{Difference, Disconnect, Found};
 
 /// How soon to look again at a task that has ended and is still called alive.
 const STALE: Duration = Duration::from_millis(20);
 
-/// A network to join, ports asked for by hand, and who asks.
-type Joining<'a> = (&'a DesiredNetwork, &'a [PortMapping], Origin);
-
 /// What went wrong in a look, by network.
 #[derive(Default)]
-struct Findings {
+pub(super) struct Findings {
     problems: BTreeMap<String, String>,
     retry: bool,
+    /// What has made it look.
+    by: Found,
 }
 
 impl Findings {
-    fn add(&mut self, network: &str, error: &Error) {
+    pub(super) fn add(&mut self, network: &str, error: &Error) {
         // A network that is missing wakes its containers when it is made, and
         // what the labels get wrong is wrong until they change.
         if error.kind() != ErrorKind::NotFound {
@@ -48,8 +51,11 @@ fn no_publisher() -> String {
 impl Reconciler {
     pub(super) async fn look(&self, container: &str) -> Next {
         let guard = self.attachments.lock(container).await;
-        let looked = self.look_locked(container).await;
+        let told = self.watch(container, |watched| watched.told.take());
+        let by = told.map_or(Found::Pass, |_| Found::Event);
+        let looked = self.look_locked(container, by).await;
         drop(guard);
+        self.count_look(&looked, told);
         match looked {
             Ok(next) => {
                 if next != Next::Retry {
@@ -70,7 +76,19 @@ impl Reconciler {
         }
     }
 
-    async fn look_locked(&self, container: &str) -> Result<Next> {
+    fn count_look(&self, looked: &Result<Next>, told: Option<SystemTime>) {
+        let figures = self.attachments.figures();
+        match looked {
+            Ok(Next::Rest | Next::After(_)) => figures.looks.add(),
+            Ok(Next::Retry) | Err(_) => figures.failed_looks.add(),
+        }
+        // Of a clock that was set back nothing can be said.
+        if let Some(lag) = told.and_then(|at| at.elapsed().ok()) {
+            figures.event_lag.observe(lag);
+        }
+    }
+
+    async fn look_locked(&self, container: &str, by: Found) -> Result<Next> {
         let mut record = self.attachments.book().record(container);
         let Some(seen) = self.attachments.see(container).await? else {
             return self.bury(record).await;
@@ -80,7 +98,10 @@ impl Reconciler {
             return Ok(Next::After(STALE));
         }
         self.remember_task(&mut record, &seen).await?;
-        let mut findings = Findings::default();
+        let mut findings = Findings {
+            by,
+            ..Findings::default()
+        };
         let labels = Labels::read(&seen.container.labels, self.attachments.label());
         for problem in &labels.problems {
             findings
@@ -130,8 +151,7 @@ impl Reconciler {
                 network, interface, ..
             } = &attachment;
             match self
-                .attachments
-                .detach(&mut record, network, interface)
+                .leave(&mut record, network, interface, Disconnect::Exit)
                 .await
             {
                 Ok(()) => tracing::info!("disconnected {container} from {network}"),
@@ -220,11 +240,16 @@ impl Reconciler {
                 .iter()
                 .any(|(n, i)| *n == a.network && *i == a.interface)
         });
+        let figures = self.attachments.figures();
         for step in &steps {
-            if let Step::Detach { network, interface } = step
-                && let Err(error) = self.take_away(record, network, interface).await
-            {
-                findings.add(network, &error);
+            let Step::Detach { network, interface } = step else {
+                figures.found(Difference::Attach, findings.by);
+                continue;
+            };
+            figures.found(Difference::Detach, findings.by);
+            match self.take_away(record, network, interface, sandbox).await {
+                Ok(()) => figures.mended(Difference::Detach),
+                Err(error) => findings.add(network, &error),
             }
         }
         let Some(sandbox) = sandbox else { return };
@@ -235,7 +260,7 @@ impl Reconciler {
                 .entry(String::new())
                 .or_insert_with(no_publisher);
         }
-        let joining: Vec<Joining> = steps
+        let joining: Vec<super::steps::Joining<'_>> = steps
             .iter()
             .filter_map(|step| match step {
                 Step::Attach {
@@ -269,94 +294,6 @@ impl Reconciler {
             let error = error.context("cannot ask for names");
             findings.add("", &error);
         }
-    }
-
-    pub(super) async fn take_away(
-        &self,
-        record: &mut ContainerRecord,
-        network: &str,
-        interface: &str,
-    ) -> Result<()> {
-        let found = record
-            .attachments
-            .iter()
-            .find(|a| a.network == network && a.interface == interface);
-        if let Some(attachment) = found
-            && attachment.phase == Phase::Attached
-            && attachment.origin != Origin::Original
-        {
-            // To ask for the same when the task is started again.
-            let ips = attachment.ips.iter().map(ipnet::IpNet::addr).collect();
-            let mac = attachment.mac.clone();
-            record
-                .last
-                .insert(network.to_owned(), LastAddresses { ips, mac });
-        }
-        self.attachments.detach(record, network, interface).await?;
-        tracing::info!("disconnected {} from {network}", record.container);
-        Ok(())
-    }
-
-    async fn join_all(
-        &self,
-        record: &mut ContainerRecord,
-        joining: &[Joining<'_>],
-        labels: &Labels,
-        publisher: Option<&str>,
-        sandbox: Sandbox,
-        findings: &mut Findings,
-    ) {
-        if joining.is_empty() {
-            return;
-        }
-        let names = match self.names(joining, labels, sandbox).await {
-            Ok(names) => names,
-            Err(error) => return findings.add("", &error),
-        };
-        for ((wanted, by_hand, origin), interface) in joining.iter().zip(names) {
-            let network = &wanted.network;
-            let here = publisher == Some(network.as_str()) && !record.publishes_labelled_ports();
-            let ports: &[PortMapping] = if here { &labels.ports } else { &[] };
-            let ports = [ports, by_hand].concat();
-            let join = Join {
-                network: wanted,
-                origin: *origin,
-                sandbox,
-                ports: &ports,
-                interface: Some(interface),
-            };
-            match self.attachments.attach(record, join).await {
-                Ok(attachment) => {
-                    let ip = attachment.ips.first().map(|ip| ip.addr().to_string());
-                    let ip = ip.as_deref().unwrap_or("none");
-                    tracing::info!("connected {} to {network} with ip {ip}", record.container);
-                }
-                Err(error) => findings.add(network, &error),
-            }
-        }
-    }
-
-    /// Interface names in the order of the networks, also for those that will
-    /// not come up this time.
-    async fn names(
-        &self,
-        joining: &[Joining<'_>],
-        labels: &Labels,
-        sandbox: Sandbox,
-    ) -> Result<Vec<String>> {
-        let netns = format!("/proc/{}/ns/net", sandbox.pid);
-        let mut taken = self
-            .attachments
-            .parts
-            .datapath
-            .interfaces(netns.as_ref())
-            .await?;
-        taken.extend(labels.networks.iter().filter_map(|n| n.interface.clone()));
-        let mut free = interface_names(&taken, joining.len()).into_iter();
-        Ok(joining
-            .iter()
-            .filter_map(|(wanted, ..)| wanted.interface.clone().or_else(|| free.next()))
-            .collect())
     }
 
     /// The first of the container's networks that can publish ports: they lead

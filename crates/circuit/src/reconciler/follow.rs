@@ -2,9 +2,17 @@
 //! reconnect, then events, and again every container now and then, because
 //! events may be missed.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use circuit_core::{Result, labels::RESTART_LABEL, runtime::Event};
+use circuit_core::{
+    Result,
+    labels::RESTART_LABEL,
+    runtime::{Event, Notice},
+};
 use futures::StreamExt as _;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +36,7 @@ impl Reconciler {
                 () = shutdown.cancelled() => return,
                 followed = self.follow_once(every, &outage, &mut delay) => followed,
             };
+            self.attachments.figures().set_runtime_up(false);
             if let Err(error) = followed {
                 outage.failed(&error);
             }
@@ -50,13 +59,14 @@ impl Reconciler {
         let mut events = self.attachments.runtime().events();
         self.full_pass().await?;
         outage.recovered();
+        self.attachments.figures().set_runtime_up(true);
         *delay = FIRST_DELAY;
         let mut passes = interval_at(Instant::now() + SECOND_PASS.min(every), every);
         passes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 event = events.next() => match event {
-                    Some(Ok(event)) => self.take(&event),
+                    Some(Ok(notice)) => self.take(&notice),
                     Some(Err(error)) => return Err(error),
                     None => return Ok(()),
                 },
@@ -65,12 +75,17 @@ impl Reconciler {
         }
     }
 
-    fn take(&self, event: &Event) {
+    fn take(&self, Notice { event, at }: &Notice) {
+        self.attachments.figures().events.add();
         self.note(event);
         let own = matches!(event, Event::ContainerUpdated { container }
             if self.attachments.is_own_update(container));
         if !own {
             self.attachments.changed(event.container());
+            let at = at.unwrap_or_else(SystemTime::now);
+            self.watch(event.container(), |watched| {
+                watched.told.get_or_insert(at);
+            });
             self.attachments.wake(event.container());
         }
     }
@@ -107,6 +122,7 @@ impl Reconciler {
         for container in ours {
             self.attachments.wake(&container);
         }
+        self.attachments.figures().passes.add();
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use circuit_core::attachment::{Attachment, Phase};
 use tokio_util::sync::CancellationToken;
 
 use super::Reconciler;
+use crate::figures::{Difference, Found};
 
 /// What could not be made again is tried again after this time, so often.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -27,6 +28,8 @@ impl Reconciler {
                 );
                 return shutdown.cancelled().await;
             }
+            let figures = self.attachments.figures();
+            figures.found(Difference::Firewall, Found::Event);
             tracing::warn!("another program took firewall rules away: making them again");
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -51,6 +54,7 @@ impl Reconciler {
                 }
             }
             if failed.is_empty() {
+                self.attachments.figures().mended(Difference::Firewall);
                 return;
             }
             left = failed;

@@ -6,12 +6,13 @@ mod follow;
 mod mend;
 mod queue;
 mod restarts;
+mod steps;
 mod stop_start;
 
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use circuit_core::{
@@ -53,6 +54,8 @@ struct Watched {
     broken: Vec<(Attachment, String)>,
     /// The last thing said about its restarts, to say it once.
     said: Option<String>,
+    /// When the first event was that no look has answered yet.
+    told: Option<SystemTime>,
 }
 
 /// Keeps containers as they should be.

@@ -1,6 +1,6 @@
 //! Tasks started again by the restart policy.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use circuit_core::{
     Result,
@@ -11,6 +11,7 @@ use circuit_core::{
 
 use super::{Next, Reconciler};
 use crate::attachments::Seen;
+use crate::figures::Restart;
 
 /// How the line about a failed restart begins.
 const CANNOT_RESTART: &str = "cannot restart";
@@ -114,7 +115,11 @@ impl Reconciler {
             watched.streak = watched.streak.saturating_add(1);
             watched.streak
         });
-        match self.launch(record, seen, labels).await {
+        let begun = Instant::now();
+        let launched = self.launch(record, seen, labels).await;
+        let figures = self.attachments.figures();
+        figures.restarted(Restart::Policy, &launched, begun.elapsed());
+        match launched {
             Ok(pid) => {
                 // What was said of a failure may be said again at the next.
                 self.watch(id, |watched| {
@@ -131,8 +136,8 @@ impl Reconciler {
                 self.watch(id, |watched| {
                     watched
                         .ended
-                        .get_or_insert((1, Duration::ZERO, std::time::Instant::now()))
-                        .2 = std::time::Instant::now();
+                        .get_or_insert((1, Duration::ZERO, Instant::now()))
+                        .2 = Instant::now();
                 });
                 Ok(Next::After(circuit_core::restart::delay(streak)))
             }

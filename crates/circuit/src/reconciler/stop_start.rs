@@ -1,7 +1,7 @@
 //! Tasks stopped and started, for people and for the restart policy. The
 //! networks are there before the process runs.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use circuit_core::{
@@ -14,6 +14,7 @@ use circuit_core::{
 
 use super::{Reconciler, restarts};
 use crate::attachments::{Seen, no_container};
+use crate::figures::Restart;
 
 /// Between SIGTERM and SIGKILL, as people know it.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -50,7 +51,11 @@ impl Containers for Reconciler {
         let seen = self.see(container).await?;
         self.halt(&mut record, &seen, timeout).await?;
         let seen = self.see(container).await?;
-        let pid = self.start_by_hand(&mut record, &seen).await?;
+        let begun = Instant::now();
+        let started = self.start_by_hand(&mut record, &seen).await;
+        let figures = self.attachments.figures();
+        figures.restarted(Restart::Request, &started, begun.elapsed());
+        let pid = started?;
         tracing::info!("restarted {container}: pid {pid}");
         Ok(pid)
     }
@@ -144,7 +149,7 @@ impl Reconciler {
         let container = record.container.clone();
         for attachment in record.attachments.clone() {
             let left = self
-                .take_away(record, &attachment.network, &attachment.interface)
+                .take_away(record, &attachment.network, &attachment.interface, None)
                 .await;
             if let Err(error) = left {
                 tracing::warn!(container, network = attachment.network, %error, "will disconnect later");
@@ -235,7 +240,11 @@ impl Reconciler {
         }) = &seen.task
         {
             let id = &seen.container.id;
-            self.attachments.runtime().start_task(id).await?;
+            let begun = Instant::now();
+            let started = self.attachments.runtime().start_task(id).await;
+            let figures = self.attachments.figures();
+            figures.restarted(Restart::Recovery, &started, begun.elapsed());
+            started?;
             record.restart.pid = Some(*pid);
             tracing::info!("restarted {id}: pid {pid}");
         }

@@ -21,6 +21,7 @@ mod dns_servers;
 mod labels;
 mod load;
 mod main_job;
+mod metrics;
 mod native;
 mod networks;
 mod original;

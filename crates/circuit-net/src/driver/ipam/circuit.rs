@@ -154,7 +154,7 @@ fn user(call: &Call<'_>) -> User {
 }
 
 /// The pool's name; the network's when it is not said.
-fn pool(call: &Call<'_>) -> Answer<String> {
+pub(super) fn pool(call: &Call<'_>) -> Answer<String> {
     let options = Options::at(section(call.config)?, "ipam");
     match options.text("pool")? {
         None => network(call).map(str::to_owned),
@@ -185,7 +185,7 @@ fn configured(ip: IpAddr, set: &AddressSet) -> IpConfig {
 
 /// The addresses that can be given: ranges without gateways and what is
 /// excluded.
-fn address_sets(call: &Call<'_>) -> Answer<Vec<AddressSet>> {
+pub(super) fn address_sets(call: &Call<'_>) -> Answer<Vec<AddressSet>> {
     let options = Options::at(section(call.config)?, "ipam");
     let excluded = texts(section(call.config)?.get("exclude"), "ipam.exclude")?
         .into_iter()

@@ -3,6 +3,7 @@
 
 mod circuit;
 mod host_local;
+mod pools;
 mod static_ip;
 
 use std::net::IpAddr;
@@ -15,6 +16,7 @@ use super::{Answer, Call, Options, Unsupported};
 
 pub(super) use circuit::Circuit;
 pub(super) use host_local::HostLocal;
+pub use pools::pools;
 pub(super) use static_ip::Static;
 
 /// The `ipam` part of a plugin's configuration.

@@ -39,7 +39,7 @@ pub(super) struct Settings {
 }
 
 /// The folder of a network's leases.
-pub(super) fn directory(call: &Call<'_>) -> Answer<PathBuf> {
+pub(in crate::driver::ipam) fn directory(call: &Call<'_>) -> Answer<PathBuf> {
     let options = Options::at(section(call.config)?, "ipam");
     let dir = options.text("dataDir")?.unwrap_or(DATA_DIR);
     Ok(Path::new(dir).join(network(call)?))

@@ -17,7 +17,7 @@ pub(super) const BREAK: &str = "\r\n";
 const LONGEST: u64 = 4096;
 
 /// The address that a file's name stands for.
-pub(super) fn address(name: &str) -> Option<IpAddr> {
+pub(in crate::driver::ipam) fn address(name: &str) -> Option<IpAddr> {
     let ip: IpAddr = name.parse().ok()?;
     (ip.to_string() == name).then_some(ip)
 }

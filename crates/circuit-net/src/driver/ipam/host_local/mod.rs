@@ -25,6 +25,7 @@ use serde_json::Value;
 use super::invalid;
 use crate::driver::{Answer, Call, Driver, Options, Unsupported};
 use config::Settings;
+pub(super) use lease::address;
 use range::{Range, RangeSet};
 use store::{Owner, Store};
 
