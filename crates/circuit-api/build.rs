@@ -9,8 +9,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "proto/containers.proto",
         "proto/coredns.proto",
         "proto/dns.proto",
+        "proto/events.proto",
         "proto/internal.proto",
         "proto/ipam.proto",
+        "proto/networks.proto",
     ];
     let descriptor = PathBuf::from(env::var("OUT_DIR")?).join("circuit.descriptor.bin");
     tonic_prost_build::configure()

@@ -80,6 +80,19 @@ impl fmt::Display for PortMapping {
 }
 
 impl PortMapping {
+    /// Reads the form of the CNI conventions.
+    pub fn from_json(value: &Value) -> Option<Self> {
+        let port = |key: &str| u16::try_from(value.get(key)?.as_u64()?).ok();
+        let protocol = value.get("protocol").and_then(Value::as_str);
+        let host_ip = value.get("hostIP").and_then(Value::as_str);
+        Some(Self {
+            host_ip: host_ip.and_then(|ip| ip.parse().ok()),
+            host_port: port("hostPort")?,
+            container_port: port("containerPort")?,
+            protocol: protocol_named(protocol.unwrap_or("tcp"))?,
+        })
+    }
+
     /// The form of the CNI conventions.
     pub fn to_json(&self) -> Value {
         let mut map = Map::new();
@@ -367,12 +380,7 @@ fn parse_port(part: &str) -> Result<Vec<PortMapping>> {
         ))
     };
     let (ports, protocol) = part.rsplit_once('/').unwrap_or((part, "tcp"));
-    let protocol = match protocol.to_ascii_lowercase().as_str() {
-        "tcp" => "tcp",
-        "udp" => "udp",
-        "sctp" => "sctp",
-        _ => return Err(wrong("has an unknown protocol")),
-    };
+    let protocol = protocol_named(protocol).ok_or_else(|| wrong("has an unknown protocol"))?;
     let (rest, container) = ports
         .rsplit_once(':')
         .ok_or_else(|| wrong("has no container port"))?;
@@ -407,6 +415,13 @@ fn parse_port(part: &str) -> Result<Vec<PortMapping>> {
             protocol,
         })
         .collect())
+}
+
+fn protocol_named(name: &str) -> Option<&'static str> {
+    let known = ["tcp", "udp", "sctp"];
+    known
+        .into_iter()
+        .find(|known| known.eq_ignore_ascii_case(name))
 }
 
 fn range(text: &str) -> Option<(u16, u16)> {

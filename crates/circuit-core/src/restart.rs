@@ -79,6 +79,9 @@ pub struct RestartState {
     /// Restarts after failures since somebody last started it by hand.
     #[serde(default)]
     pub failures: u32,
+    /// Restarts, after whatever end, since somebody last started it by hand.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub count: u32,
     /// A task is being made and started by Circuit. After a crash in between,
     /// a task that was made and does not run is ours to start.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -92,6 +95,10 @@ pub struct RestartState {
     pub pid: Option<u32>,
 }
 
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 impl RestartState {
     /// Takes note of a living task.
     pub fn saw_task(&mut self, pid: u32) {
@@ -102,6 +109,7 @@ impl RestartState {
         }
         if self.pid != Some(pid) {
             self.failures = 0;
+            self.count = 0;
             self.pid = None;
         }
     }

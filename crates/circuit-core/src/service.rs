@@ -1,12 +1,14 @@
 //! The traits that stand between the gRPC layer and the parts that do the
 //! work, and the nouns they speak in.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use crate::Result;
+use crate::cni::Description;
 use crate::request::Requested;
 
 /// A network as it is stored: its name and the bytes given to `create`.
@@ -36,6 +38,15 @@ pub struct NetworkListing {
     pub networks: Vec<StoredNetwork>,
     /// Entries of the store that hold no usable network.
     pub problems: Vec<Problem>,
+}
+
+/// A network that was looked at to be deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pruned {
+    /// The network.
+    pub name: String,
+    /// Why it is kept; none when it is deleted.
+    pub kept: Option<String>,
 }
 
 /// What a connected container got.
@@ -145,6 +156,23 @@ pub trait Networks: Send + Sync {
 
     /// Deletes a network; `force` disconnects its containers first.
     async fn delete(&self, name: &str, force: bool) -> Result<()>;
+
+    /// Writes the configuration of a described network, with a free subnet where
+    /// it names none, and stores it unless `dry_run`; `force` as with `create`.
+    async fn make(
+        &self,
+        description: Description,
+        force: bool,
+        dry_run: bool,
+    ) -> Result<StoredNetwork>;
+
+    /// Deletes the networks that nobody uses or asks for, unless `dry_run`. Each is
+    /// told to `each`, which says whether to go on.
+    async fn prune(
+        &self,
+        dry_run: bool,
+        each: &(dyn Fn(Pruned) -> bool + Send + Sync),
+    ) -> Result<()>;
 }
 
 /// The attachments of this node's containers to its networks.
@@ -165,6 +193,10 @@ pub trait Attachments: Send + Sync {
 
     /// The containers that should be on a network and are not, and why.
     fn problems_of_network(&self, network: &str) -> Vec<Problem>;
+
+    /// The networks that containers of this node ask for, running or not, each with
+    /// one that does.
+    async fn wanted(&self) -> Result<BTreeMap<String, String>>;
 
     /// The containers attached to a network, sorted.
     async fn users_of(&self, network: &str) -> Result<Vec<String>>;

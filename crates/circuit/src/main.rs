@@ -30,6 +30,8 @@ fn main() -> ExitCode {
         Command::Container(command) => client(&cli.global, ClientCommand::Container(command)),
         Command::Ipam(command) => client(&cli.global, ClientCommand::Ipam(command)),
         Command::Dns(command) => client(&cli.global, ClientCommand::Dns(command)),
+        Command::Ps(command) => client(&cli.global, ClientCommand::Ps(command)),
+        Command::Events(command) => client(&cli.global, ClientCommand::Events(command)),
         // Complete calls do not come here.
         Command::Cni(args) => return plugin::serve(&args.kind),
     };

@@ -12,13 +12,13 @@ const SHARDS: usize = 1024;
 
 /// Which records a key leads to. Nearly always one.
 #[derive(Debug, Clone)]
-enum Entry {
+pub(super) enum Entry {
     One([Arc<Record>; 1]),
     Many(Box<[Arc<Record>]>),
 }
 
 impl Entry {
-    fn records(&self) -> &[Arc<Record>] {
+    pub(super) fn records(&self) -> &[Arc<Record>] {
         match self {
             Self::One(one) => one,
             Self::Many(many) => many,
@@ -34,7 +34,7 @@ impl Entry {
     }
 }
 
-type Shard<K> = HashMap<K, Entry>;
+pub(super) type Shard<K> = HashMap<K, Entry>;
 
 #[derive(Debug, Clone)]
 pub(super) struct Index<K> {
@@ -57,6 +57,17 @@ impl<K> Index<K> {
     /// Whether it is the same one, unchanged.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.shards, &other.shards)
+    }
+
+    /// The shards that are not the same in both, ours first. Both are of one map.
+    pub(super) fn changed<'a>(
+        &'a self,
+        before: &'a Self,
+    ) -> impl Iterator<Item = (&'a Shard<K>, &'a Shard<K>)> {
+        let pairs = self.shards.iter().zip(before.shards.iter());
+        pairs
+            .filter(|(now, before)| !Arc::ptr_eq(now, before))
+            .map(|(now, before)| (&**now, &**before))
     }
 
     /// Every record, in no order.

@@ -15,7 +15,7 @@ use std::{
 
 use crate::service::NodeInfo;
 use crate::zone::label;
-use index::Index;
+use index::{Entry, Index};
 
 /// A port of a container that is published on its host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -280,6 +280,32 @@ impl Snapshot {
     /// Whether nothing has changed between the two; both are of one map.
     pub fn is_same(&self, other: &Self) -> bool {
         self.containers.is_same(&other.containers) && Arc::ptr_eq(&self.nodes, &other.nodes)
+    }
+
+    /// Tells what is not as it was: of each container of each node what it was, if it
+    /// was there, and what it is now, if it still is. Looks only at what has changed;
+    /// both snapshots are of one map.
+    pub fn differences(
+        &self,
+        before: &Self,
+        mut tell: impl FnMut(Option<&Arc<Record>>, Option<&Arc<Record>>),
+    ) {
+        let same = |a: &Record, b: &Record| a.node == b.node && a.container == b.container;
+        for (now, before) in self.containers.changed(&before.containers) {
+            for old in before.values().flat_map(Entry::records) {
+                let there = now.get(&old.container).map_or(&[][..], Entry::records);
+                match there.iter().find(|new| same(new, old)) {
+                    Some(new) if Arc::ptr_eq(new, old) => {}
+                    new => tell(Some(old), new),
+                }
+            }
+            for new in now.values().flat_map(Entry::records) {
+                let there = before.get(&new.container).map_or(&[][..], Entry::records);
+                if !there.iter().any(|old| same(old, new)) {
+                    tell(None, Some(new));
+                }
+            }
+        }
     }
 
     /// How many container names there are.

@@ -6,11 +6,13 @@ use circuit_core::{
     Error, ErrorKind, Result,
     attachment::{Attachment, ContainerRecord, LastAddresses, Origin, Phase, Sandbox},
     datapath::{AddFailure, Added, Arguments, Datapath},
+    event::Kind,
     labels::{DesiredNetwork, PortMapping},
     plan::interface_names,
 };
 
 use super::{Attachments, book::Noted};
+use crate::events::Happening;
 
 /// How a container joins a network.
 #[derive(Debug, Clone)]
@@ -150,6 +152,7 @@ impl Attachments {
             };
             return Err(self.undo(record, &attachment, failure).await);
         }
+        self.tell(Kind::Connected, record, &attachment);
         Ok(attachment)
     }
 
@@ -231,7 +234,8 @@ impl Attachments {
             return Ok(None);
         };
         let mut intent = None;
-        if attachment.phase == Phase::Attached {
+        let was_there = attachment.phase == Phase::Attached;
+        if was_there {
             record.put(Attachment {
                 phase: Phase::Detaching,
                 ..attachment.clone()
@@ -250,7 +254,23 @@ impl Attachments {
         if let Some(intent) = intent {
             self.book().durable(intent).await?;
         }
+        if was_there {
+            self.tell(Kind::Disconnected, record, &attachment);
+        }
         Ok(unused)
+    }
+
+    fn tell(&self, kind: Kind, record: &ContainerRecord, attachment: &Attachment) {
+        self.events().tell(
+            kind,
+            Happening {
+                container: &record.container,
+                network: &attachment.network,
+                interface: &attachment.interface,
+                ips: attachment.ips.iter().map(ipnet::IpNet::addr).collect(),
+                ..Happening::default()
+            },
+        );
     }
 
     /// The same attachment without a namespace that is gone.

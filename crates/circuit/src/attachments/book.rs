@@ -167,8 +167,13 @@ impl Book {
         users
     }
 
-    /// Replaces a container's problems and returns those that are news.
-    pub fn set_problems(&self, container: &str, found: BTreeMap<String, String>) -> Vec<Problem> {
+    /// Replaces a container's problems and returns those that are news, and those
+    /// that are no more.
+    pub fn set_problems(
+        &self,
+        container: &str,
+        found: BTreeMap<String, String>,
+    ) -> (Vec<Problem>, Vec<Problem>) {
         let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
         let mut news = Vec::new();
         for (network, message) in &found {
@@ -177,11 +182,18 @@ impl Book {
                 news.push(problem(&key, message));
             }
         }
-        problems.retain(|(of, _), _| of != container);
+        let mut solved = Vec::new();
+        problems.retain(|key, message| {
+            let kept = key.0 != container;
+            if !kept && !found.contains_key(&key.1) {
+                solved.push(problem(key, message));
+            }
+            kept
+        });
         for (network, message) in found {
             problems.insert((container.to_owned(), network), message);
         }
-        news
+        (news, solved)
     }
 
     /// Forgets a container's problem with a network: it was just connected to

@@ -29,6 +29,7 @@ use circuit_core::{
 use tokio::sync::{RwLock, mpsc};
 use tokio_util::task::TaskTracker;
 
+use crate::events::EventLog;
 use crate::figures::Figures;
 
 pub use attach::Join;
@@ -67,6 +68,8 @@ pub struct Parts {
     pub pins: PathBuf,
     /// The key of the label that names networks.
     pub label: String,
+    /// Where it is told what happens.
+    pub events: Arc<EventLog>,
 }
 
 /// The attachments of this node's containers.
@@ -140,6 +143,11 @@ impl Attachments {
     /// The container runtime.
     pub fn runtime(&self) -> &dyn Runtime {
         self.parts.runtime.as_ref()
+    }
+
+    /// Where it is told what happens.
+    pub fn events(&self) -> &EventLog {
+        &self.parts.events
     }
 
     /// The key of the label that names networks.

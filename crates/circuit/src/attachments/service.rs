@@ -1,5 +1,6 @@
 //! What the API asks of attachments.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -201,6 +202,23 @@ impl service::Attachments for Attachments {
 
     fn problems_of_network(&self, network: &str) -> Vec<Problem> {
         self.book().problems_with(network)
+    }
+
+    async fn wanted(&self) -> Result<BTreeMap<String, String>> {
+        let mut wanted = BTreeMap::new();
+        for container in self.runtime().containers().await? {
+            let labels = Labels::read(&container.labels, self.label());
+            for network in labels.networks {
+                wanted.insert(network.network, container.id.clone());
+            }
+        }
+        for record in self.book().records() {
+            for asked in &record.requested {
+                let network = asked.network.network.clone();
+                wanted.insert(network, record.container.clone());
+            }
+        }
+        Ok(wanted)
     }
 
     async fn users_of(&self, network: &str) -> Result<Vec<String>> {

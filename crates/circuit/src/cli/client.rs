@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use circuit_api::v1::{
     circuit_client::CircuitClient, cluster_client::ClusterClient,
-    containers_client::ContainersClient, dns_client::DnsClient, ipam_client::IpamClient,
+    containers_client::ContainersClient, dns_client::DnsClient, events_client::EventsClient,
+    ipam_client::IpamClient, networks_client::NetworksClient,
 };
 use circuit_api::{ClientOptions, Target, TlsOptions, connect};
 use tonic::transport::Channel;
@@ -51,6 +52,16 @@ impl Client {
     /// The service of names.
     pub(super) fn dns(&self) -> DnsClient<Channel> {
         DnsClient::new(self.channel.clone())
+    }
+
+    /// The service of networks as a whole.
+    pub(super) fn networks(&self) -> NetworksClient<Channel> {
+        NetworksClient::new(self.channel.clone())
+    }
+
+    /// The service of events.
+    pub(super) fn events(&self) -> EventsClient<Channel> {
+        EventsClient::new(self.channel.clone())
     }
 
     /// The service of containers.

@@ -3,12 +3,18 @@
 
 mod client;
 mod cluster;
+mod connect;
 mod container;
+mod create;
 mod dns;
+mod events;
 mod human;
+mod inspect;
 mod ipam;
 mod network;
 mod output;
+mod progress;
+mod ps;
 pub mod server;
 mod transfer;
 
@@ -137,6 +143,10 @@ pub enum Command {
     /// Look at the names of containers.
     #[command(subcommand)]
     Dns(dns::Command),
+    /// List containers with their networks, addresses, ports and restarts.
+    Ps(ps::Ps),
+    /// Print what happens, as it happens.
+    Events(events::Events),
     /// Serve one call as a CNI plugin, for container runtimes.
     Cni(CniArgs),
 }
@@ -166,6 +176,10 @@ pub enum ClientCommand {
     Ipam(ipam::Command),
     /// `circuit dns`
     Dns(dns::Command),
+    /// `circuit ps`
+    Ps(ps::Ps),
+    /// `circuit events`
+    Events(events::Events),
 }
 
 /// Runs a client command.
@@ -179,6 +193,8 @@ pub async fn run(global: &Global, command: ClientCommand) -> Result<(), Failure>
         ClientCommand::Container(command) => command.run(global).await,
         ClientCommand::Ipam(command) => command.run(global).await,
         ClientCommand::Dns(command) => command.run(global).await,
+        ClientCommand::Ps(command) => command.run(global).await,
+        ClientCommand::Events(command) => command.run(global).await,
     }
 }
 

@@ -1,44 +1,42 @@
 //! `circuit network`: networks and the attachments of containers.
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
-
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use circuit_api::v1;
 
 use super::client::{Client, answer, question};
+use super::connect::{Attachment, Connect};
+use super::create::{self, Create};
+use super::inspect::{Inspect, Prune};
 use super::output::{self, Failure, Format, FormatArg};
 use super::transfer::{self, Pull, Push};
 use super::{Failures, Global, unique};
-use crate::{table, text};
-
-const CREATE_EXAMPLES: &str = "\
-Examples:
-  circuit network create ctr0 /etc/cni/net.d/ctr0.conflist
-  sed s/10.1/10.2/ ctr0.conflist | circuit network create ctr0 -";
+use crate::table;
 
 const CONNECT_EXAMPLES: &str = "\
 Examples:
   circuit network connect shell ctr0
   circuit network connect db ctr0 --ip 10.88.0.7 --alias database
-  circuit network connect web ctr0 -p 8080:80 -p 127.0.0.1:53:53/udp";
+  circuit network connect web ctr0 -p 8080:80 -p 127.0.0.1:53:53/udp
+  ctr task ls -q | circuit network connect - ctr0            everything that runs";
 
 /// What can be done with networks.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Add a network from a CNI configuration.
+    /// Add a network, from a few words or from a CNI configuration.
     ///
-    /// The configuration is a list (conflist) or a single plugin's. It is
-    /// checked before it is stored, and its own name must be NAME.
-    #[command(after_help = CREATE_EXAMPLES)]
-    Create(Create),
+    /// A configuration is a list (conflist) or a single plugin's. It is checked
+    /// before it is stored, and its own name must be NAME.
+    #[command(after_help = create::EXAMPLES)]
+    Create(Box<Create>),
     /// List the networks.
     #[command(visible_alias = "ls")]
     List(FormatArg),
     /// Print a network's CNI configuration as it was given to create.
     Info(Name),
+    /// Show a network, its addresses and everyone on it.
+    Inspect(Inspect),
     /// Delete networks that no container is connected to.
     #[command(visible_alias = "rm")]
     Delete(Delete),
@@ -51,28 +49,17 @@ pub enum Command {
     Connect(Box<Connect>),
     /// Disconnect a container from a network.
     Disconnect(Attachment),
+    /// Delete all networks that no container uses or asks for.
+    ///
+    /// Networks that labels of containers name are kept, whether those run or
+    /// not; of other nodes of a fleet only connected containers are known.
+    Prune(Prune),
     /// Show the addresses of a container.
     Ips(Ips),
     /// Add the networks whose files are in a folder.
     Push(Push),
     /// Write the networks into a folder, as files.
     Pull(Pull),
-}
-
-/// What `create` takes.
-#[derive(Debug, Args)]
-pub struct Create {
-    /// The network's name.
-    name: String,
-
-    /// The file with the CNI configuration; - reads standard input.
-    #[arg(value_name = "CONFIG")]
-    path: PathBuf,
-
-    /// Accept an overlap with routes, resolvers and other networks, and replace
-    /// a network of that name that no container is connected to.
-    #[arg(short, long)]
-    force: bool,
 }
 
 /// One network.
@@ -92,46 +79,6 @@ pub struct Delete {
     /// Disconnect their containers first.
     #[arg(short, long)]
     force: bool,
-}
-
-/// A container and a network.
-#[derive(Debug, Args)]
-pub struct Attachment {
-    /// The container's id.
-    container: String,
-
-    /// The network's name.
-    network: String,
-}
-
-/// What `connect` takes.
-#[derive(Debug, Args)]
-pub struct Connect {
-    #[command(flatten)]
-    attachment: Attachment,
-
-    /// A fixed address; several times or separated by commas for several.
-    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
-    ip: Vec<String>,
-
-    /// A fixed hardware address, like 02:42:0a:58:00:07.
-    #[arg(long, value_name = "ADDRESS")]
-    mac: Option<String>,
-
-    /// A further name of the container on this network; several times or
-    /// separated by commas for several.
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
-    alias: Vec<String>,
-
-    /// Publish a port: [ADDRESS:]HOSTPORT:CONTAINERPORT[/tcp|udp|sctp]; several
-    /// times or separated by commas for several.
-    #[arg(short, long, value_name = "PORT", value_delimiter = ',')]
-    publish: Vec<String>,
-
-    /// The interface inside the container; the first free eth0, eth1, … when
-    /// not given.
-    #[arg(long, value_name = "NAME")]
-    interface: Option<String>,
 }
 
 /// What `ips` takes.
@@ -156,48 +103,18 @@ impl Command {
     /// Asks the daemon.
     pub(super) async fn run(self, global: &Global) -> Result<(), Failure> {
         match self {
-            Self::Create(args) => create(global, args).await,
+            Self::Create(args) => args.run(global).await,
             Self::List(FormatArg { format }) => list(&Client::open(global).await?, format).await,
             Self::Info(Name { name }) => info(&Client::open(global).await?, name).await,
             Self::Delete(args) => delete(&Client::open(global).await?, args).await,
-            Self::Connect(args) => connect(&Client::open(global).await?, *args).await,
-            Self::Disconnect(args) => disconnect(&Client::open(global).await?, args).await,
+            Self::Connect(args) => args.run(&Client::open(global).await?).await,
+            Self::Disconnect(args) => args.disconnect(&Client::open(global).await?).await,
+            Self::Inspect(args) => args.run(&Client::open(global).await?).await,
+            Self::Prune(args) => args.run(&Client::open(global).await?).await,
             Self::Ips(args) => ips(&Client::open(global).await?, args).await,
             Self::Push(args) => transfer::push(&Client::open(global).await?, args).await,
             Self::Pull(args) => transfer::pull(&Client::open(global).await?, args).await,
         }
-    }
-}
-
-async fn create(global: &Global, args: Create) -> Result<(), Failure> {
-    let data = read(&args.path)?;
-    let client = Client::open(global).await?;
-    let request = v1::CreateNetworkRequest {
-        name: args.name,
-        data,
-        force: args.force,
-    };
-    answer(client.circuit().create_network(request).await)?;
-    Ok(())
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    let mut data = Vec::new();
-    let (result, from) = if path == Path::new("-") {
-        (
-            std::io::stdin().lock().read_to_end(&mut data),
-            "standard input".to_owned(),
-        )
-    } else {
-        let file = std::fs::File::open(path);
-        (
-            file.and_then(|mut file| file.read_to_end(&mut data)),
-            path.display().to_string(),
-        )
-    };
-    match result {
-        Ok(_) => Ok(data),
-        Err(e) => Err(format!("cannot read {from}: {}", text::io_error(&e)).into()),
     }
 }
 
@@ -265,34 +182,6 @@ async fn delete(client: &Client, args: Delete) -> Result<(), Failure> {
         failures.keep(result.and_then(|()| output::print_line(&name)))?;
     }
     failures.finish()
-}
-
-async fn connect(client: &Client, args: Connect) -> Result<(), Failure> {
-    let Attachment { container, network } = args.attachment;
-    let request = v1::ConnectRequest {
-        container: container.clone(),
-        network: network.clone(),
-        ips: args.ip,
-        mac: args.mac.unwrap_or_default(),
-        aliases: args.alias,
-        interface: args.interface.unwrap_or_default(),
-        ports: args.publish,
-    };
-    let connected = answer(client.circuit().connect(request).await)?;
-    output::print_line(&format!(
-        "connected {container} to {network} with ip={}",
-        connected.ip
-    ))
-}
-
-async fn disconnect(client: &Client, args: Attachment) -> Result<(), Failure> {
-    let Attachment { container, network } = args;
-    let request = v1::DisconnectRequest {
-        network: network.clone(),
-        container: container.clone(),
-    };
-    answer(client.circuit().disconnect(request).await)?;
-    output::print_line(&format!("disconnected {container} from {network}"))
 }
 
 async fn ips(client: &Client, args: Ips) -> Result<(), Failure> {

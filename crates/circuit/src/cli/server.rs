@@ -5,12 +5,21 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::dns::{DOMAIN, Domain};
+use crate::networks::SubnetPool;
 use crate::redis::Url;
 use crate::store::Datastore;
 use circuit_api::ListenAddress;
 use clap::Args;
 
 use super::Global;
+
+/// The default of `--default-pools`: ranges of private networks that other
+/// programs seldom use.
+const DEFAULT_POOLS: [&str; 3] = [
+    "base=10.88.0.0/13,size=24",
+    "base=172.28.0.0/14,size=24",
+    "base=fd0c:1c:c17::/48,size=64",
+];
 
 /// The default of `--cni-path`.
 const CNI_PATH: &str = "/opt/containerd/bin:/opt/cni/bin:/usr/lib/cni:/usr/libexec/cni";
@@ -129,6 +138,17 @@ pub struct ServerArgs {
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
     dns_stale: Duration,
 
+    /// Where subnets are taken from for networks that are created without one:
+    /// base=SUBNET,size=BITS; may be repeated, and the first with a free subnet
+    /// counts.
+    #[arg(
+        long,
+        value_name = "POOL",
+        default_values = DEFAULT_POOLS,
+        value_parser = pool
+    )]
+    default_pools: Vec<SubnetPool>,
+
     /// Listen beyond loopback although clients are not verified.
     #[arg(long)]
     insecure: bool,
@@ -178,6 +198,8 @@ pub struct ServerOptions {
     pub tls_key: Option<PathBuf>,
     /// The PEM file of the authorities clients must come from.
     pub tls_client_ca: Option<PathBuf>,
+    /// Where subnets are taken from for networks that name none.
+    pub default_pools: Vec<SubnetPool>,
     /// Whether unverified clients beyond loopback are accepted.
     pub insecure: bool,
     /// containerd's socket.
@@ -288,6 +310,7 @@ impl ServerArgs {
             tls_cert: global.tls_server_cert.clone(),
             tls_key: global.tls_server_key.clone(),
             tls_client_ca: global.tls_client_ca.clone(),
+            default_pools: self.default_pools,
             insecure: self.insecure,
             containerd: self
                 .containerd
@@ -392,6 +415,11 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         Some(duration) if duration <= Duration::from_secs(366 * 86_400) => Ok(duration),
         _ => Err("that is more than a year".into()),
     }
+}
+
+fn pool(text: &str) -> Result<SubnetPool, String> {
+    text.parse::<SubnetPool>()
+        .map_err(|error| error.to_string())
 }
 
 fn domain(text: &str) -> Result<Domain, String> {

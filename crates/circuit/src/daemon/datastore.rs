@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use circuit_core::event::Kind;
 use circuit_core::service::Attachments as _;
 use circuit_core::{Error, Result};
 use tokio::sync::mpsc;
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     attachments::{Attachments, NetworkSource},
     cli::server::ServerOptions,
+    events::Happening,
     redis::{self, Failure},
     store::{Datastore, LocalStore, SharedStore, Store},
 };
@@ -90,6 +92,14 @@ impl Networks {
         let wake = async {
             while let Some(name) = names.recv().await {
                 tracing::info!("network {name} comes from the shared datastore");
+                attachments.events().tell(
+                    Kind::NetworkCreated,
+                    Happening {
+                        network: &name,
+                        message: "by another node of the fleet".to_owned(),
+                        ..Happening::default()
+                    },
+                );
                 attachments.network_created(&name).await;
             }
         };

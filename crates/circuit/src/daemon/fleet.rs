@@ -16,6 +16,7 @@ use crate::{
     cli::server::ServerOptions,
     files,
     node::{Alone, this_node},
+    overview::Elsewhere,
     redis,
     registry::{Local, Member, Registry, Settings},
 };
@@ -38,6 +39,8 @@ pub(super) struct Fleet {
     pub(super) nodes: Arc<dyn Nodes>,
     /// None when this node is alone.
     pub(super) lookups: Option<Arc<dyn Lookups>>,
+    /// None when this node is alone.
+    pub(super) elsewhere: Option<Arc<dyn Elsewhere>>,
     /// The registry's Redis.
     pub(super) redis: Option<redis::Store>,
     member: Option<Member>,
@@ -54,6 +57,7 @@ impl Fleet {
             return Ok(Self {
                 nodes: Arc::new(Alone::new(&options.node_name)),
                 lookups: None,
+                elsewhere: None,
                 redis: None,
                 member: None,
             });
@@ -75,6 +79,7 @@ impl Fleet {
         let lookup = Arc::new(member.lookup(Arc::clone(attachments) as _));
         Ok(Self {
             nodes: Arc::clone(&lookup) as _,
+            elsewhere: Some(Arc::clone(&lookup) as _),
             lookups: Some(lookup),
             redis,
             member: Some(member),

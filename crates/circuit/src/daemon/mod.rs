@@ -25,9 +25,11 @@ use crate::{
     cli::server::ServerOptions,
     containerd::Containerd,
     datapath::CniDatapath,
-    grpc::{self, Listeners, Security, Services, tls::TlsFiles},
+    events::{EventLog, Watched, follow_fleet},
+    grpc::{self, Backends, Listeners, Security, Services, tls::TlsFiles},
     metrics,
     networks::NetworkService,
+    overview::NodeOverview,
     reconciler::Reconciler,
     redis::Store,
     state::{State, make_private},
@@ -95,6 +97,7 @@ impl Daemon {
                 "cannot read a record, {damage}: what it says of its container is lost"
             );
         }
+        let events = Arc::new(EventLog::new(&options.node_name));
         let book = Book::new(state, &options.node_name, loaded.records);
         let pins = options.run_dir.join("netns");
         make_private(&pins).map_err(|error| cannot_make(&pins, &error))?;
@@ -109,6 +112,7 @@ impl Daemon {
             book,
             pins,
             label: options.network_label.clone(),
+            events: Arc::clone(&events),
         };
         let (wake, wakes) = mpsc::unbounded_channel();
         let attachments = Arc::new(Attachments::new(parts, wake));
@@ -122,18 +126,24 @@ impl Daemon {
         let stored = (Arc::clone(&networks.source), networks.folder.clone());
         let naming = Naming::open(options, &attachments, fleet.registry(), stored)?;
         let elsewhere = fleet.lookups.clone().filter(|_| networks.is_shared());
-        let service =
-            NetworkService::new(store, Arc::clone(&attachments) as _, cni).shared(elsewhere);
+        let service = NetworkService::new(store, Arc::clone(&attachments) as _, cni)
+            .shared(elsewhere)
+            .with_pools(options.default_pools.clone())
+            .telling(Arc::clone(&events));
+        let others = fleet.elsewhere.clone();
+        let overview = NodeOverview::new(Arc::clone(&attachments), others, &options.node_name);
         let pools = Pools::open(pool_settings(options, registry)?).await?;
-        let services = Services::new(
-            Arc::new(service),
-            Arc::clone(&attachments) as _,
-            Arc::clone(&reconciler) as _,
-            Arc::clone(&fleet.nodes),
-            pools.keeper() as _,
-            Arc::clone(&naming.dns) as _,
-        )
-        .looking_up(fleet.lookups.clone());
+        let services = Services::new(Backends {
+            networks: Arc::new(service),
+            attachments: Arc::clone(&attachments) as _,
+            containers: Arc::clone(&reconciler) as _,
+            nodes: Arc::clone(&fleet.nodes),
+            lookups: fleet.lookups.clone(),
+            addressing: pools.keeper() as _,
+            names: Arc::clone(&naming.dns) as _,
+            overview: Arc::new(overview),
+            events: Arc::new(Watched(events)),
+        });
         Ok(Self {
             listeners,
             services,
@@ -201,6 +211,13 @@ impl Daemon {
         }
         let (stop, naming) = (shutdown.clone(), self.naming);
         parts.spawn(async move { ("dns", naming.run(stop).await) });
+        if let Some(registry) = self.fleet.registry() {
+            let (stop, log) = (shutdown.clone(), Arc::clone(&self.attachments.parts.events));
+            parts.spawn(async move {
+                follow_fleet(registry, log, stop).await;
+                ("events of others", Ok(()))
+            });
+        }
         let (stop, fleet) = (shutdown.clone(), self.fleet);
         parts.spawn(async move {
             fleet.run(stop).await;

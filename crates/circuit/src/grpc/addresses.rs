@@ -17,7 +17,7 @@ impl v1::ipam_server::Ipam for Services {
         let v1::ListAddressesRequest { pool, network } = request.into_inner();
         ask("ListAddresses", async {
             let pool = Some(pool.as_str()).filter(|pool| !pool.is_empty());
-            let mut addresses = self.addressing.list(pool).await?;
+            let mut addresses = self.to.addressing.list(pool).await?;
             addresses.retain(|address| network.is_empty() || address.network == network);
             let addresses = addresses.into_iter().map(told).collect();
             Ok(v1::ListAddressesResponse { addresses })
@@ -31,7 +31,7 @@ impl v1::ipam_server::Ipam for Services {
     ) -> Answer<v1::ReleaseAddressesResponse> {
         let request = request.into_inner();
         let (what, force) = (release(&request)?, request.force);
-        let addressing = self.addressing.clone();
+        let addressing = self.to.addressing.clone();
         self.change("ReleaseAddresses", async move {
             let freed = addressing.release(what, force).await?;
             let addresses = freed.into_iter().map(told).collect();

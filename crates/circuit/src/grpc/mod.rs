@@ -4,10 +4,13 @@
 mod accept;
 mod addresses;
 mod authority;
+mod containers;
 mod drive;
+mod events;
 mod front;
 pub mod listen;
 mod names;
+mod networks;
 mod packets;
 pub mod serve;
 pub mod services;
@@ -16,4 +19,4 @@ pub mod tls;
 
 pub use listen::{Listeners, Security, bind};
 pub use serve::serve;
-pub use services::Services;
+pub use services::{Backends, Services};

@@ -17,7 +17,7 @@ impl v1::dns_server::Dns for Services {
     ) -> Answer<v1::QueryNameResponse> {
         let v1::QueryNameRequest { name, r#type } = request.into_inner();
         ask("QueryName", async {
-            let answer = self.names.query(&name, &r#type).await?;
+            let answer = self.to.names.query(&name, &r#type).await?;
             Ok(v1::QueryNameResponse {
                 code: answer.code,
                 records: answer.records.into_iter().map(told).collect(),
@@ -40,7 +40,7 @@ impl v1::dns_server::Dns for Services {
             rest.is_some_and(|rest| suffix.is_empty() || rest.is_empty() || rest.ends_with('.'))
         };
         ask("ListNames", async {
-            let mut records = self.names.list();
+            let mut records = self.to.names.list();
             records.retain(|record| within(&record.name));
             let records = records.into_iter().map(told).collect();
             Ok(v1::ListNamesResponse { records })
@@ -52,7 +52,7 @@ impl v1::dns_server::Dns for Services {
 #[tonic::async_trait]
 impl DnsService for Services {
     async fn query(&self, request: Request<DnsPacket>) -> Answer<DnsPacket> {
-        let answer = self.names.message(&request.into_inner().msg);
+        let answer = self.to.names.message(&request.into_inner().msg);
         let msg = answer.ok_or_else(|| status(&Error::invalid("that is no question of dns")))?;
         Ok(Response::new(DnsPacket { msg }))
     }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use circuit_api::coredns::dns_service_server::DnsServiceServer;
 use circuit_api::v1::{
     FILE_DESCRIPTOR_SET, circuit_server::CircuitServer, cluster_server::ClusterServer,
-    containers_server::ContainersServer, dns_server::DnsServer, ipam_server::IpamServer,
+    containers_server::ContainersServer, dns_server::DnsServer, events_server::EventsServer,
+    ipam_server::IpamServer, networks_server::NetworksServer,
 };
 use circuit_core::{Error, Result};
 use tokio_util::sync::CancellationToken;
@@ -39,7 +40,7 @@ pub async fn serve(
 ) -> Result<()> {
     let health = HealthReporter::new();
     let routes = routes(&services, &health).await?;
-    let front = Front::new(routes, Arc::clone(&services.names));
+    let front = Front::new(routes, Arc::clone(&services.to.names));
     let mut accepted = accept(listeners, &shutdown);
     let serving = async {
         let connections = TaskTracker::new();
@@ -72,13 +73,15 @@ pub async fn serve(
 }
 
 /// The names of our services, as the health service knows them.
-fn names() -> [&'static str; 6] {
+fn names() -> [&'static str; 8] {
     use tonic::server::NamedService;
     [
         <CircuitServer<Services> as NamedService>::NAME,
         <ClusterServer<Services> as NamedService>::NAME,
         <ContainersServer<Services> as NamedService>::NAME,
         <IpamServer<Services> as NamedService>::NAME,
+        <EventsServer<Services> as NamedService>::NAME,
+        <NetworksServer<Services> as NamedService>::NAME,
         <DnsServer<Services> as NamedService>::NAME,
         <DnsServiceServer<Services> as NamedService>::NAME,
     ]
@@ -107,6 +110,8 @@ async fn routes(services: &Services, health: &HealthReporter) -> Result<Routes> 
         .add_service(ClusterServer::new(services.clone()))
         .add_service(ContainersServer::new(services.clone()))
         .add_service(IpamServer::new(services.clone()))
+        .add_service(EventsServer::new(services.clone()))
+        .add_service(NetworksServer::new(services.clone()))
         .add_service(DnsServer::new(services.clone()))
         .add_service(DnsServiceServer::new(services.clone()))
         .add_service(HealthServer::new(HealthService::from_health_reporter(

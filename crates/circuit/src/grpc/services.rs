@@ -8,11 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use circuit_api::v1;
+use circuit_core::event::Events;
+use circuit_core::overview::Overview;
 use circuit_core::request::{Requested, Wishes};
 use circuit_core::service::{
     Addresses, Addressing, Attachments, ClusterNode, Containers, Lookups, Names, Networks, Nodes,
     Problem,
 };
+
 use circuit_core::{Error, ErrorKind, Result};
 use futures::FutureExt;
 use tokio_util::task::TaskTracker;
@@ -23,16 +26,33 @@ use super::status::status;
 /// The longest name that is looked at: nothing that exists has a longer one.
 const MAX_NAME: usize = 1024;
 
+/// Those who do the work.
+#[derive(Clone)]
+pub struct Backends {
+    /// Networks of this node, or of its fleet.
+    pub networks: Arc<dyn Networks>,
+    /// Attachments of this node.
+    pub attachments: Arc<dyn Attachments>,
+    /// Containers stopped and started.
+    pub containers: Arc<dyn Containers>,
+    /// Nodes of the fleet.
+    pub nodes: Arc<dyn Nodes>,
+    /// Where addresses are looked up instead of on this node alone.
+    pub lookups: Option<Arc<dyn Lookups>>,
+    /// Pools of addresses.
+    pub addressing: Arc<dyn Addressing>,
+    /// Names of containers.
+    pub names: Arc<dyn Names>,
+    /// Everything to be looked at.
+    pub overview: Arc<dyn Overview>,
+    /// What happens.
+    pub events: Arc<dyn Events>,
+}
+
 /// Those who do the work, and the changes that are running.
 #[derive(Clone)]
 pub struct Services {
-    networks: Arc<dyn Networks>,
-    attachments: Arc<dyn Attachments>,
-    containers: Arc<dyn Containers>,
-    nodes: Arc<dyn Nodes>,
-    lookups: Option<Arc<dyn Lookups>>,
-    pub(super) addressing: Arc<dyn Addressing>,
-    pub(super) names: Arc<dyn Names>,
+    pub(super) to: Backends,
     changes: TaskTracker,
 }
 
@@ -40,36 +60,17 @@ pub(super) type Answer<T> = std::result::Result<Response<T>, Status>;
 
 impl Services {
     /// Services backed by those.
-    pub fn new(
-        networks: Arc<dyn Networks>,
-        attachments: Arc<dyn Attachments>,
-        containers: Arc<dyn Containers>,
-        nodes: Arc<dyn Nodes>,
-        addressing: Arc<dyn Addressing>,
-        names: Arc<dyn Names>,
-    ) -> Self {
+    pub fn new(to: Backends) -> Self {
         Self {
-            networks,
-            attachments,
-            containers,
-            nodes,
-            lookups: None,
-            addressing,
-            names,
+            to,
             changes: TaskTracker::new(),
         }
     }
 
-    /// The same, with addresses looked up there instead of on this node alone.
-    #[must_use]
-    pub fn looking_up(self, lookups: Option<Arc<dyn Lookups>>) -> Self {
-        Self { lookups, ..self }
-    }
-
     async fn ips(&self, container: &str, network: Option<&str>) -> Result<Addresses> {
-        match &self.lookups {
+        match &self.to.lookups {
             Some(lookups) => lookups.ips(container, network).await,
-            None => self.attachments.ips(container, network).await,
+            None => self.to.attachments.ips(container, network).await,
         }
     }
 
@@ -77,6 +78,21 @@ impl Services {
     pub async fn idle(&self) {
         self.changes.close();
         self.changes.wait().await;
+    }
+
+    /// Makes a change that tells of itself as it goes, to its end or to where it
+    /// leaves off by itself.
+    pub(super) fn change_telling(
+        &self,
+        rpc: &'static str,
+        work: impl Future<Output = Result<()>> + Send + 'static,
+        failed: impl FnOnce(Status) + Send + 'static,
+    ) {
+        self.changes.spawn(async move {
+            if let Err(status) = respond(rpc, guarded(rpc, work).await) {
+                failed(status);
+            }
+        });
     }
 
     /// Makes a change to its end, even when the client goes away meanwhile:
@@ -103,7 +119,10 @@ pub(super) async fn ask<T>(
 }
 
 /// The result, also of work that panics.
-async fn guarded<T>(rpc: &'static str, work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(super) async fn guarded<T>(
+    rpc: &'static str,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
     AssertUnwindSafe(work)
         .catch_unwind()
         .await
@@ -133,7 +152,7 @@ fn respond<T>(rpc: &'static str, result: Result<T>) -> Answer<T> {
 }
 
 /// The name, which must be there. Whether it is a good one, others know.
-fn named(what: &str, name: String) -> std::result::Result<String, Status> {
+pub(super) fn named(what: &str, name: String) -> std::result::Result<String, Status> {
     let reason = if name.is_empty() {
         "is empty"
     } else if name.len() > MAX_NAME {
@@ -163,7 +182,7 @@ fn asked(request: v1::ConnectRequest) -> std::result::Result<(String, Requested)
     Ok((container, wanted))
 }
 
-fn problems(problems: Vec<Problem>) -> Vec<v1::Problem> {
+pub(super) fn problems(problems: Vec<Problem>) -> Vec<v1::Problem> {
     let one = |p: Problem| v1::Problem {
         container: p.container,
         network: p.network,
@@ -193,16 +212,12 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn timeout(seconds: Option<u32>) -> Option<Duration> {
-    seconds.map(|seconds| Duration::from_secs(seconds.into()))
-}
-
 #[tonic::async_trait]
 impl v1::circuit_server::Circuit for Services {
     async fn create_network(&self, request: Request<v1::CreateNetworkRequest>) -> Answer<()> {
         let v1::CreateNetworkRequest { name, data, force } = request.into_inner();
         let name = named("network", name)?;
-        let networks = self.networks.clone();
+        let networks = self.to.networks.clone();
         self.change("CreateNetwork", async move {
             networks.create(&name, &data, force).await
         })
@@ -214,7 +229,7 @@ impl v1::circuit_server::Circuit for Services {
         _request: Request<v1::ListNetworksRequest>,
     ) -> Answer<v1::ListNetworksResponse> {
         ask("ListNetworks", async {
-            let listing = self.networks.list().await?;
+            let listing = self.to.networks.list().await?;
             let networks = listing.networks.into_iter();
             let networks = networks
                 .map(|n| v1::Network {
@@ -236,8 +251,8 @@ impl v1::circuit_server::Circuit for Services {
     ) -> Answer<v1::GetNetworkResponse> {
         let name = named("network", request.into_inner().name)?;
         ask("GetNetwork", async {
-            let network = self.networks.get(&name).await?;
-            let problems = problems(self.attachments.problems_of_network(&name));
+            let network = self.to.networks.get(&name).await?;
+            let problems = problems(self.to.attachments.problems_of_network(&name));
             let network = Some(v1::Network {
                 name: network.name,
                 data: network.data,
@@ -250,7 +265,7 @@ impl v1::circuit_server::Circuit for Services {
     async fn delete_network(&self, request: Request<v1::DeleteNetworkRequest>) -> Answer<()> {
         let v1::DeleteNetworkRequest { name, force } = request.into_inner();
         let name = named("network", name)?;
-        let networks = self.networks.clone();
+        let networks = self.to.networks.clone();
         self.change("DeleteNetwork", async move {
             networks.delete(&name, force).await
         })
@@ -259,7 +274,7 @@ impl v1::circuit_server::Circuit for Services {
 
     async fn connect(&self, request: Request<v1::ConnectRequest>) -> Answer<v1::ConnectResponse> {
         let (container, wanted) = asked(request.into_inner())?;
-        let attachments = self.attachments.clone();
+        let attachments = self.to.attachments.clone();
         self.change("Connect", async move {
             let connected = attachments.connect(&container, &wanted).await?;
             let ips: Vec<String> = connected.ips.iter().map(ToString::to_string).collect();
@@ -276,7 +291,7 @@ impl v1::circuit_server::Circuit for Services {
     async fn disconnect(&self, request: Request<v1::DisconnectRequest>) -> Answer<()> {
         let v1::DisconnectRequest { network, container } = request.into_inner();
         let (container, network) = (named("container", container)?, named("network", network)?);
-        let attachments = self.attachments.clone();
+        let attachments = self.to.attachments.clone();
         self.change("Disconnect", async move {
             attachments.disconnect(&container, &network).await
         })
@@ -308,53 +323,10 @@ impl v1::circuit_server::Circuit for Services {
 }
 
 #[tonic::async_trait]
-impl v1::containers_server::Containers for Services {
-    async fn stop(&self, request: Request<v1::StopRequest>) -> Answer<()> {
-        let v1::StopRequest {
-            container,
-            timeout_seconds,
-        } = request.into_inner();
-        let container = named("container", container)?;
-        let containers = self.containers.clone();
-        self.change("Stop", async move {
-            containers.stop(&container, timeout(timeout_seconds)).await
-        })
-        .await
-    }
-
-    async fn start(&self, request: Request<v1::StartRequest>) -> Answer<v1::StartResponse> {
-        let container = named("container", request.into_inner().container)?;
-        let containers = self.containers.clone();
-        self.change("Start", async move {
-            Ok(v1::StartResponse {
-                pid: containers.start(&container).await?,
-            })
-        })
-        .await
-    }
-
-    async fn restart(&self, request: Request<v1::RestartRequest>) -> Answer<v1::StartResponse> {
-        let v1::RestartRequest {
-            container,
-            timeout_seconds,
-        } = request.into_inner();
-        let container = named("container", container)?;
-        let containers = self.containers.clone();
-        self.change("Restart", async move {
-            let pid = containers
-                .restart(&container, timeout(timeout_seconds))
-                .await?;
-            Ok(v1::StartResponse { pid })
-        })
-        .await
-    }
-}
-
-#[tonic::async_trait]
 impl v1::cluster_server::Cluster for Services {
     async fn nodes(&self, _request: Request<v1::NodesRequest>) -> Answer<v1::NodesResponse> {
         ask("Nodes", async {
-            let nodes = nodes(self.nodes.cluster().await?);
+            let nodes = nodes(self.to.nodes.cluster().await?);
             Ok(v1::NodesResponse { nodes })
         })
         .await
@@ -362,7 +334,7 @@ impl v1::cluster_server::Cluster for Services {
 
     async fn status(&self, _request: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {
         ask("Status", async {
-            let status = self.nodes.status().await?;
+            let status = self.to.nodes.status().await?;
             Ok(v1::StatusResponse {
                 registry: status.registry,
                 connected: status.connected,

@@ -2,20 +2,27 @@
 //! away from under a container.
 
 mod host;
+mod made;
+mod prune;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use circuit_core::cni::ConfigList;
-use circuit_core::service::{Attachments, Lookups, NetworkListing, Networks, StoredNetwork};
+use circuit_core::cni::{ConfigList, Description};
+use circuit_core::event::Kind;
+use circuit_core::service::{
+    Attachments, Lookups, NetworkListing, Networks, Pruned, StoredNetwork,
+};
 use circuit_core::{Error, Result};
 use circuit_net::cni::CniRuntime;
 use circuit_net::host::{Clash, overlaps};
 use circuit_net::netlink::Route;
 use tokio::sync::Mutex;
 
+pub use circuit_core::cni::SubnetPool;
 pub use host::{Facts, Host, Surroundings};
 
+use crate::events::{EventLog, Happening};
 use crate::store::{Store, check_name};
 
 /// As many containers are named in an error; of more, the number is told.
@@ -31,6 +38,9 @@ pub struct NetworkService {
     host: Arc<dyn Surroundings>,
     /// Whom the other nodes have on networks that are theirs too.
     elsewhere: Option<Arc<dyn Lookups>>,
+    /// Where subnets are taken from for networks that name none.
+    pools: Vec<SubnetPool>,
+    events: Option<Arc<EventLog>>,
     /// One change at a time: two that overlap must not miss each other.
     changing: Mutex<()>,
 }
@@ -52,6 +62,8 @@ impl NetworkService {
             attachments,
             host,
             elsewhere: None,
+            pools: Vec::new(),
+            events: None,
             changing: Mutex::default(),
         }
     }
@@ -61,6 +73,32 @@ impl NetworkService {
     #[must_use]
     pub fn shared(self, elsewhere: Option<Arc<dyn Lookups>>) -> Self {
         Self { elsewhere, ..self }
+    }
+
+    /// The same, with subnets from those pools for networks that name none.
+    #[must_use]
+    pub fn with_pools(self, pools: Vec<SubnetPool>) -> Self {
+        Self { pools, ..self }
+    }
+
+    /// The same, telling there of what is created and deleted.
+    #[must_use]
+    pub fn telling(self, events: Arc<EventLog>) -> Self {
+        let events = Some(events);
+        Self { events, ..self }
+    }
+
+    fn tell(&self, kind: Kind, network: &str, message: String) {
+        if let Some(events) = &self.events {
+            events.tell(
+                kind,
+                Happening {
+                    network,
+                    message,
+                    ..Happening::default()
+                },
+            );
+        }
     }
 
     /// What of the host or of other networks the configuration would take.
@@ -100,6 +138,51 @@ impl NetworkService {
             subnets.join(", "),
             clashes.join(", ")
         )))
+    }
+
+    /// Whether a network can be created; the lock of changes is held.
+    async fn check(&self, name: &str, list: &ConfigList, force: bool) -> Result<()> {
+        let exists = self.store.has(name);
+        if exists && !force {
+            return Err(Error::already_exists(format!(
+                "network {name} already exists; delete it first, or give --force to replace it"
+            )));
+        }
+        if exists {
+            let remedy = "disconnect them before it is replaced";
+            self.refuse_while_used(name, remedy).await?;
+        }
+        if !force {
+            self.check_overlaps(name, list).await?;
+        }
+        let probed = self.host.probe(list).await;
+        probed.map_err(|e| e.context(format!("network {name}")))
+    }
+
+    async fn store_it(
+        &self,
+        name: &str,
+        data: &[u8],
+        list: &ConfigList,
+        force: bool,
+    ) -> Result<()> {
+        let (file, bytes) = (name.to_owned(), data.to_vec());
+        self.on_disk(move |store| store.write(&file, &bytes, force))
+            .await?;
+        let kind = list.first_kind();
+        tracing::info!("created network {name} of type {kind}");
+        self.tell(Kind::NetworkCreated, name, format!("of type {kind}"));
+        self.attachments.network_created(name).await;
+        Ok(())
+    }
+
+    /// Takes a network that nobody uses out of the store.
+    async fn remove(&self, name: &str) -> Result<()> {
+        let file = name.to_owned();
+        self.on_disk(move |store| store.remove(&file)).await?;
+        tracing::info!("deleted network {name}");
+        self.tell(Kind::NetworkDeleted, name, String::new());
+        Ok(())
     }
 
     async fn refuse_while_used(&self, name: &str, remedy: &str) -> Result<()> {
@@ -145,29 +228,36 @@ impl Networks for NetworkService {
         check_name(name)?;
         let list = read(name, data)?;
         let _changing = self.changing.lock().await;
-        let exists = self.store.has(name);
-        if exists && !force {
-            return Err(Error::already_exists(format!(
-                "network {name} already exists; delete it first, or give --force to replace it"
-            )));
+        self.check(name, &list, force).await?;
+        self.store_it(name, data, &list, force).await
+    }
+
+    async fn make(
+        &self,
+        description: Description,
+        force: bool,
+        dry_run: bool,
+    ) -> Result<StoredNetwork> {
+        let name = description.name.clone();
+        check_name(&name)?;
+        let _changing = self.changing.lock().await;
+        let listing = self.on_disk(|store| store.list()).await?;
+        let facts = self.host.facts().await?;
+        let data = made::complete(description, &self.pools, &listing, &facts)?;
+        let list = read(&name, &data)?;
+        self.check(&name, &list, force).await?;
+        if !dry_run {
+            self.store_it(&name, &data, &list, force).await?;
         }
-        if exists {
-            let remedy = "disconnect them before it is replaced";
-            self.refuse_while_used(name, remedy).await?;
-        }
-        if !force {
-            self.check_overlaps(name, &list).await?;
-        }
-        self.host
-            .probe(&list)
-            .await
-            .map_err(|e| e.context(format!("network {name}")))?;
-        let (file, bytes) = (name.to_owned(), data.to_vec());
-        self.on_disk(move |store| store.write(&file, &bytes, force))
-            .await?;
-        tracing::info!("created network {name} of type {}", list.first_kind());
-        self.attachments.network_created(name).await;
-        Ok(())
+        Ok(StoredNetwork { name, data })
+    }
+
+    async fn prune(
+        &self,
+        dry_run: bool,
+        each: &(dyn Fn(Pruned) -> bool + Send + Sync),
+    ) -> Result<()> {
+        self.prune_all(dry_run, each).await
     }
 
     async fn list(&self) -> Result<NetworkListing> {
@@ -192,10 +282,7 @@ impl Networks for NetworkService {
             let remedy = "disconnect them first, or give --force";
             self.refuse_while_used(name, remedy).await?;
         }
-        let file = name.to_owned();
-        self.on_disk(move |store| store.remove(&file)).await?;
-        tracing::info!("deleted network {name}");
-        Ok(())
+        self.remove(name).await
     }
 }
 

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Mutex as StdMutex;
 
@@ -14,6 +15,7 @@ use crate::store::LocalStore;
 struct Users {
     users: StdMutex<Vec<String>>,
     sticky: bool,
+    wanted: StdMutex<BTreeMap<String, String>>,
     created: StdMutex<Vec<String>>,
 }
 
@@ -33,6 +35,9 @@ impl Attachments for Users {
     }
     fn problems_of_network(&self, _: &str) -> Vec<Problem> {
         Vec::new()
+    }
+    async fn wanted(&self) -> Result<BTreeMap<String, String>> {
+        Ok(self.wanted.lock().unwrap().clone())
     }
     async fn users_of(&self, _: &str) -> Result<Vec<String>> {
         Ok(self.users.lock().unwrap().clone())
@@ -354,4 +359,86 @@ async fn a_broken_file_can_be_deleted_and_replaced() {
     assert_eq!(service.list().await.unwrap().problems, []);
     std::fs::write(dir.path().join("b.json"), "{").unwrap();
     service.delete("b", false).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_described_network_gets_a_free_subnet() {
+    let Setup {
+        _dir,
+        service,
+        users: _,
+    } = setup();
+    // A route of the host takes 10.88.0.0/16, a resolver 172.20.0.0/24.
+    let pools = ["base=10.88.0.0/15,size=24", "base=172.20.0.0/16,size=24"];
+    let service = service.with_pools(pools.map(|pool| pool.parse().unwrap()).into());
+    let described = |name: &str| Description {
+        name: name.to_owned(),
+        ..Description::default()
+    };
+    let subnet =
+        |made: &StoredNetwork| ConfigList::parse(&made.data).unwrap().subnets()[0].to_string();
+    let dry = service.make(described("a"), false, true).await.unwrap();
+    assert_eq!(subnet(&dry), "10.89.0.0/24");
+    kind(service.get("a").await, ErrorKind::NotFound);
+    let made = service.make(described("a"), false, false).await.unwrap();
+    assert_eq!(made, dry);
+    assert_eq!(service.get("a").await.unwrap(), made);
+    let second = service.make(described("b"), false, false).await.unwrap();
+    assert_eq!(subnet(&second), "10.89.1.0/24");
+    let again = service.make(described("a"), false, false).await;
+    kind(again, ErrorKind::AlreadyExists);
+    let taken = Description {
+        subnets: vec!["10.89.0.0/25".parse().unwrap()],
+        ..described("c")
+    };
+    let error = kind(
+        service.make(taken, false, false).await,
+        ErrorKind::FailedPrecondition,
+    );
+    assert!(error.contains("overlaps network a"), "{error}");
+}
+
+#[tokio::test]
+async fn networks_that_nobody_wants_are_pruned() {
+    let Setup {
+        _dir,
+        service,
+        users,
+    } = setup();
+    for (name, third) in [("asked", 1), ("left", 2), ("gone", 3)] {
+        let data = bridge(name, &format!("10.1.{third}.0/24"));
+        service.create(name, &data, false).await.unwrap();
+    }
+    let by = ("asked".to_owned(), "db".to_owned());
+    users.wanted.lock().unwrap().extend([by]);
+    let looked = StdMutex::new(Vec::new());
+    let note = |pruned: Pruned| {
+        looked.lock().unwrap().push((pruned.name, pruned.kept));
+        true
+    };
+    service.prune(true, &note).await.unwrap();
+    let want = [
+        (
+            "asked".to_owned(),
+            Some("asked for by container db".to_owned()),
+        ),
+        ("gone".to_owned(), None),
+        ("left".to_owned(), None),
+    ];
+    assert_eq!(*looked.lock().unwrap(), want);
+    assert_eq!(service.list().await.unwrap().networks.len(), 3);
+    // Who reads stops it.
+    let first = |pruned: Pruned| pruned.kept.is_some();
+    service.prune(false, &first).await.unwrap();
+    let names = |listing: NetworkListing| {
+        let names = listing.networks.into_iter().map(|n| n.name);
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(names(service.list().await.unwrap()), ["asked", "left"]);
+    users.users.lock().unwrap().push("web".to_owned());
+    service.prune(false, &|_| true).await.unwrap();
+    assert_eq!(names(service.list().await.unwrap()), ["asked", "left"]);
+    users.users.lock().unwrap().clear();
+    service.prune(false, &|_| true).await.unwrap();
+    assert_eq!(names(service.list().await.unwrap()), ["asked"]);
 }

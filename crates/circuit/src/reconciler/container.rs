@@ -8,12 +8,15 @@ use std::{
 use circuit_core::{
     Error, ErrorKind, Result,
     attachment::{Attachment, ContainerRecord, Origin, Phase, Sandbox},
+    event::Kind,
     labels::Labels,
     plan::{Step, plan},
+    service::Problem,
 };
 
 use super::{Next, Reconciler};
 use crate::attachments::Seen;
+use crate::events::Happening;
 use crate::figures::{Difference, Disconnect, Found};
 
 /// How soon to look again at a task that has ended and is still called alive.
@@ -354,9 +357,26 @@ impl Reconciler {
         }
     }
 
+    fn tell_problem(&self, kind: Kind, problem: &Problem) {
+        self.attachments.events().tell(
+            kind,
+            Happening {
+                container: &problem.container,
+                network: &problem.network,
+                message: problem.message.clone(),
+                ..Happening::default()
+            },
+        );
+    }
+
     /// Says each problem once.
     fn tell(&self, container: &str, problems: BTreeMap<String, String>) {
-        for problem in self.attachments.book().set_problems(container, problems) {
+        let (news, solved) = self.attachments.book().set_problems(container, problems);
+        for problem in solved {
+            self.tell_problem(Kind::Solved, &problem);
+        }
+        for problem in news {
+            self.tell_problem(Kind::Problem, &problem);
             if problem.network.is_empty() {
                 tracing::warn!("container {container}: {}", problem.message);
             } else {

@@ -10,6 +10,7 @@ use std::{
 
 use circuit_core::{
     Result,
+    event::Kind,
     labels::RESTART_LABEL,
     runtime::{Event, Notice},
 };
@@ -18,6 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
 use super::Reconciler;
+use crate::events::Happening;
 use crate::logging::DependencyLog;
 
 /// The first delay before the runtime is asked again; it doubles.
@@ -77,6 +79,7 @@ impl Reconciler {
 
     fn take(&self, Notice { event, at }: &Notice) {
         self.attachments.figures().events.add();
+        self.tell_task(event);
         self.note(event);
         let own = matches!(event, Event::ContainerUpdated { container }
             if self.attachments.is_own_update(container));
@@ -88,6 +91,24 @@ impl Reconciler {
             });
             self.attachments.wake(event.container());
         }
+    }
+
+    fn tell_task(&self, event: &Event) {
+        let (kind, message) = match event {
+            Event::TaskStarted { pid, .. } => (Kind::TaskStarted, format!("pid {pid}")),
+            Event::TaskExited { pid, status, .. } => {
+                (Kind::TaskExited, format!("pid {pid}, status {status}"))
+            }
+            _ => return,
+        };
+        self.attachments.events().tell(
+            kind,
+            Happening {
+                container: event.container(),
+                message,
+                ..Happening::default()
+            },
+        );
     }
 
     /// Asks for a look at every container that is, or should be, ours.

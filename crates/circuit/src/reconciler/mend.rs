@@ -4,9 +4,11 @@
 use std::{sync::Arc, time::Duration};
 
 use circuit_core::attachment::{Attachment, Phase};
+use circuit_core::event::Kind;
 use tokio_util::sync::CancellationToken;
 
 use super::Reconciler;
+use crate::events::Happening;
 use crate::figures::{Difference, Found};
 
 /// What could not be made again is tried again after this time, so often.
@@ -55,6 +57,13 @@ impl Reconciler {
             }
             if failed.is_empty() {
                 self.attachments.figures().mended(Difference::Firewall);
+                self.attachments.events().tell(
+                    Kind::FirewallMended,
+                    Happening {
+                        message: "rules that another program took away are there again".to_owned(),
+                        ..Happening::default()
+                    },
+                );
                 return;
             }
             left = failed;

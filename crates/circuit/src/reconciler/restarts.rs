@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 use circuit_core::{
     Result,
     attachment::ContainerRecord,
+    event::Kind,
     labels::{CONTAINERD_RESTART_LABEL, Labels, RESTART_LABEL, RESTART_LOG_LABEL},
     restart::{Decision, LastRun, Policy, decide},
 };
 
 use super::{Next, Reconciler};
 use crate::attachments::Seen;
+use crate::events::Happening;
 use crate::figures::Restart;
 
 /// How the line about a failed restart begins.
@@ -111,6 +113,7 @@ impl Reconciler {
         if matches!(last, LastRun::Ended { status, .. } if status != 0) {
             record.restart.failures = record.restart.failures.saturating_add(1);
         }
+        record.restart.count = record.restart.count.saturating_add(1);
         let streak = self.watch(id, |watched| {
             watched.streak = watched.streak.saturating_add(1);
             watched.streak
@@ -128,6 +131,15 @@ impl Reconciler {
                         .take_if(|said| said.starts_with(CANNOT_RESTART));
                 });
                 tracing::info!("restarted {id}: pid {pid}");
+                let count = record.restart.count;
+                self.attachments.events().tell(
+                    Kind::TaskRestarted,
+                    Happening {
+                        container: id,
+                        message: format!("pid {pid}, restart {count} by its policy"),
+                        ..Happening::default()
+                    },
+                );
                 Ok(Next::Rest)
             }
             Err(error) => {

@@ -162,6 +162,7 @@ impl Reconciler {
         record.restart.stopped = false;
         record.restart.stopped_pid = None;
         record.restart.failures = 0;
+        record.restart.count = 0;
         self.watch(&seen.container.id, |watched| watched.streak = 0);
         if let Some(task) = seen.alive() {
             self.attachments.book().save(record).await?;

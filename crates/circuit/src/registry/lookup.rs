@@ -13,6 +13,7 @@ use circuit_core::service::{
 
 use super::original::Originals;
 use super::{Local, Registry, scripts, wire};
+use crate::overview::Elsewhere;
 
 /// How long `cluster nodes` waits for Redis before it tells what was heard last.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -99,6 +100,12 @@ fn of_record<'a>(
             node: record.node.to_string(),
         })
     })
+}
+
+impl Elsewhere for FleetLookup {
+    fn records(&self) -> Vec<Arc<Record>> {
+        self.registry.fleet().records().cloned().collect()
+    }
 }
 
 #[async_trait]

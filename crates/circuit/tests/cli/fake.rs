@@ -4,18 +4,26 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use circuit::grpc::{Security, Services, bind, serve};
+use circuit::grpc::{Backends, Security, Services, bind, serve};
 use circuit_api::ListenAddress;
+use circuit_core::cni::Description;
+use circuit_core::datapath::Pool;
+use circuit_core::event::{Event, Events, Kind, Since};
+use circuit_core::overview::{
+    ContainerView, Member, NetworkView, OnNetwork, Overview, RestartView, TaskState,
+};
 use circuit_core::request::Requested;
 use circuit_core::service::{
     Address, AddressState, Addresses, Addressing, Attachments, Connected, ContainerIp, Containers,
-    NameAnswer, NameRecord, Names, NetworkListing, Networks, NodeInfo, Nodes, Problem, Release,
-    StoredNetwork,
+    NameAnswer, NameRecord, Names, NetworkListing, Networks, NodeInfo, Nodes, Problem, Pruned,
+    Release, StoredNetwork,
 };
 use circuit_core::{Error, Result};
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -85,10 +93,150 @@ impl Networks for World {
             .map(drop)
             .ok_or_else(|| unknown(name))
     }
+    async fn make(
+        &self,
+        description: Description,
+        force: bool,
+        dry_run: bool,
+    ) -> Result<StoredNetwork> {
+        self.note(format!(
+            "make {description:?} force={force} dry_run={dry_run}"
+        ));
+        let subnets = vec!["10.88.0.0/24".parse().unwrap()];
+        let name = description.name.clone();
+        let described = Description {
+            subnets,
+            ..description
+        };
+        let data = described.config("br-fake")?;
+        if !dry_run {
+            Networks::create(self, &name, &data, force).await?;
+        }
+        Ok(StoredNetwork { name, data })
+    }
+    async fn prune(
+        &self,
+        dry_run: bool,
+        each: &(dyn Fn(Pruned) -> bool + Send + Sync),
+    ) -> Result<()> {
+        self.note(format!("prune dry_run={dry_run}"));
+        let kept = Some("used by container shell".to_owned());
+        let used = Pruned {
+            name: "used".into(),
+            kept,
+        };
+        let unused = Pruned {
+            name: "unused".into(),
+            kept: None,
+        };
+        let _ = each(used) && each(unused);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Overview for World {
+    async fn containers(&self, here: bool) -> Result<Vec<ContainerView>> {
+        let on = OnNetwork {
+            network: "ctr0".into(),
+            interface: "eth0".into(),
+            ips: vec!["10.255.0.2".parse().unwrap()],
+            mac: "02:00:00:00:00:07".into(),
+            aliases: vec!["db".into()],
+            ports: vec!["8080:80/tcp".into()],
+            phase: "attached",
+            origin: "label",
+        };
+        let here_views = [
+            ContainerView {
+                id: "idle".into(),
+                node: "n1".into(),
+                state: TaskState::Absent,
+                ..ContainerView::default()
+            },
+            ContainerView {
+                id: "web".into(),
+                node: "n1".into(),
+                state: TaskState::Running,
+                pid: 7,
+                networks: vec![on.clone()],
+                restart: Some(RestartView {
+                    policy: "always".into(),
+                    count: 2,
+                    stopped: false,
+                }),
+                problems: self.problems.lock().unwrap().clone(),
+                ..ContainerView::default()
+            },
+        ];
+        let elsewhere = ContainerView {
+            id: "web".into(),
+            node: "n2".into(),
+            state: TaskState::Running,
+            networks: vec![on],
+            ..ContainerView::default()
+        };
+        let others = (!here).then_some(elsewhere);
+        Ok(here_views.into_iter().chain(others).collect())
+    }
+
+    async fn network(&self, name: &str) -> Result<NetworkView> {
+        let network = Networks::get(self, name).await?;
+        let on = self.containers(true).await?.remove(1).networks.remove(0);
+        Ok(NetworkView {
+            network,
+            plugins: vec!["bridge".into(), "portmap".into()],
+            subnets: vec!["10.255.0.0/16".into()],
+            ipam: "host-local".into(),
+            pools: vec![Pool {
+                ipam: "host-local".into(),
+                name: name.into(),
+                ipv6: false,
+                size: 65_533,
+                used: Some(1),
+            }],
+            members: vec![Member {
+                container: "web".into(),
+                node: "n1".into(),
+                attachment: on,
+            }],
+            problems: Vec::new(),
+        })
+    }
+}
+
+impl Events for World {
+    fn node(&self) -> &str {
+        "n1"
+    }
+    fn watch(&self, since: Since) -> BoxStream<'static, Arc<Event>> {
+        let event = |id: u64, node: &str, kind| Event {
+            id,
+            at: UNIX_EPOCH + Duration::from_secs(id),
+            node: node.into(),
+            kind,
+            container: "web".into(),
+            network: "ctr0".into(),
+            interface: "eth0".into(),
+            ips: vec!["10.255.0.2".parse().unwrap()],
+            message: String::new(),
+        };
+        let all = vec![
+            event(1, "n1", Kind::Connected),
+            event(2, "n2", Kind::Connected),
+            event(3, "n1", Kind::Disconnected),
+        ];
+        let last = all.len().saturating_sub(since.last);
+        let told = all.into_iter().skip(last).map(Arc::new);
+        futures::stream::iter(told).boxed()
+    }
 }
 
 #[async_trait]
 impl Attachments for World {
+    async fn wanted(&self) -> Result<BTreeMap<String, String>> {
+        Ok(BTreeMap::new())
+    }
     async fn connect(&self, container: &str, wanted: &Requested) -> Result<Connected> {
         let network = &wanted.network.network;
         if !wanted.is_plain() {
@@ -272,14 +420,17 @@ impl Server {
             .find(|at| at.to_string().starts_with("127."))
             .unwrap_or(address);
         let world = Arc::new(World::default());
-        let services = Services::new(
-            world.clone(),
-            world.clone(),
-            world.clone(),
-            world.clone(),
-            world.clone(),
-            world.clone(),
-        );
+        let services = Services::new(Backends {
+            networks: world.clone(),
+            attachments: world.clone(),
+            containers: world.clone(),
+            nodes: world.clone(),
+            lookups: None,
+            addressing: world.clone(),
+            names: world.clone(),
+            overview: world.clone(),
+            events: world.clone(),
+        });
         let shutdown = CancellationToken::new();
         let drain = Duration::from_secs(20);
         let serving = tokio::spawn(serve(listeners, services, shutdown.clone(), drain));

@@ -301,3 +301,155 @@ async fn names_are_asked_for_and_listed() {
     let calls = server.world.calls();
     assert_eq!(calls, ["query web.ctr0 ", "query web aaaa", "query gone "]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn networks_in_a_few_words() {
+    let server = Server::start().await;
+    let at = &server.target();
+    let words = ["network", "create", "web", "--driver", "bridge", "--dns"];
+    assert_eq!(
+        run(at, &words).await.ok(),
+        "created web with 10.88.0.0/24\n"
+    );
+    let call = server.world.calls().remove(0);
+    assert!(
+        call.contains("name: \"web\"") && call.contains("dns: true"),
+        "{call}"
+    );
+    let dry = run(at, &["network", "create", "dry", "--dry-run"])
+        .await
+        .ok();
+    let config: serde_json::Value = serde_json::from_str(&dry).unwrap();
+    assert_eq!(config["plugins"][0]["type"], "bridge");
+    assert!(!server.world.networks.lock().unwrap().contains_key("dry"));
+
+    // A file says by itself what the words say.
+    let both = run(
+        at,
+        &["network", "create", "web", "file", "--driver", "bridge"],
+    )
+    .await;
+    assert_eq!(both.code, 2, "{}", both.stderr);
+    let wrong = run(at, &["network", "create", "x", "--subnet", "ten"]).await;
+    assert_eq!(
+        wrong.error(),
+        "\"ten\" is no subnet: write one like 10.88.0.0/24"
+    );
+
+    let inspected = run(at, &["network", "inspect", "web"]).await.ok();
+    for part in [
+        "driver:       bridge, portmap\n",
+        "in use:       1 of 65533\n",
+        "web         n1        10.255.0.2   eth0        02:00:00:00:00:07   8080:80/tcp   db\n",
+        "\"io.circuit.dns\": true",
+    ] {
+        assert!(inspected.contains(part), "{part}: {inspected}");
+    }
+    let json = run(at, &["network", "inspect", "web", "--format", "json"])
+        .await
+        .ok();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["containers"][0]["ips"][0], "10.255.0.2");
+    assert_eq!(json["config"]["name"], "web");
+
+    assert_eq!(run(at, &["network", "prune"]).await.ok(), "unused\n");
+    assert_eq!(
+        run(at, &["network", "prune", "--dry-run"]).await.ok(),
+        "used: kept, used by container shell\nunused: would be deleted\n"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wishes_reach_the_server_and_many_are_connected_at_once() {
+    let server = Server::start().await;
+    let at = &server.target();
+    let words = "network connect shell ctr0 --ip 10.88.0.7 --mac 02:42:0A:58:00:07 --alias db,sql \
+                 -p 8080:80 --publish 127.0.0.1:53:53/udp --interface data0";
+    let words: Vec<&str> = words.split_whitespace().collect();
+    run(at, &words).await.ok();
+    assert_eq!(
+        server.world.calls(),
+        [
+            "connect shell ctr0 {\"ips\":[\"10.88.0.7\"],\"mac\":\"02:42:0a:58:00:07\",\
+          \"aliases\":[\"db\",\"sql\"],\"interface\":\"data0\",\
+          \"ports\":[\"8080:80/tcp\",\"127.0.0.1:53:53/udp\"]}"
+        ]
+    );
+    let wrong = run(at, &["network", "connect", "shell", "ctr0", "--ip", "ten"]).await;
+    assert_eq!(
+        wrong.error(),
+        "\"ten\" is no address: write one like 10.88.0.7 or fd00::7"
+    );
+
+    let many = run(at, &["network", "connect", "a,b,c,b", "ctr0"])
+        .await
+        .ok();
+    let mut lines: Vec<&str> = many.lines().collect();
+    lines.sort_unstable();
+    let line = |name| format!("connected {name} to ctr0 with ip=10.255.0.2");
+    assert_eq!(lines, ["a", "b", "c"].map(line));
+    let piped = run_with_input(at, &["network", "disconnect", "-", "ctr0"], b"a\nb\n").await;
+    assert_eq!(piped.ok().lines().count(), 2);
+    let fixed = run(
+        at,
+        &["network", "connect", "a,b", "ctr0", "--ip", "10.88.0.7"],
+    )
+    .await;
+    assert_eq!(
+        fixed.error(),
+        "--ip is for one container; connect them one by one"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_and_events() {
+    let server = Server::start().await;
+    let at = &server.target();
+    assert_eq!(
+        run(at, &["ps"]).await.ok(),
+        "CONTAINER   STATE     NETWORKS          PORTS         RESTART\n\
+         web         running   ctr0=10.255.0.2   8080:80/tcp   always (2)\n"
+    );
+    let all = run(at, &["ps", "--all", "--cluster"]).await.ok();
+    let lines: Vec<&str> = all.lines().collect();
+    assert_eq!(lines.len(), 4, "{all}");
+    assert!(
+        lines[1].starts_with("idle        n1        absent"),
+        "{all}"
+    );
+    assert!(
+        lines[3].starts_with("web         n2        running"),
+        "{all}"
+    );
+    let json = run(at, &["ps", "--format", "json"]).await.ok();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["containers"][0]["restart"]["count"], 2);
+
+    // The fake server's events end; a real one's do not.
+    let ran = run(at, &["events", "--last", "9", "--here"]).await;
+    assert_eq!(ran.error(), "the server has ended");
+    assert_eq!(
+        ran.stdout,
+        "1970-01-01T00:00:01Z n1 container.connected    web ctr0 eth0 10.255.0.2\n\
+         1970-01-01T00:00:03Z n1 container.disconnected web ctr0 eth0 10.255.0.2\n"
+    );
+    let ran = run(
+        at,
+        &[
+            "events",
+            "-n1",
+            "--kind",
+            "container.disconnected",
+            "--format",
+            "json",
+        ],
+    );
+    let ran = ran.await;
+    let event: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(event["kind"], "container.disconnected");
+    let ran = run(at, &["events", "--kind", "nonsense"]).await;
+    assert!(
+        ran.error()
+            .starts_with("\"nonsense\" is no kind of event: use container.connected,")
+    );
+}

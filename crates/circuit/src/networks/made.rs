@@ -1,0 +1,149 @@
+//! Networks that are described in a few words: where their subnets are free, and
+//! what their bridges are called.
+
+use circuit_core::cni::{ConfigList, Description, SubnetPool, bridge_name};
+use circuit_core::service::NetworkListing;
+use circuit_core::{Error, Result};
+use ipnet::IpNet;
+
+use super::Facts;
+
+/// Gives the description the subnets that it lacks, and returns its configuration.
+///
+/// # Errors
+/// When no subnet is free, or the description does not fit together.
+pub(super) fn complete(
+    mut description: Description,
+    pools: &[SubnetPool],
+    listing: &NetworkListing,
+    facts: &Facts,
+) -> Result<Vec<u8>> {
+    let (v4, v6) = description.lacks()?;
+    let others: Vec<ConfigList> = listing
+        .networks
+        .iter()
+        .filter(|other| other.name != description.name)
+        .filter_map(|other| ConfigList::parse(&other.data).ok())
+        .collect();
+    let mut taken: Vec<IpNet> = others.iter().flat_map(ConfigList::subnets).collect();
+    let routes = facts.routes.iter().map(|route| route.dst);
+    taken.extend(routes.filter(|dst| dst.prefix_len() > 0));
+    taken.extend(
+        facts
+            .resolvers
+            .iter()
+            .map(|resolver| IpNet::from(*resolver)),
+    );
+    for (wanted, ipv6) in [(v4, false), (v6, true)] {
+        if wanted {
+            description.subnets.push(free(pools, ipv6, &taken)?);
+        }
+    }
+    let bridge = free_bridge(&description.name, &others);
+    description.config(&bridge)
+}
+
+fn free(pools: &[SubnetPool], ipv6: bool, taken: &[IpNet]) -> Result<IpNet> {
+    let pools = || pools.iter().filter(|pool| pool.is_ipv6() == ipv6);
+    let found = pools().find_map(|pool| pool.free(taken));
+    found.ok_or_else(|| {
+        let family = if ipv6 { "ipv6" } else { "ipv4" };
+        let all: Vec<String> = pools().map(|pool| format!("{pool}")).collect();
+        let among = match all.is_empty() {
+            true => "there is no pool of that family".to_owned(),
+            false => format!(
+                "networks, routes and resolvers take all of {}",
+                all.join(" ")
+            ),
+        };
+        Error::precondition(format!(
+            "no {family} subnet is free, {among}: give --subnet, or the server another \
+             --default-pools"
+        ))
+    })
+}
+
+/// A bridge that no other network has: their names may differ where the kernel's
+/// are cut.
+fn free_bridge(name: &str, others: &[ConfigList]) -> String {
+    let plugins = || others.iter().flat_map(|other| &other.plugins);
+    let taken = |bridge: &str| {
+        let is = |value: Option<&serde_json::Value>| {
+            value.and_then(serde_json::Value::as_str) == Some(bridge)
+        };
+        plugins().any(|plugin| is(plugin.raw.get("bridge")))
+    };
+    let first = bridge_name(name);
+    if !taken(&first) {
+        return first;
+    }
+    let numbered = (2..).map(|number: u32| bridge_name(&format!("{name}/{number}")));
+    let free = numbered.take(others.len() + 1).find(|name| !taken(name));
+    free.unwrap_or(first)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use circuit_core::service::StoredNetwork;
+
+    use super::*;
+
+    #[test]
+    fn two_networks_have_two_bridges() {
+        let config = |bridge: &str| {
+            let text = format!(
+                r#"{{"cniVersion":"1.0.0","name":"x","type":"bridge","bridge":"{bridge}"}}"#
+            );
+            ConfigList::parse(text.as_bytes()).unwrap()
+        };
+        assert_eq!(free_bridge("web", &[]), "br-web");
+        assert_eq!(free_bridge("web", &[config("br-other")]), "br-web");
+        let second = free_bridge("web", &[config("br-web")]);
+        assert_ne!(second, "br-web");
+        assert_eq!(second.len(), 15);
+    }
+
+    #[test]
+    fn free_subnets_avoid_networks_routes_and_resolvers() {
+        let stored = |name: &str, subnet: &str| StoredNetwork {
+            name: name.to_owned(),
+            data: format!(
+                r#"{{"cniVersion":"1.0.0","name":"{name}","type":"bridge",
+                    "ipam":{{"type":"host-local","subnet":"{subnet}"}}}}"#
+            )
+            .into_bytes(),
+        };
+        let listing = NetworkListing {
+            networks: vec![stored("a", "10.88.0.0/24"), stored("web", "10.88.2.0/24")],
+            problems: Vec::new(),
+        };
+        let facts = Facts {
+            routes: Vec::new(),
+            resolvers: vec!["10.88.1.53".parse().unwrap()],
+        };
+        let pools: Vec<SubnetPool> = ["base=10.88.0.0/22,size=24", "base=fd00:88::/48,size=64"]
+            .map(|pool| pool.parse().unwrap())
+            .into();
+        let made = |ipv6| {
+            let description = Description {
+                name: "web".to_owned(),
+                ipv6,
+                ..Description::default()
+            };
+            let config = complete(description, &pools, &listing, &facts).unwrap();
+            let subnets = ConfigList::parse(&config).unwrap().subnets();
+            subnets.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        // Its own subnet is not in the way of one that is replaced.
+        assert_eq!(made(false), ["10.88.2.0/24"]);
+        assert_eq!(made(true), ["10.88.2.0/24", "fd00:88::/64"]);
+        let full = &pools[1..];
+        let description = Description {
+            name: "web".to_owned(),
+            ..Description::default()
+        };
+        let error = complete(description, full, &listing, &facts).unwrap_err();
+        assert!(error.message().contains("--default-pools"), "{error}");
+    }
+}
