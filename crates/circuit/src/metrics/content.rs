@@ -398,7 +398,7 @@ mod tests {
             held: 16,
             used: 3,
         };
-        let text = text(move |page| pools(page, &all, &[account.clone()]));
+        let text = text(move |page| pools(page, &all, std::slice::from_ref(&account)));
         let fleet = "{ipam=\"circuit\",pool=\"fleet\",family=\"ipv4\"}";
         let local = "{ipam=\"host-local\",pool=\"a\\\"b\",family=\"ipv4\"}";
         for line in [
