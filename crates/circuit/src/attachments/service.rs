@@ -13,6 +13,7 @@ use circuit_core::{
 
 use super::{Attachments, Join, Seen, no_container};
 use crate::figures::{Connect, Disconnect, Outcome};
+use crate::traces::{span, traced};
 
 impl Attachments {
     async fn connect_now(&self, container: &str, network: &str) -> Result<(Connected, Outcome)> {
@@ -51,10 +52,12 @@ impl Attachments {
                     ip_text(&attachment)
                 );
                 let labels = Labels::read(&seen.container.labels, self.label());
-                if let Err(error) = self.order_routes(&record, &labels).await {
+                let ordered = traced(span!("routes"), self.order_routes(&record, &labels)).await;
+                if let Err(error) = ordered {
                     tracing::warn!(container, %error, "cannot order the default routes");
                 }
-                let settled = self.settle_resolver(&mut record, &labels, task.pid).await;
+                let settling = self.settle_resolver(&mut record, &labels, task.pid);
+                let settled = traced(span!("resolv.conf"), settling).await;
                 if let Err(error) = settled {
                     tracing::warn!("container {container} cannot ask for names: {error}");
                     self.wake(container);
@@ -113,7 +116,8 @@ impl Attachments {
             && let Some(task) = seen.alive()
         {
             let labels = Labels::read(&seen.container.labels, self.label());
-            let settled = self.settle_resolver(&mut record, &labels, task.pid).await;
+            let settling = self.settle_resolver(&mut record, &labels, task.pid);
+            let settled = traced(span!("resolv.conf"), settling).await;
             if let Err(error) = settled {
                 tracing::warn!("container {container} cannot be told of its names: {error}");
                 self.wake(container);
@@ -128,7 +132,8 @@ impl Attachments {
 impl service::Attachments for Attachments {
     async fn connect(&self, container: &str, network: &str) -> Result<Connected> {
         let begun = Instant::now();
-        let done = self.connect_now(container, network).await;
+        let span = span!("connect", container, network);
+        let done = traced(span, self.connect_now(container, network)).await;
         let outcome = match &done {
             Ok((_, outcome)) => *outcome,
             Err(error) => Outcome::Failed(error.kind()),
@@ -140,7 +145,8 @@ impl service::Attachments for Attachments {
 
     async fn disconnect(&self, container: &str, network: &str) -> Result<()> {
         let begun = Instant::now();
-        let done = self.disconnect_now(container, network).await;
+        let span = span!("disconnect", container, network);
+        let done = traced(span, self.disconnect_now(container, network)).await;
         self.figures()
             .disconnected(Disconnect::Request, &done, begun.elapsed());
         done
