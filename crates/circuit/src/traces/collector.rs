@@ -115,7 +115,7 @@ impl Exporter for Told {
         let sent = self.exporter.export(batch).await;
         match &sent {
             Ok(()) => self.log.recovered(),
-            Err(error) => self.log.failed(error),
+            Err(error) => self.log.failed(&reason(&error.to_string())),
         }
         sent
     }
@@ -131,6 +131,13 @@ impl Exporter for Told {
     fn set_resource(&mut self, resource: &Resource) {
         self.exporter.set_resource(resource);
     }
+}
+
+/// What went wrong, without the names of who found it inside of the library.
+fn reason(error: &str) -> &str {
+    error
+        .split_once("gRPC code: ")
+        .map_or(error, |(_, reason)| reason)
 }
 
 #[cfg(test)]

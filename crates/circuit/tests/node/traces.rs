@@ -102,9 +102,11 @@ fn a_collector_may_come_late_and_go() {
     create_ctr0(&node);
     node.run_container("asked", &[], &[]);
     node.circuit(&["network", "connect", "asked", "ctr0"]).ok();
-    let complaint = ["collector of traces", "127.0.0.1:4317"];
+    let complaint = ["the collector of traces at http://127.0.0.1:4317 "];
     let told = || logged(&node, &complaint) == 1;
     wait_until("one line says that it is away", PATIENCE, told);
+    let why = [complaint[0], " fails: Unavailable: ", "onnection refused"];
+    assert_eq!(logged(&node, &why), 1);
     let collector = collector(&node);
     let arrived = || {
         // Something must happen for there to be something to tell.
