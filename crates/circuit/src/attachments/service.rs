@@ -51,17 +51,7 @@ impl Attachments {
                     "connected {container} to {network} with ip {}",
                     ip_text(&attachment)
                 );
-                let labels = Labels::read(&seen.container.labels, self.label());
-                let ordered = traced(span!("routes"), self.order_routes(&record, &labels)).await;
-                if let Err(error) = ordered {
-                    tracing::warn!(container, %error, "cannot order the default routes");
-                }
-                let settling = self.settle_resolver(&mut record, &labels, task.pid);
-                let settled = traced(span!("resolv.conf"), settling).await;
-                if let Err(error) = settled {
-                    tracing::warn!("container {container} cannot ask for names: {error}");
-                    self.wake(container);
-                }
+                self.settle_in(&mut record, &seen, task.pid).await;
                 self.book().solved(container, network);
                 self.publish_later(guard, &record, None);
                 Ok((connected(&attachment), Outcome::Success))
@@ -74,6 +64,23 @@ impl Attachments {
                 self.wake(container);
                 Err(error)
             }
+        }
+    }
+
+    /// What a container needs besides its networks. What fails is no reason to
+    /// undo a connect; the next look tries again.
+    async fn settle_in(&self, record: &mut ContainerRecord, seen: &Seen, pid: u32) {
+        let container = record.container.clone();
+        let labels = Labels::read(&seen.container.labels, self.label());
+        let ordered = traced(span!("routes"), self.order_routes(record, &labels)).await;
+        if let Err(error) = ordered {
+            tracing::warn!(container, %error, "cannot order the default routes");
+        }
+        let settling = self.settle_resolver(record, &labels, pid);
+        let settled = traced(span!("resolv.conf"), settling).await;
+        if let Err(error) = settled {
+            tracing::warn!("container {container} cannot ask for names: {error}");
+            self.wake(&container);
         }
     }
 
