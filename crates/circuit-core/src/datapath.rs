@@ -51,6 +51,12 @@ pub struct AddFailure {
     pub cleanup_owed: bool,
 }
 
+impl std::fmt::Display for AddFailure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
 /// The addresses of one family that a network gives out, as far as its
 /// configuration says.
 #[derive(Debug, Clone, PartialEq, Eq)]

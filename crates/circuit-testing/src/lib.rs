@@ -21,6 +21,7 @@
 
 mod certificates;
 mod cgroup;
+mod collector;
 mod command;
 mod containerd;
 mod containers;
@@ -41,6 +42,7 @@ mod redis_server;
 mod sweep;
 
 pub use certificates::certificates;
+pub use collector::{Collector, Span};
 pub use command::{PATIENCE, Ran, wait_for, wait_until};
 pub use containerd::Containerd;
 pub use containers::{IMAGE, Interface};

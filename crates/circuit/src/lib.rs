@@ -25,6 +25,7 @@ pub mod state;
 pub mod store;
 pub mod table;
 pub mod text;
+pub mod traces;
 
 pub use circuit_net::names;
 

@@ -6,7 +6,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer, fmt};
+
+use crate::traces::{self, Export};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -18,22 +23,39 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts the log on standard error. The variable `RUST_LOG` overrules `debug`.
+/// Starts the log on standard error, and traces where somebody takes them. The
+/// variable `RUST_LOG` overrules `debug`; traces are of no concern to it.
 ///
 /// # Errors
 /// When `RUST_LOG` cannot be understood, or a log was started before.
-pub fn init(format: LogFormat, debug: bool) -> Result<(), String> {
+pub fn init(format: LogFormat, debug: bool, export: Option<Export>) -> Result<(), String> {
     let filter = filter(std::env::var("RUST_LOG").ok().as_deref(), debug)?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let started = match export {
+        None => tracing_subscriber::registry()
+            .with(filter)
+            .with(lines(format))
+            .try_init(),
+        Some(export) => tracing_subscriber::registry()
+            .with(export)
+            .with(lines(format).with_filter(filter))
+            .try_init(),
+    };
+    started.map_err(|e| format!("cannot start the log: {e}"))
+}
+
+/// Lines on standard error.
+fn lines<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+{
+    let lines = fmt::layer()
         .with_writer(std::io::stderr)
         // A log that nobody can read must not end the daemon.
         .log_internal_errors(false);
-    let started = match format {
-        LogFormat::Text => builder.with_target(false).with_ansi(colourful()).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-    };
-    started.map_err(|e| format!("cannot start the log: {e}"))
+    match format {
+        LogFormat::Text => lines.with_target(false).with_ansi(colourful()).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    }
 }
 
 fn filter(rust_log: Option<&str>, debug: bool) -> Result<EnvFilter, String> {
@@ -42,7 +64,8 @@ fn filter(rust_log: Option<&str>, debug: bool) -> Result<EnvFilter, String> {
         _ if debug => "info,circuit=debug,circuit_core=debug,circuit_net=debug",
         _ => "info",
     };
-    EnvFilter::try_new(directives)
+    // Lines of the log do not repeat what traces tell.
+    EnvFilter::try_new(format!("{directives},{}=off", traces::TARGET))
         .map_err(|e| format!("RUST_LOG={directives:?}: {e}; give a level such as debug"))
 }
 
@@ -251,18 +274,33 @@ mod tests {
 
     #[test]
     fn the_filter_follows_the_variable_then_the_flag() {
-        assert_eq!(filter(None, false).unwrap().to_string(), "info");
+        let off = format!("{}=off", traces::TARGET);
+        let usual = filter(None, false).unwrap().to_string();
+        assert_eq!(usual, format!("{off},info"));
         assert!(
             filter(Some(""), true)
                 .unwrap()
                 .to_string()
                 .contains("circuit=debug")
         );
-        assert_eq!(filter(Some("warn"), true).unwrap().to_string(), "warn");
+        let asked = filter(Some("warn"), true).unwrap().to_string();
+        assert_eq!(asked, format!("{off},warn"));
         assert!(
             filter(Some("a=b=c"), true)
                 .unwrap_err()
                 .starts_with("RUST_LOG=\"a=b=c\": ")
         );
+    }
+
+    #[test]
+    fn without_a_collector_there_are_no_spans() {
+        for debug in [false, true] {
+            let log = tracing_subscriber::registry()
+                .with(filter(None, debug).unwrap())
+                .with(lines(LogFormat::Text));
+            let _guard = tracing::subscriber::set_default(log);
+            assert!(traces::span!("connect", container = "web").is_disabled());
+            assert!(!tracing::info_span!("of somebody else").is_disabled());
+        }
     }
 }

@@ -4,8 +4,12 @@
 use std::process::ExitCode;
 
 use circuit::{
-    cli::{self, Cli, ClientCommand, Command, Failure, Global, server::ServerArgs},
+    cli::{
+        self, Cli, ClientCommand, Command, Failure, Global,
+        server::{ServerArgs, ServerOptions},
+    },
     names, plugin,
+    traces::Collector,
 };
 use clap::Parser;
 
@@ -54,12 +58,28 @@ fn client(global: &Global, command: ClientCommand) -> Result<(), Failure> {
 
 fn server(global: &Global, args: ServerArgs) -> Result<(), Failure> {
     let options = args.options(global)?;
-    circuit::logging::init(global.log_format, global.debug)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|e| format!("cannot start: {e}"))?;
-    runtime
-        .block_on(circuit::daemon::run(options))
-        .map_err(|e| e.message().to_owned().into())
+    let collector = collector(&runtime, &options)?;
+    let export = collector.as_ref().map(Collector::export);
+    circuit::logging::init(global.log_format, global.debug, export)?;
+    let done = runtime.block_on(circuit::daemon::run(options));
+    if let Some(collector) = collector {
+        collector.stop();
+    }
+    done.map_err(|e| e.message().to_owned().into())
+}
+
+/// Who is told of traces, if anybody.
+fn collector(
+    runtime: &tokio::runtime::Runtime,
+    options: &ServerOptions,
+) -> Result<Option<Collector>, String> {
+    let Some(url) = &options.traces else {
+        return Ok(None);
+    };
+    let _inside = runtime.enter();
+    Collector::start(url, &options.node_name).map(Some)
 }

@@ -1,5 +1,6 @@
 //! Running CNI plugins by the specification.
 
+mod answers;
 mod error;
 mod exec;
 mod lock;

@@ -11,9 +11,10 @@ use circuit_core::{Error, Result};
 use serde_json::Value;
 
 use super::CniError;
+use super::answers::bad_output;
 use super::exec::{Command, PluginCall, run};
 use super::native::{self, Natives, Way};
-use super::runtime::{CniRuntime, bad_output};
+use super::runtime::CniRuntime;
 
 /// What tells one executable from another.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

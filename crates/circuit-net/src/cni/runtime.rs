@@ -12,7 +12,9 @@ use circuit_core::cni::{
 };
 use circuit_core::{Error, Result};
 use serde_json::Value;
+use tracing::{Instrument as _, field};
 
+use super::answers::{add_error, bad_output, keep_first, read_result};
 use super::exec::{Command, PluginCall, run};
 use super::native::{self, NativeCall, Natives, Others, Way};
 use super::probe::Executable;
@@ -340,7 +342,33 @@ impl CniRuntime {
         self.negotiated(list).await
     }
 
+    /// Runs a plugin, in a span of the daemon's traces.
     async fn call(
+        &self,
+        list: &ConfigList,
+        index: usize,
+        call: &Call<'_>,
+        sockets: &mut Sockets,
+        lock: Option<&OperationLock>,
+    ) -> Result<Output, CniError> {
+        let span = tracing::info_span!(
+            target: "circuit_traces",
+            "plugin",
+            plugin = list.plugins[index].kind,
+            native = call.args.natives.contains(&index),
+            otel.status_code = field::Empty,
+            otel.status_description = field::Empty,
+        );
+        let done = self.run(list, index, call, sockets, lock);
+        let done = done.instrument(span.clone()).await;
+        if let Err(error) = &done {
+            span.record("otel.status_code", "ERROR");
+            span.record("otel.status_description", field::display(error));
+        }
+        done
+    }
+
+    async fn run(
         &self,
         list: &ConfigList,
         index: usize,
@@ -434,58 +462,6 @@ fn configuration<'a>(
         .get(index)
         .zip(config)
         .ok_or_else(|| CniError::NotRun(Error::internal(format!("list has no plugin {index}"))))
-}
-
-fn keep_first(first: &mut Option<CniError>, error: CniError) {
-    if first.is_none() {
-        *first = Some(error);
-    } else {
-        tracing::warn!(%error, "another plugin failed too");
-    }
-}
-
-/// Whether the plugins up to and with this one may have left something.
-fn add_error(index: usize, error: CniError) -> AddError {
-    let nothing_done = error.never_ran() || error.report().is_some_and(|r| !r.owes_cleanup());
-    AddError {
-        cleanup_owed: index > 0 || !nothing_done,
-        error,
-    }
-}
-
-fn read_result(kind: &str, list: &ConfigList, stdout: &[u8]) -> Result<Value, CniError> {
-    let mut value: Value = match serde_json::from_slice(stdout) {
-        Ok(value) => value,
-        Err(_) if stdout.trim_ascii().is_empty() => {
-            return Err(bad_output(kind, Command::Add, "wrote no result"));
-        }
-        Err(e) => {
-            return Err(bad_output(
-                kind,
-                Command::Add,
-                &format!("result is not json: {e}"),
-            ));
-        }
-    };
-    let Some(object) = value.as_object_mut() else {
-        return Err(bad_output(kind, Command::Add, "result is not an object"));
-    };
-    let said = object
-        .get("cniVersion")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    if said.is_empty() {
-        object.insert("cniVersion".to_owned(), list.cni_version.as_str().into());
-    }
-    Ok(value)
-}
-
-pub(super) fn bad_output(plugin: &str, command: Command, reason: &str) -> CniError {
-    CniError::BadOutput {
-        plugin: plugin.to_owned(),
-        command,
-        reason: reason.to_owned(),
-    }
 }
 
 fn last_kind(list: &ConfigList) -> &str {

@@ -13,6 +13,7 @@ use circuit_core::{
 
 use super::{Attachments, book::Noted};
 use crate::events::Happening;
+use crate::traces::{span, traced};
 
 /// How a container joins a network.
 #[derive(Debug, Clone)]
@@ -37,6 +38,16 @@ impl Attachments {
     /// # Errors
     /// The network's, the arguments' or the plugins' own words.
     pub async fn attach(&self, record: &mut ContainerRecord, join: Join<'_>) -> Result<Attachment> {
+        let name = &join.network.network;
+        let span = span!("attach", container = record.container, network = name);
+        traced(span, self.attach_traced(record, join)).await
+    }
+
+    async fn attach_traced(
+        &self,
+        record: &mut ContainerRecord,
+        join: Join<'_>,
+    ) -> Result<Attachment> {
         let network = self.parts.networks.network(&join.network.network).await?;
         let config = String::from_utf8(network.data).map_err(|_| {
             Error::precondition(format!(
@@ -85,7 +96,7 @@ impl Attachments {
         let pin = self.pin_path(&record.container, join.sandbox);
         let _sandbox = self.sandboxes.lock(&join.sandbox.netns.to_string()).await;
         let _no_gc = self.collecting.read().await;
-        let taken = datapath.prepare(join.sandbox, &pin).await;
+        let taken = traced(span!("pin"), datapath.prepare(join.sandbox, &pin)).await;
         let interface = match taken.and_then(|taken| choose(&taken, join.interface.as_deref())) {
             Ok(interface) => interface,
             Err(error) => {
@@ -119,7 +130,7 @@ impl Attachments {
                 return Err(error);
             }
         };
-        match datapath.add(&attachment).await {
+        match traced(span!("ADD"), datapath.add(&attachment)).await {
             Ok(added) => {
                 finish(&mut attachment, added);
                 self.keep(record, attachment, intent).await
@@ -141,7 +152,7 @@ impl Attachments {
         record.put(attachment.clone());
         let noted = self.book().note(record);
         let kept = match noted {
-            Ok(_) => self.book().durable(intent).await,
+            Ok(_) => self.durable(intent).await,
             Err(error) => Err(error),
         };
         if let Err(error) = kept {
@@ -165,7 +176,7 @@ impl Attachments {
         failure: AddFailure,
     ) -> Error {
         let deleted = if failure.cleanup_owed {
-            self.parts.datapath.del(attachment).await
+            traced(span!("DEL"), self.parts.datapath.del(attachment)).await
         } else {
             Ok(())
         };
@@ -226,6 +237,16 @@ impl Attachments {
         network: &str,
         interface: &str,
     ) -> Result<Option<PathBuf>> {
+        let span = span!("detach", container = record.container, network);
+        traced(span, self.detach_traced(record, network, interface)).await
+    }
+
+    async fn detach_traced(
+        &self,
+        record: &mut ContainerRecord,
+        network: &str,
+        interface: &str,
+    ) -> Result<Option<PathBuf>> {
         let found = record
             .attachments
             .iter()
@@ -248,11 +269,11 @@ impl Attachments {
             .lock(&attachment.sandbox.netns.to_string())
             .await;
         let _no_gc = self.collecting.read().await;
-        self.parts.datapath.del(&reachable).await?;
+        traced(span!("DEL"), self.parts.datapath.del(&reachable)).await?;
         record.take(network, interface);
         let unused = self.forget(record, &attachment)?;
         if let Some(intent) = intent {
-            self.book().durable(intent).await?;
+            self.durable(intent).await?;
         }
         if was_there {
             self.tell(Kind::Disconnected, record, &attachment);
@@ -271,6 +292,11 @@ impl Attachments {
                 ..Happening::default()
             },
         );
+    }
+
+    /// Waits until an intent has reached the disk.
+    async fn durable(&self, intent: Noted) -> Result<()> {
+        traced(span!("sync"), self.book().durable(intent)).await
     }
 
     /// The same attachment without a namespace that is gone.

@@ -15,6 +15,7 @@ use circuit_core::{
 
 use super::{Attachments, Join, Seen, no_container};
 use crate::figures::{Connect, Disconnect, Outcome};
+use crate::traces::{span, traced};
 
 impl Attachments {
     async fn connect_now(
@@ -63,15 +64,7 @@ impl Attachments {
                     "connected {container} to {network} with ip {}",
                     ip_text(&attachment)
                 );
-                let labels = Labels::read(&seen.container.labels, self.label());
-                if let Err(error) = self.order_routes(&record, &labels).await {
-                    tracing::warn!(container, %error, "cannot order the default routes");
-                }
-                let settled = self.settle_resolver(&mut record, &labels, task.pid).await;
-                if let Err(error) = settled {
-                    tracing::warn!("container {container} cannot ask for names: {error}");
-                    self.wake(container);
-                }
+                self.settle_in(&mut record, &seen, task.pid).await;
                 self.book().solved(container, network);
                 self.publish_later(guard, &record, None);
                 Ok((connected(&attachment), Outcome::Success))
@@ -84,6 +77,23 @@ impl Attachments {
                 self.wake(container);
                 Err(error)
             }
+        }
+    }
+
+    /// What a container needs besides its networks. What fails is no reason to
+    /// undo a connect; the next look tries again.
+    async fn settle_in(&self, record: &mut ContainerRecord, seen: &Seen, pid: u32) {
+        let container = record.container.clone();
+        let labels = Labels::read(&seen.container.labels, self.label());
+        let ordered = traced(span!("routes"), self.order_routes(record, &labels)).await;
+        if let Err(error) = ordered {
+            tracing::warn!(container, %error, "cannot order the default routes");
+        }
+        let settling = self.settle_resolver(record, &labels, pid);
+        let settled = traced(span!("resolv.conf"), settling).await;
+        if let Err(error) = settled {
+            tracing::warn!("container {container} cannot ask for names: {error}");
+            self.wake(&container);
         }
     }
 
@@ -126,7 +136,8 @@ impl Attachments {
             && let Some(task) = seen.alive()
         {
             let labels = Labels::read(&seen.container.labels, self.label());
-            let settled = self.settle_resolver(&mut record, &labels, task.pid).await;
+            let settling = self.settle_resolver(&mut record, &labels, task.pid);
+            let settled = traced(span!("resolv.conf"), settling).await;
             if let Err(error) = settled {
                 tracing::warn!("container {container} cannot be told of its names: {error}");
                 self.wake(container);
@@ -141,7 +152,9 @@ impl Attachments {
 impl service::Attachments for Attachments {
     async fn connect(&self, container: &str, asked: &Requested) -> Result<Connected> {
         let begun = Instant::now();
-        let done = self.connect_now(container, asked).await;
+        let network = &asked.network.network;
+        let span = span!("connect", container, network);
+        let done = traced(span, self.connect_now(container, asked)).await;
         let outcome = match &done {
             Ok((_, outcome)) => *outcome,
             Err(error) => Outcome::Failed(error.kind()),
@@ -153,7 +166,8 @@ impl service::Attachments for Attachments {
 
     async fn disconnect(&self, container: &str, network: &str) -> Result<()> {
         let begun = Instant::now();
-        let done = self.disconnect_now(container, network).await;
+        let span = span!("disconnect", container, network);
+        let done = traced(span, self.disconnect_now(container, network)).await;
         self.figures()
             .disconnected(Disconnect::Request, &done, begun.elapsed());
         done

@@ -8,6 +8,7 @@ use crate::dns::{DOMAIN, Domain};
 use crate::networks::SubnetPool;
 use crate::redis::Url;
 use crate::store::Datastore;
+use crate::traces::check_url;
 use circuit_api::ListenAddress;
 use clap::Args;
 
@@ -111,6 +112,11 @@ pub struct ServerArgs {
     #[arg(long, value_name = "ADDRESS:PORT")]
     metrics: Option<SocketAddr>,
 
+    /// A collector that is told of traces, by OTLP over gRPC, such as
+    /// http://127.0.0.1:4317.
+    #[arg(long, value_name = "URL", value_parser = check_url)]
+    traces: Option<String>,
+
     /// Where names of containers are answered, beside the gateways of networks
     /// that ask for it; may be repeated.
     #[arg(long, value_name = "ADDRESS:PORT")]
@@ -208,6 +214,8 @@ pub struct ServerOptions {
     pub containerd_namespace: String,
     /// Where metrics are served.
     pub metrics: Option<SocketAddr>,
+    /// The collector that is told of traces.
+    pub traces: Option<String>,
     /// Where names are answered.
     pub dns_listen: Vec<SocketAddr>,
     /// The domain of containers' names.
@@ -327,6 +335,7 @@ impl ServerArgs {
             node_name: node_name(self.node_name)?,
             state_dir: self.state_dir.unwrap_or(state_dir),
             metrics: self.metrics,
+            traces: self.traces,
             dns_listen: self.dns_listen,
             dns_domain: self.dns_domain,
             dns_ttl: self.dns_ttl,
@@ -511,6 +520,7 @@ mod tests {
             ),
             ("circuit server --datastore redis", "--redis-url"),
             ("circuit server --metrics 0.0.0.0:9464", "beyond loopback"),
+            ("circuit server --traces 127.0.0.1:4317", "is no collector"),
             ("circuit server --lease 10s", "--lease is shorter"),
             ("circuit server --datastore etcd://a", "local:///"),
             ("circuit server --cni-path :", "--cni-path is empty"),

@@ -238,8 +238,7 @@ impl Daemon {
         // Containers are still detached while everything else ends.
         let last = CancellationToken::new();
         let pools = self.pools.run(&last);
-        let attachments = Arc::clone(&self.attachments);
-        tokio::spawn(async move { tidy(&attachments).await });
+        tokio::spawn(tidy(Arc::clone(&self.attachments)));
         let outcome = supervise(parts, shutdown).await;
         // What is not written now is written by the next start.
         let _ = tokio::time::timeout(DRAIN, self.attachments.idle()).await;
@@ -269,7 +268,7 @@ fn pool_settings(options: &ServerOptions, redis: Option<Store>) -> Result<pools:
 }
 
 /// Once a start: what an earlier life left that no record speaks of.
-async fn tidy(attachments: &Attachments) {
+async fn tidy(attachments: Arc<Attachments>) {
     if let Err(error) = attachments.sweep_pins().await {
         tracing::warn!(%error, "cannot remove pinned namespaces that nothing uses");
     }

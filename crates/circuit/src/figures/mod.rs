@@ -174,6 +174,14 @@ pub enum Found {
 /// The names of what has made it look.
 pub const FOUND: [&str; 2] = ["event", "pass"];
 
+impl Found {
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        FOUND[self as usize]
+    }
+}
+
 /// All that is counted of a node's containers.
 #[derive(Debug)]
 pub struct Figures {

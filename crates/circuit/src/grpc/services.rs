@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
 use super::status::status;
+use crate::traces::{span, traced};
 
 /// The longest name that is looked at: nothing that exists has a longer one.
 const MAX_NAME: usize = 1024;
@@ -102,7 +103,7 @@ impl Services {
         rpc: &'static str,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Answer<T> {
-        let result = match self.changes.spawn(guarded(rpc, work)).await {
+        let result = match self.changes.spawn(observed(rpc, work)).await {
             Ok(result) => result,
             Err(e) => Err(Error::internal(format!("{rpc} was stopped: {e}"))),
         };
@@ -115,7 +116,18 @@ pub(super) async fn ask<T>(
     rpc: &'static str,
     work: impl Future<Output = Result<T>> + Send,
 ) -> Answer<T> {
-    respond(rpc, guarded(rpc, work).await)
+    respond(rpc, observed(rpc, work).await)
+}
+
+/// The result of work that traces tell of.
+async fn observed<T>(rpc: &'static str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let span = span!(
+        "rpc",
+        otel.name = rpc,
+        otel.kind = "server",
+        rpc.system = "grpc"
+    );
+    traced(span, guarded(rpc, work)).await
 }
 
 /// The result, also of work that panics.

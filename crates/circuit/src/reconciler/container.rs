@@ -18,6 +18,7 @@ use super::{Next, Reconciler};
 use crate::attachments::Seen;
 use crate::events::Happening;
 use crate::figures::{Difference, Disconnect, Found};
+use crate::traces::{span, traced};
 
 /// How soon to look again at a task that has ended and is still called alive.
 const STALE: Duration = Duration::from_millis(20);
@@ -56,7 +57,8 @@ impl Reconciler {
         let guard = self.attachments.lock(container).await;
         let told = self.watch(container, |watched| watched.told.take());
         let by = told.map_or(Found::Pass, |_| Found::Event);
-        let looked = self.look_locked(container, by).await;
+        let span = span!("look", container, found_by = by.name());
+        let looked = traced(span, self.look_locked(container, by)).await;
         drop(guard);
         self.count_look(&looked, told);
         match looked {
@@ -129,7 +131,7 @@ impl Reconciler {
         self.check_once(&record, &earlier, &mut findings).await;
         self.tell(container, std::mem::take(&mut findings.problems));
         self.finish_launch(&mut record, &seen).await?;
-        self.attachments.publish(&record, &seen).await?;
+        traced(span!("publish"), self.attachments.publish(&record, &seen)).await?;
         if seen.alive().is_none() {
             let next = self.restart_if_due(&mut record, &seen, &labels).await?;
             return Ok(if findings.retry && next == Next::Rest {
@@ -276,7 +278,8 @@ impl Reconciler {
             .collect();
         self.join_all(record, &joining, labels, publisher, sandbox, findings)
             .await;
-        if let Err(error) = self.attachments.order_routes(record, labels).await {
+        let ordering = self.attachments.order_routes(record, labels);
+        if let Err(error) = traced(span!("routes"), ordering).await {
             findings.add("", &error);
         }
     }
@@ -289,7 +292,8 @@ impl Reconciler {
         pid: u32,
         findings: &mut Findings,
     ) {
-        let settled = self.attachments.settle_resolver(record, labels, pid).await;
+        let settling = self.attachments.settle_resolver(record, labels, pid);
+        let settled = traced(span!("resolv.conf"), settling).await;
         // A task that ended this moment is no problem; its exit follows.
         if let Err(error) = settled
             && error.kind() != ErrorKind::NotFound
@@ -335,7 +339,9 @@ impl Reconciler {
         for attachment in record.attachments.iter().filter(kept).filter(|_| first) {
             // Rules may have been taken away while nobody was there to notice.
             self.mend(attachment).await;
-            if let Err(error) = self.attachments.parts.datapath.check(attachment).await {
+            let checking = self.attachments.parts.datapath.check(attachment);
+            let network = &attachment.network;
+            if let Err(error) = traced(span!("CHECK", network), checking).await {
                 let message = format!(
                     "the attachment is not as it was made: {error}: disconnect and connect it again"
                 );

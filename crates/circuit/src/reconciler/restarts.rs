@@ -14,6 +14,7 @@ use super::{Next, Reconciler};
 use crate::attachments::Seen;
 use crate::events::Happening;
 use crate::figures::Restart;
+use crate::traces::{span, traced};
 
 /// How the line about a failed restart begins.
 const CANNOT_RESTART: &str = "cannot restart";
@@ -119,7 +120,8 @@ impl Reconciler {
             watched.streak
         });
         let begun = Instant::now();
-        let launched = self.launch(record, seen, labels).await;
+        let span = span!("restart", container = *id, cause = "policy");
+        let launched = traced(span, self.launch(record, seen, labels)).await;
         let figures = self.attachments.figures();
         figures.restarted(Restart::Policy, &launched, begun.elapsed());
         match launched {

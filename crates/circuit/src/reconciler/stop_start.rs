@@ -15,6 +15,7 @@ use circuit_core::{
 use super::{Reconciler, restarts};
 use crate::attachments::{Seen, no_container};
 use crate::figures::Restart;
+use crate::traces::{span, traced};
 
 /// Between SIGTERM and SIGKILL, as people know it.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -46,6 +47,13 @@ impl Containers for Reconciler {
     }
 
     async fn restart(&self, container: &str, timeout: Option<Duration>) -> Result<u32> {
+        let span = span!("restart", container, cause = "request");
+        traced(span, self.restart_now(container, timeout)).await
+    }
+}
+
+impl Reconciler {
+    async fn restart_now(&self, container: &str, timeout: Option<Duration>) -> Result<u32> {
         let _guard = self.attachments.lock(container).await;
         let mut record = self.attachments.book().record(container);
         let seen = self.see(container).await?;
@@ -59,9 +67,7 @@ impl Containers for Reconciler {
         tracing::info!("restarted {container}: pid {pid}");
         Ok(pid)
     }
-}
 
-impl Reconciler {
     /// Writes the extension; when that fails, the next look does.
     async fn publish(&self, record: &ContainerRecord, seen: &Seen) {
         if let Err(error) = self.attachments.publish(record, seen).await {
@@ -100,7 +106,8 @@ impl Reconciler {
         record.restart.stopped_pid = seen.task.as_ref().map(|task| task.pid);
         self.attachments.book().save(record).await?;
         if let Some(task) = &seen.task {
-            self.end(id, task, timeout.unwrap_or(STOP_TIMEOUT)).await?;
+            let ending = self.end(id, task, timeout.unwrap_or(STOP_TIMEOUT));
+            traced(span!("end task"), ending).await?;
         }
         self.leave_all(record).await;
         self.attachments.runtime().delete_task(id).await
@@ -179,6 +186,16 @@ impl Reconciler {
         seen: &Seen,
         labels: &Labels,
     ) -> Result<u32> {
+        let span = span!("start", container = seen.container.id);
+        traced(span, self.launch_traced(record, seen, labels)).await
+    }
+
+    async fn launch_traced(
+        &self,
+        record: &mut ContainerRecord,
+        seen: &Seen,
+        labels: &Labels,
+    ) -> Result<u32> {
         let id = &seen.container.id;
         self.leave_all(record).await;
         // Also when none is seen: a start that was cut off half way leaves one
@@ -208,12 +225,12 @@ impl Reconciler {
             self.say_once(id, format!("container {id}: {line}"));
             None
         });
-        let pid = runtime.create_task(id, log).await?;
+        let pid = traced(span!("create task"), runtime.create_task(id, log)).await?;
         self.watch(id, |watched| watched.ended_pid = None);
         self.note_alive(id, pid);
         record.restart.pid = Some(pid);
         self.connect_task(record, labels, pid).await;
-        if let Err(error) = runtime.start_task(id).await {
+        if let Err(error) = traced(span!("start task"), runtime.start_task(id)).await {
             // A task that was made and not started would be in the way.
             self.leave_all(record).await;
             if let Err(error) = runtime.discard_task(id).await {

@@ -34,6 +34,7 @@ mod restart_policies;
 mod runtime;
 mod shared;
 mod support;
+mod traces;
 
 use circuit_testing::{NodeBuilder, Plugins, TestNode};
 
