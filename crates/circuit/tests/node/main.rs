@@ -18,6 +18,7 @@ mod crash;
 mod dns;
 mod dns_cluster;
 mod dns_servers;
+mod everyday;
 mod labels;
 mod load;
 mod main_job;
