@@ -7,6 +7,7 @@ pub mod containerd;
 pub mod daemon;
 pub mod datapath;
 pub mod dns;
+pub mod doctor;
 pub mod events;
 pub mod figures;
 pub mod files;

@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         Command::Ipam(command) => client(&cli.global, ClientCommand::Ipam(command)),
         Command::Dns(command) => client(&cli.global, ClientCommand::Dns(command)),
         Command::Ps(command) => client(&cli.global, ClientCommand::Ps(command)),
+        Command::Doctor(command) => client(&cli.global, ClientCommand::Doctor(command)),
         Command::Events(command) => client(&cli.global, ClientCommand::Events(command)),
         // Complete calls do not come here.
         Command::Cni(args) => return plugin::serve(&args.kind),

@@ -7,6 +7,7 @@ mod connect;
 mod container;
 mod create;
 mod dns;
+mod doctor;
 mod events;
 mod human;
 mod inspect;
@@ -145,6 +146,8 @@ pub enum Command {
     Dns(dns::Command),
     /// List containers with their networks, addresses, ports and restarts.
     Ps(ps::Ps),
+    /// Examine the server's node: what it stands on, and what it has made.
+    Doctor(doctor::Doctor),
     /// Print what happens, as it happens.
     Events(events::Events),
     /// Serve one call as a CNI plugin, for container runtimes.
@@ -178,6 +181,8 @@ pub enum ClientCommand {
     Dns(dns::Command),
     /// `circuit ps`
     Ps(ps::Ps),
+    /// `circuit doctor`
+    Doctor(doctor::Doctor),
     /// `circuit events`
     Events(events::Events),
 }
@@ -194,6 +199,7 @@ pub async fn run(global: &Global, command: ClientCommand) -> Result<(), Failure>
         ClientCommand::Ipam(command) => command.run(global).await,
         ClientCommand::Dns(command) => command.run(global).await,
         ClientCommand::Ps(command) => command.run(global).await,
+        ClientCommand::Doctor(command) => command.run(global).await,
         ClientCommand::Events(command) => command.run(global).await,
     }
 }

@@ -25,10 +25,11 @@ use crate::{
     cli::server::ServerOptions,
     containerd::Containerd,
     datapath::CniDatapath,
+    doctor::{NodeDoctor, Patients},
     events::{EventLog, Watched, follow_fleet},
     grpc::{self, Backends, Listeners, Security, Services, tls::TlsFiles},
     metrics,
-    networks::NetworkService,
+    networks::{Host, NetworkService, Surroundings},
     overview::NodeOverview,
     reconciler::Reconciler,
     redis::Store,
@@ -126,15 +127,26 @@ impl Daemon {
         let stored = (Arc::clone(&networks.source), networks.folder.clone());
         let naming = Naming::open(options, &attachments, fleet.registry(), stored)?;
         let elsewhere = fleet.lookups.clone().filter(|_| networks.is_shared());
-        let service = NetworkService::new(store, Arc::clone(&attachments) as _, cni)
+        let host: Arc<dyn Surroundings> = Arc::new(Host::new(cni));
+        let service = NetworkService::on(store, Arc::clone(&attachments) as _, Arc::clone(&host))
             .shared(elsewhere)
             .with_pools(options.default_pools.clone())
             .telling(Arc::clone(&events));
         let others = fleet.elsewhere.clone();
         let overview = NodeOverview::new(Arc::clone(&attachments), others, &options.node_name);
         let pools = Pools::open(pool_settings(options, registry)?).await?;
+        let service: Arc<dyn circuit_core::service::Networks> = Arc::new(service);
+        let doctor = NodeDoctor::new(Patients {
+            attachments: Arc::clone(&attachments),
+            networks: Arc::clone(&service),
+            host,
+            nodes: Arc::clone(&fleet.nodes),
+            names: Arc::clone(&naming.dns) as _,
+            answers_names: !options.dns_listen.is_empty(),
+            state_dir: options.state_dir.clone(),
+        });
         let services = Services::new(Backends {
-            networks: Arc::new(service),
+            networks: service,
             attachments: Arc::clone(&attachments) as _,
             containers: Arc::clone(&reconciler) as _,
             nodes: Arc::clone(&fleet.nodes),
@@ -143,6 +155,7 @@ impl Daemon {
             names: Arc::clone(&naming.dns) as _,
             overview: Arc::new(overview),
             events: Arc::new(Watched(events)),
+            doctor: Arc::new(doctor),
         });
         Ok(Self {
             listeners,

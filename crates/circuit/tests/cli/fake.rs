@@ -11,6 +11,7 @@ use circuit::grpc::{Backends, Security, Services, bind, serve};
 use circuit_api::ListenAddress;
 use circuit_core::cni::Description;
 use circuit_core::datapath::Pool;
+use circuit_core::doctor::{Doctor, Finding};
 use circuit_core::event::{Event, Events, Kind, Since};
 use circuit_core::overview::{
     ContainerView, Member, NetworkView, OnNetwork, Overview, RestartView, TaskState,
@@ -202,6 +203,20 @@ impl Overview for World {
             }],
             problems: Vec::new(),
         })
+    }
+}
+
+#[async_trait]
+impl Doctor for World {
+    async fn examine(
+        &self,
+        fix: bool,
+        tell: &(dyn Fn(Finding) -> bool + Send + Sync),
+    ) -> Result<()> {
+        let off = Finding::problem("forwarding", "it is off", "switch it on").fixable();
+        let off = if fix { off.fixed() } else { off };
+        let _ = tell(Finding::fine("containerd", "7 containers")) && tell(off);
+        Ok(())
     }
 }
 
@@ -430,6 +445,7 @@ impl Server {
             names: world.clone(),
             overview: world.clone(),
             events: world.clone(),
+            doctor: world.clone(),
         });
         let shutdown = CancellationToken::new();
         let drain = Duration::from_secs(20);

@@ -453,3 +453,20 @@ async fn containers_and_events() {
             .starts_with("\"nonsense\" is no kind of event: use container.connected,")
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_doctor_says_what_to_do() {
+    let server = Server::start().await;
+    let at = &server.target();
+    let ran = run(at, &["doctor"]).await;
+    assert_eq!(
+        ran.stdout,
+        "fine     containerd   7 containers\n\
+         problem  forwarding   it is off\n\
+         \x20                     to do: switch it on\n"
+    );
+    assert_eq!(ran.error(), "there is a problem");
+    let fixed = run(at, &["doctor", "--fix", "--format", "json"]).await.ok();
+    let fixed: serde_json::Value = serde_json::from_str(&fixed).unwrap();
+    assert_eq!(fixed["findings"][1]["level"], "fixed");
+}

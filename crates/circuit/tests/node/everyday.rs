@@ -205,7 +205,10 @@ fn everything_is_seen() {
     node.wait_for_addresses("web1");
 
     let inspected = listing(&node, &["network", "inspect", "web"]);
-    assert_eq!(inspected["plugins"], json!(["bridge", "portmap"]));
+    assert_eq!(
+        inspected["plugins"],
+        json!(["bridge", "portmap", "firewall"])
+    );
     assert_eq!(inspected["pools"][0]["size"], 253);
     assert_eq!(inspected["pools"][0]["used"], 1);
     assert_eq!(inspected["containers"][0]["container"], "web1");
