@@ -113,7 +113,7 @@ mod tests {
         let finding = |level: &str, remedy: &str| v1::Finding {
             check: "redis".into(),
             level: level.into(),
-            message: "it is\naway".into(),
+            message: "it is away".into(),
             remedy: remedy.into(),
             fixable: false,
         };

@@ -1,6 +1,7 @@
 //! Daily work without a line of JSON: networks in a few words, wishes by hand, and
 //! everything seen.
 
+use std::cell::RefCell;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
 use std::sync::mpsc;
@@ -271,6 +272,7 @@ fn many_are_connected_by_one_command() {
 struct Watching {
     child: Child,
     lines: mpsc::Receiver<Value>,
+    kept: RefCell<Vec<Value>>,
 }
 
 impl Watching {
@@ -293,22 +295,33 @@ impl Watching {
                 }
             }
         });
-        Self { child, lines }
+        Self {
+            child,
+            lines,
+            kept: RefCell::default(),
+        }
     }
 
-    /// The next event of this kind about this container or network.
+    /// The next event of this kind about this container, network or node; others are
+    /// kept, for their order is not what is asked about.
     #[track_caller]
     fn next(&self, kind: &str, about: &str) -> Value {
-        let mut others = Vec::new();
+        let is = |event: &Value| {
+            let named = ["container", "network", "node"].iter();
+            event["kind"] == kind && named.map(|key| &event[*key]).any(|name| name == about)
+        };
+        let mut kept = self.kept.borrow_mut();
+        if let Some(at) = kept.iter().position(is) {
+            return kept.remove(at);
+        }
         loop {
             let Ok(event) = self.lines.recv_timeout(PATIENCE) else {
-                panic!("no {kind} of {about}, but {others:?}");
+                panic!("no {kind} of {about}, but {kept:?}");
             };
-            let is = |key: &str| event[key] == about;
-            if event["kind"] == kind && (is("container") || is("network") || is("node")) {
+            if is(&event) {
                 return event;
             }
-            others.push(event);
+            kept.push(event);
         }
     }
 }
@@ -405,4 +418,103 @@ fn events_of_other_nodes_are_told_too() {
     watching.next("registry.lost", "n1");
     let _redis = lan.redis();
     watching.next("registry.back", "n1");
+}
+
+/// What the doctor says, by what was examined: level and message.
+#[track_caller]
+fn examined(node: &TestNode, arguments: &[&str]) -> Vec<[String; 3]> {
+    let ran = node.circuit(&[&["doctor", "--format", "json"], arguments].concat());
+    let found: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|e| panic!("{e}: {ran}"));
+    let found = found["findings"].as_array().unwrap();
+    let text = |finding: &Value, key: &str| finding[key].as_str().unwrap().to_owned();
+    found
+        .iter()
+        .map(|finding| ["check", "level", "message"].map(|key| text(finding, key)))
+        .collect()
+}
+
+#[track_caller]
+fn assert_found(found: &[[String; 3]], check: &str, level: &str, part: &str) {
+    let is = |[c, l, m]: &[String; 3]| c == check && l == level && m.contains(part);
+    assert!(
+        found.iter().any(is),
+        "no {check} {level} {part:?} in {found:#?}"
+    );
+}
+
+#[test]
+fn a_doctor_finds_what_is_wrong_and_mends_what_is_safe() {
+    let node = crate::node().start();
+    node.circuit(&["network", "create", "web", "--subnet", "10.88.0.0/24"])
+        .ok();
+    node.run_container("a", &[(NETWORK, "web")], &[]);
+    node.wait_for_addresses("a");
+    let healthy = node.circuit(&["doctor"]).ok();
+    for check in [
+        "containerd",
+        "store",
+        "kernel",
+        "forwarding",
+        "firewall",
+        "plugins",
+        "redis",
+        "dns",
+        "attachments",
+        "leaks",
+        "containers",
+    ] {
+        assert_names(&healthy, &[check]);
+    }
+    let bad = |level: &str| level == "problem" || level == "warning";
+    let found = examined(&node, &[]);
+    assert!(!found.iter().any(|[_, level, _]| bad(level)), "{found:#?}");
+
+    // Somebody switches forwarding off, loses an address and a namespace, and drops
+    // what the firewall does not know.
+    node.run("sh", &["-c", "echo 0 > /proc/sys/net/ipv4/ip_forward"])
+        .ok();
+    let lease = node.path("/var/lib/cni/networks/web/10.88.0.77");
+    std::fs::write(&lease, "default-nobody\r\neth0").unwrap();
+    node.run("nft", &["add", "table", "ip", "theirs"]).ok();
+    let chain = "{ type filter hook forward priority 0; policy drop; }";
+    node.run("nft", &["add", "chain", "ip", "theirs", "barrier", chain])
+        .ok();
+    create_ctr0(&node);
+    let file = node.store().join("broken.json");
+    std::fs::write(&file, "{").unwrap();
+    node.run_container("b", &[(NETWORK, "lost")], &[]);
+    crate::support::wait_for_problem(&node, "b", "lost");
+    let found = examined(&node, &[]);
+    assert_found(&found, "forwarding", "warning", "IPv4 is not forwarded");
+    assert_found(&found, "leaks", "warning", "1 addresses of network web");
+    assert_found(&found, "firewall", "warning", "theirs barrier drops");
+    assert_found(&found, "store", "problem", "broken");
+    assert_found(&found, "containers", "problem", "b on network lost");
+    assert_names(
+        &node.circuit(&["doctor"]).fails(1),
+        &["there are 2 problems"],
+    );
+
+    let fixed = examined(&node, &["--fix"]);
+    assert_found(&fixed, "forwarding", "fixed", "IPv4");
+    assert_found(&fixed, "leaks", "fixed", "1 addresses");
+    assert!(!lease.exists());
+    let forwards = node.run("cat", &["/proc/sys/net/ipv4/ip_forward"]).ok();
+    assert_eq!(forwards.trim(), "1");
+    // What is not ours to change is as it was.
+    let found = examined(&node, &[]);
+    assert_found(&found, "firewall", "warning", "theirs barrier drops");
+    assert_found(&found, "forwarding", "fine", "");
+    assert_eq!(node.addresses("a").len(), 1);
+
+    // The attachment itself: its address is taken away by somebody.
+    node.in_netns("a", &["ip", "addr", "flush", "dev", "eth0"])
+        .ok();
+    let found = examined(&node, &[]);
+    assert_found(&found, "attachments", "problem", "a on network web");
+
+    node.stop_containerd();
+    let found = examined(&node, &[]);
+    assert_found(&found, "containerd", "problem", "");
+    node.start_containerd();
 }
