@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         Command::Dns(command) => client(&cli.global, ClientCommand::Dns(command)),
         Command::Ps(command) => client(&cli.global, ClientCommand::Ps(command)),
         Command::Doctor(command) => client(&cli.global, ClientCommand::Doctor(command)),
+        Command::Top(command) => client(&cli.global, ClientCommand::Top(command)),
         Command::Events(command) => client(&cli.global, ClientCommand::Events(command)),
         // Complete calls do not come here.
         Command::Cni(args) => return plugin::serve(&args.kind),

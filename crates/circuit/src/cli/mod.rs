@@ -17,6 +17,7 @@ mod output;
 mod progress;
 mod ps;
 pub mod server;
+mod top;
 mod transfer;
 
 use std::path::PathBuf;
@@ -148,6 +149,8 @@ pub enum Command {
     Ps(ps::Ps),
     /// Examine the server's node: what it stands on, and what it has made.
     Doctor(doctor::Doctor),
+    /// Show containers and their traffic, live.
+    Top(top::Top),
     /// Print what happens, as it happens.
     Events(events::Events),
     /// Serve one call as a CNI plugin, for container runtimes.
@@ -183,6 +186,8 @@ pub enum ClientCommand {
     Ps(ps::Ps),
     /// `circuit doctor`
     Doctor(doctor::Doctor),
+    /// `circuit top`
+    Top(top::Top),
     /// `circuit events`
     Events(events::Events),
 }
@@ -200,6 +205,7 @@ pub async fn run(global: &Global, command: ClientCommand) -> Result<(), Failure>
         ClientCommand::Dns(command) => command.run(global).await,
         ClientCommand::Ps(command) => command.run(global).await,
         ClientCommand::Doctor(command) => command.run(global).await,
+        ClientCommand::Top(command) => command.run(global).await,
         ClientCommand::Events(command) => command.run(global).await,
     }
 }

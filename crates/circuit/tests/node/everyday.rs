@@ -7,12 +7,13 @@ use std::process::{Child, Stdio};
 use std::sync::mpsc;
 use std::thread;
 
+use circuit_api::v1::{ListContainersRequest, containers_client::ContainersClient};
 use circuit_testing::{Lan, NodeBuilder, PATIENCE, TestNode, network, wait_until};
 use serde_json::{Value, json};
 
 use crate::support::{
-    NETWORK, RESTART, assert_exactly, assert_names, create_ctr0, error_of, ips, json as listing,
-    member,
+    Api, NETWORK, RESTART, assert_exactly, assert_names, create_ctr0, error_of, ips,
+    json as listing, member, patient,
 };
 
 crate::on_every_data_path!(
@@ -220,6 +221,53 @@ fn everything_is_seen() {
     assert_eq!(remembered["web1"]["state"], "unknown");
     assert_eq!(remembered["web1"]["networks"][0]["network"], "web");
     node.start_containerd();
+}
+
+#[test]
+fn traffic_is_counted_as_containers_see_it() {
+    let node = crate::node().start();
+    node.circuit(&["network", "create", "web", "--subnet", "10.88.0.0/24"])
+        .ok();
+    node.run_container("a", &[(NETWORK, "web")], &[]);
+    node.wait_for_addresses("a");
+    let api = Api::of(&node);
+    let counted = || {
+        let mut client = ContainersClient::new(api.channel.clone());
+        let request = patient(ListContainersRequest {
+            here: true,
+            traffic: true,
+        });
+        let mut listing = api.run(client.list(request)).unwrap().into_inner();
+        let on = listing.containers.remove(0).networks.remove(0);
+        (on.received_bytes.unwrap(), on.sent_bytes.unwrap())
+    };
+    let before = counted();
+    let ping = ["ping", "-c", "5", "-i", "0.2", "-s", "1000", "10.88.0.1"];
+    node.exec("a", &ping).ok();
+    let after = counted();
+    let passed = (after.0 - before.0, after.1 - before.1);
+    // Five answers to five questions, each of 1000 bytes and its headers.
+    for bytes in [passed.0, passed.1] {
+        assert!((5_000..10_000).contains(&bytes), "{passed:?}");
+    }
+    // What only one side does is not on both: a packet that nobody answers.
+    let lost = [
+        "ping",
+        "-c",
+        "1",
+        "-W",
+        "1",
+        "-s",
+        "1400",
+        "-I",
+        "eth0",
+        "203.0.113.1",
+    ];
+    let _ = node.exec("a", &lost);
+    let then = counted();
+    assert!(then.1 - after.1 > then.0 - after.0, "{after:?} {then:?}");
+    let frames = node.circuit(&["top", "--count", "2", "--interval", "200ms"]);
+    assert_names(&frames.ok(), &["web=10.88.0.2", "B/s"]);
 }
 
 #[test]
