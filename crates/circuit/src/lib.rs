@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod networks;
 pub mod node;
 pub mod plugin;
+pub mod pulse;
 pub mod reconciler;
 pub mod redis;
 pub mod registry;

@@ -5,6 +5,7 @@ mod datastore;
 mod fleet;
 mod leases;
 mod names;
+mod notify;
 mod pools;
 mod signals;
 
@@ -28,6 +29,7 @@ use crate::{
     grpc::{self, Listeners, Security, Services, tls::TlsFiles},
     metrics,
     networks::NetworkService,
+    pulse::Pulse,
     reconciler::Reconciler,
     redis::Store,
     state::{State, make_private},
@@ -162,16 +164,21 @@ impl Daemon {
     /// Runs every part until a signal, or until one ends by itself.
     async fn run(self, options: &ServerOptions) -> Result<()> {
         let shutdown = CancellationToken::new();
+        let (mut pulse, addresses) = (Pulse::default(), self.addresses());
         let mut parts: JoinSet<(&'static str, Result<()>)> = JoinSet::new();
         let stop = shutdown.clone();
         parts.spawn(async move { ("signals", signals::wait(stop).await) });
         let (stop, services) = (shutdown.clone(), self.services);
-        let listeners = self.listeners;
-        parts.spawn(async move { ("api", grpc::serve(listeners, services, stop, DRAIN).await) });
+        let (listeners, alive) = (self.listeners, pulse.answerer("api"));
+        parts.spawn(async move {
+            let served = grpc::serve(listeners, services, stop, DRAIN);
+            ("api", alive.during(served).await)
+        });
         let (stop, reconciler, wakes) =
             (shutdown.clone(), Arc::clone(&self.reconciler), self.wakes);
+        let alive = pulse.answerer("reconciler");
         parts.spawn(async move {
-            reconciler.run(wakes, stop).await;
+            reconciler.run(wakes, alive, stop).await;
             ("reconciler", Ok(()))
         });
         let (stop, reconciler) = (shutdown.clone(), Arc::clone(&self.reconciler));
@@ -201,9 +208,10 @@ impl Daemon {
             ("networks", Ok(()))
         });
         let (stop, reconciler) = (shutdown.clone(), self.reconciler);
-        let every = options.reconcile_interval;
+        let (every, alive) = (options.reconcile_interval, pulse.answerer("events"));
         parts.spawn(async move {
-            reconciler.follow(every, stop).await;
+            // It may have to wait for containerd, which no restart of ours mends.
+            alive.during(reconciler.follow(every, stop)).await;
             ("events", Ok(()))
         });
         // Containers are still detached while everything else ends.
@@ -211,6 +219,8 @@ impl Daemon {
         let pools = self.pools.run(&last);
         let attachments = Arc::clone(&self.attachments);
         tokio::spawn(async move { tidy(&attachments).await });
+        // Until the very end: ending takes its time too.
+        let telling = notify::start(addresses, pulse, shutdown.clone());
         let outcome = supervise(parts, shutdown).await;
         // What is not written now is written by the next start.
         let _ = tokio::time::timeout(DRAIN, self.attachments.idle()).await;
@@ -220,6 +230,7 @@ impl Daemon {
             tracing::error!("the keeper of addresses hit a defect");
         }
         self.attachments.book().close();
+        telling.abort();
         tracing::info!("stopped: attachments stay as they are");
         outcome
     }
