@@ -33,6 +33,7 @@ mod restart_policies;
 mod runtime;
 mod shared;
 mod support;
+mod unit;
 
 use circuit_testing::{NodeBuilder, Plugins, TestNode};
 
