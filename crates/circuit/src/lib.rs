@@ -19,6 +19,7 @@ pub mod networks;
 pub mod node;
 pub mod overview;
 pub mod plugin;
+pub mod pulse;
 pub mod reconciler;
 pub mod redis;
 pub mod registry;

@@ -3,12 +3,14 @@
 
 mod client;
 mod cluster;
+pub mod config;
 mod connect;
 mod container;
 mod create;
 mod dns;
 mod doctor;
 mod events;
+pub mod generate;
 mod human;
 mod inspect;
 mod ipam;
@@ -66,6 +68,12 @@ pub struct Cli {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
+    /// The configuration file, which may give every flag that is not given here;
+    /// /etc/circuit/config.toml, if it exists, or the environment variable
+    /// CIRCUIT_CONFIG.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
     /// The daemon's address: host:port, :port, https://host:port or
     /// unix:///path.
     ///
@@ -155,6 +163,28 @@ pub enum Command {
     Events(events::Events),
     /// Serve one call as a CNI plugin, for container runtimes.
     Cni(CniArgs),
+    /// Print what makes a shell complete circuit's commands.
+    Completions(generate::CompletionsArgs),
+    /// Print the manual page, or write those of all commands.
+    Man(generate::ManArgs),
+}
+
+impl Command {
+    /// Whether it talks to a daemon.
+    fn is_of_a_client(&self) -> bool {
+        match self {
+            Self::Network(_)
+            | Self::Cluster(_)
+            | Self::Container(_)
+            | Self::Ipam(_)
+            | Self::Dns(_)
+            | Self::Ps(_)
+            | Self::Doctor(_)
+            | Self::Top(_)
+            | Self::Events(_) => true,
+            Self::Server(_) | Self::Cni(_) | Self::Completions(_) | Self::Man(_) => false,
+        }
+    }
 }
 
 /// The arguments of `circuit cni`.

@@ -5,6 +5,7 @@ mod datastore;
 mod fleet;
 mod leases;
 mod names;
+mod notify;
 mod pools;
 mod signals;
 
@@ -31,6 +32,7 @@ use crate::{
     metrics,
     networks::{Host, NetworkService, Surroundings},
     overview::NodeOverview,
+    pulse::Pulse,
     reconciler::Reconciler,
     redis::Store,
     state::{State, make_private},
@@ -201,16 +203,21 @@ impl Daemon {
     async fn run(self, options: &ServerOptions) -> Result<()> {
         let told = self.told();
         let shutdown = CancellationToken::new();
+        let (mut pulse, addresses) = (Pulse::default(), self.addresses());
         let mut parts: JoinSet<(&'static str, Result<()>)> = JoinSet::new();
         let stop = shutdown.clone();
         parts.spawn(async move { ("signals", signals::wait(stop).await) });
         let (stop, services) = (shutdown.clone(), self.services);
-        let listeners = self.listeners;
-        parts.spawn(async move { ("api", grpc::serve(listeners, services, stop, DRAIN).await) });
+        let (listeners, alive) = (self.listeners, pulse.answerer("api"));
+        parts.spawn(async move {
+            let served = grpc::serve(listeners, services, stop, DRAIN);
+            ("api", alive.during(served).await)
+        });
         let (stop, reconciler, wakes) =
             (shutdown.clone(), Arc::clone(&self.reconciler), self.wakes);
+        let alive = pulse.answerer("reconciler");
         parts.spawn(async move {
-            reconciler.run(wakes, stop).await;
+            reconciler.run(wakes, alive, stop).await;
             ("reconciler", Ok(()))
         });
         let (stop, reconciler) = (shutdown.clone(), Arc::clone(&self.reconciler));
@@ -243,15 +250,18 @@ impl Daemon {
             ("networks", Ok(()))
         });
         let (stop, reconciler) = (shutdown.clone(), self.reconciler);
-        let every = options.reconcile_interval;
+        let (every, alive) = (options.reconcile_interval, pulse.answerer("events"));
         parts.spawn(async move {
-            reconciler.follow(every, stop).await;
+            // It may have to wait for containerd, which no restart of ours mends.
+            alive.during(reconciler.follow(every, stop)).await;
             ("events", Ok(()))
         });
         // Containers are still detached while everything else ends.
         let last = CancellationToken::new();
         let pools = self.pools.run(&last);
         tokio::spawn(tidy(Arc::clone(&self.attachments)));
+        // Until the very end: ending takes its time too.
+        let telling = notify::start(addresses, pulse, shutdown.clone());
         let outcome = supervise(parts, shutdown).await;
         // What is not written now is written by the next start.
         let _ = tokio::time::timeout(DRAIN, self.attachments.idle()).await;
@@ -261,6 +271,7 @@ impl Daemon {
             tracing::error!("the keeper of addresses hit a defect");
         }
         self.attachments.book().close();
+        telling.abort();
         tracing::info!("stopped: attachments stay as they are");
         outcome
     }

@@ -36,6 +36,7 @@ mod runtime;
 mod shared;
 mod support;
 mod traces;
+mod unit;
 
 use circuit_testing::{NodeBuilder, Plugins, TestNode};
 
