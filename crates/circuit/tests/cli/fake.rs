@@ -35,9 +35,10 @@ pub(crate) struct World {
     pub(crate) networks: Mutex<BTreeMap<String, Vec<u8>>>,
     pub(crate) problems: Mutex<Vec<Problem>>,
     pub(crate) calls: Mutex<Vec<String>>,
-    /// Lets `connect slow …` begin and end.
+    /// Let `connect slow… …` begin and end.
     pub(crate) begun: Notify,
     pub(crate) go_on: Notify,
+    pub(crate) started: AtomicUsize,
     pub(crate) finished: AtomicUsize,
     /// How often traffic was asked for.
     pub(crate) looks: AtomicUsize,
@@ -273,7 +274,8 @@ impl Attachments for World {
             self.note(format!("connect {container} {network} {wishes}"));
         }
         match container {
-            "slow" => {
+            _ if container.starts_with("slow") => {
+                self.started.fetch_add(1, Ordering::SeqCst);
                 self.begun.notify_one();
                 self.go_on.notified().await;
                 self.finished.fetch_add(1, Ordering::SeqCst);

@@ -6,6 +6,7 @@ mod api;
 mod config;
 mod fake;
 mod generate;
+mod interrupt;
 mod printed;
 mod tls;
 

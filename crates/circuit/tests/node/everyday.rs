@@ -316,6 +316,53 @@ fn many_are_connected_by_one_command() {
     assert_names(&some.fails(1), &["nobody"]);
 }
 
+/// A bridge that takes its time, and tells when it has begun.
+const SLOW: &str = "#!/bin/sh\n\
+     case $CNI_COMMAND in ADD) touch /run/began; sleep 1 ;; esac\n\
+     exec %STOCK%/bridge\n";
+
+#[test]
+fn a_command_that_is_ended_leaves_nothing_half_done() {
+    let node = crate::node().start();
+    node.script_plugin("slow", SLOW);
+    let config = network::by_plugin("slow", "slow0", "10.4.0.0/16");
+    let config = config.replace("\"name\": \"slow0\"", "\"name\": \"slow\"");
+    node.create_network("slow", &config);
+    let names = ["a", "b", "c", "d"];
+    for name in names {
+        node.run_container(name, &[], &[]);
+    }
+    let connect = ["network", "connect", "a,b,c,d", "slow"];
+    // By one signal, by two, and without a word.
+    for signals in [&["-INT"][..], &["-INT", "-INT"], &["-KILL"]] {
+        let kills: String = signals
+            .iter()
+            .map(|signal| format!("kill {signal} $pid; sleep 0.1; "))
+            .collect();
+        let script = format!(
+            "rm -f /run/began; {} {} & pid=$!; \
+             while ! [ -e /run/began ]; do sleep 0.05; done; sleep 0.2; {kills}wait $pid",
+            node.program(),
+            connect.join(" "),
+        );
+        let ran = node.run("sh", &["-c", &script]);
+        assert_eq!(
+            ran.worked(),
+            signals.len() == 1 && signals[0] == "-INT",
+            "{ran}"
+        );
+        // What had begun, which is all of them, comes to its end.
+        assert_exactly(&node, &names.map(|name| (name, 1)));
+        node.circuit(&["network", "disconnect", "a,b,c,d", "slow"])
+            .ok();
+        assert_exactly(&node, &names.map(|name| (name, 0)));
+    }
+    for name in names {
+        node.remove_container(name);
+    }
+    node.assert_nothing_left();
+}
+
 /// `circuit events`, read line by line.
 struct Watching {
     child: Child,
