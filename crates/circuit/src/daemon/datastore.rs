@@ -15,7 +15,7 @@ use crate::{
     cli::server::ServerOptions,
     events::Happening,
     redis::{self, Failure},
-    store::{Datastore, LocalStore, SharedStore, Store},
+    store::{Change, Datastore, LocalStore, SharedStore, Store},
 };
 
 /// How long a start waits for the Redis with the networks. Without it, those
@@ -88,21 +88,36 @@ impl Networks {
         let Some(shared) = self.shared else {
             return stop.cancelled().await;
         };
-        let (appeared, mut names) = mpsc::unbounded_channel::<String>();
+        let (tell, mut changes) = mpsc::unbounded_channel();
         let wake = async {
-            while let Some(name) = names.recv().await {
-                tracing::info!("network {name} comes from the shared datastore");
-                attachments.events().tell(
-                    Kind::NetworkCreated,
-                    Happening {
-                        network: &name,
-                        message: "by another node of the fleet".to_owned(),
-                        ..Happening::default()
-                    },
-                );
-                attachments.network_created(&name).await;
+            while let Some(change) = changes.recv().await {
+                told(&attachments, change).await;
             }
         };
-        tokio::join!(shared.follow(stop, appeared), wake);
+        tokio::join!(shared.follow(stop, tell), wake);
+    }
+}
+
+/// Tells of a network that another node has made or deleted.
+async fn told(attachments: &Attachments, change: Change) {
+    let (kind, name) = match &change {
+        Change::Came(name) => (Kind::NetworkCreated, name),
+        Change::Went(name) => (Kind::NetworkDeleted, name),
+    };
+    let verb = match change {
+        Change::Came(_) => "comes from",
+        Change::Went(_) => "is deleted in",
+    };
+    tracing::info!("network {name} {verb} the shared datastore");
+    attachments.events().tell(
+        kind,
+        Happening {
+            network: name,
+            message: "by another node of the fleet".to_owned(),
+            ..Happening::default()
+        },
+    );
+    if kind == Kind::NetworkCreated {
+        attachments.network_created(name).await;
     }
 }

@@ -9,7 +9,7 @@ use circuit_core::service::{NetworkListing, StoredNetwork};
 use circuit_core::{Error, Result};
 
 pub use local::LocalStore;
-pub use shared::SharedStore;
+pub use shared::{Change, SharedStore};
 
 /// The longest name of a network, in bytes: it becomes a file's name, and a
 /// part of names that plugins make of it.

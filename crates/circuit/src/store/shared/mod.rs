@@ -35,6 +35,15 @@ const COMPARE: Duration = Duration::from_secs(30);
 /// begins with a dot.
 const INDEX: &str = ".revisions";
 
+/// What another node has done to a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// It is new, or other than it was.
+    Came(String),
+    /// It was deleted.
+    Went(String),
+}
+
 /// Networks that a fleet shares.
 pub struct SharedStore {
     dir: PathBuf,
@@ -76,9 +85,9 @@ impl SharedStore {
         })
     }
 
-    /// Keeps the copy like what is in Redis until `stop`, and tells `appeared` of
-    /// each network that is new here.
-    pub async fn follow(&self, stop: CancellationToken, appeared: UnboundedSender<String>) {
+    /// Keeps the copy like what is in Redis until `stop`, and tells `changed` of
+    /// each network that others have changed.
+    pub async fn follow(&self, stop: CancellationToken, changed: UnboundedSender<Change>) {
         let mut changes = self.definitions.changes();
         let mut timer = tokio::time::interval(COMPARE);
         loop {
@@ -88,10 +97,10 @@ impl SharedStore {
                 _ = timer.tick() => {}
             }
             match self.compare().await {
-                Ok(new) => {
-                    for name in new {
+                Ok(changes) => {
+                    for change in changes {
                         // Nobody may want to know any more.
-                        let _ = appeared.send(name);
+                        let _ = changed.send(change);
                     }
                 }
                 // The connection tells of itself.
@@ -101,21 +110,20 @@ impl SharedStore {
     }
 
     /// Makes copy and Redis the same, by the last change of each network.
-    /// Returns the names of networks that are new or other than they were.
+    /// Returns what has become other than it was here.
     ///
     /// # Errors
     /// When Redis is away, or the folder cannot be written.
-    pub async fn compare(&self) -> Result<Vec<String>> {
+    pub async fn compare(&self) -> Result<Vec<Change>> {
         let mut index = self.index.lock().await;
         let mut theirs = self.definitions.read().await?;
         theirs.retain(|name, entry| self.makes_sense(name, entry));
         let ours = self.entries(&index)?;
         let exchange = exchange(&ours, &theirs);
-        let mut new = Vec::new();
+        let mut changes = Vec::new();
         for (name, entry) in &exchange.take {
             match self.take(&mut index, name, entry) {
-                Ok(()) if entry.data.is_some() => new.push(name.clone()),
-                Ok(()) => {}
+                Ok(change) => changes.extend(change),
                 Err(error) => {
                     tracing::warn!(network = name, %error, "a shared network is not taken over");
                 }
@@ -132,7 +140,7 @@ impl SharedStore {
             );
             self.definitions.restore(&exchange.give).await?;
         }
-        Ok(new)
+        Ok(changes)
     }
 
     /// Whether an entry in Redis is one of a network; others are left alone, and
@@ -178,18 +186,24 @@ impl SharedStore {
         Ok(entries)
     }
 
-    fn take(&self, index: &mut Index, name: &str, entry: &Entry) -> Result<()> {
-        match &entry.data {
-            Some(data) => self.copy.write(name, data, true)?,
-            None if self.copy.has(name) => self.copy.remove(name)?,
-            None => {}
-        }
+    fn take(&self, index: &mut Index, name: &str, entry: &Entry) -> Result<Option<Change>> {
+        let change = match &entry.data {
+            Some(data) => {
+                self.copy.write(name, data, true)?;
+                Some(Change::Came(name.to_owned()))
+            }
+            None if self.copy.has(name) => {
+                self.copy.remove(name)?;
+                Some(Change::Went(name.to_owned()))
+            }
+            None => None,
+        };
         index.note(
             name,
             entry.revision.unwrap_or_default(),
             entry.data.is_none(),
         );
-        Ok(())
+        Ok(change)
     }
 
     /// Writes the index. Should it not come so far, the networks are compared

@@ -9,11 +9,11 @@ use tokio::sync::mpsc;
 
 use super::*;
 
-/// A node's store, and what appeared on it.
+/// A node's store, and what others changed on it.
 struct Node {
     dir: tempfile::TempDir,
     store: Arc<SharedStore>,
-    appeared: mpsc::UnboundedReceiver<String>,
+    changed: mpsc::UnboundedReceiver<Change>,
     stop: CancellationToken,
 }
 
@@ -35,7 +35,7 @@ impl Node {
             handle.wait_up(circuit_testing::PATIENCE).await.unwrap();
         }
         let store = Arc::new(SharedStore::open(handle, dir.path()).unwrap());
-        let (tell, appeared) = mpsc::unbounded_channel();
+        let (tell, changed) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
         let (followed, stopped) = (Arc::clone(&store), stop.clone());
         tokio::spawn(async move {
@@ -44,7 +44,7 @@ impl Node {
         Self {
             dir,
             store,
-            appeared,
+            changed,
             stop,
         }
     }
@@ -107,7 +107,7 @@ async fn a_network_of_one_node_is_one_of_all() {
     a.write("web", 1400, false).await.unwrap();
     a.comes_to(&[("web", 1400)]).await;
     b.comes_to(&[("web", 1400)]).await;
-    assert_eq!(b.appeared.recv().await.unwrap(), "web");
+    assert_eq!(b.changed.recv().await.unwrap(), Change::Came("web".into()));
     // Byte for byte, and the other way round.
     assert_eq!(
         b.store.get("web").unwrap().data,
@@ -119,6 +119,7 @@ async fn a_network_of_one_node_is_one_of_all() {
     assert_eq!(twice.kind(), ErrorKind::AlreadyExists);
     a.remove("web").await.unwrap();
     b.comes_to(&[]).await;
+    assert_eq!(b.changed.recv().await.unwrap(), Change::Went("web".into()));
     let gone = b.remove("web").await.unwrap_err();
     assert_eq!(gone.kind(), ErrorKind::NotFound);
 }
