@@ -42,9 +42,11 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 const EXAMPLES: &str = "\
 Examples:
   circuit server                                  run the daemon
-  circuit network create ctr0 bridge.conflist     add a network from a CNI file
-  circuit network connect shell ctr0              connect a running container
-  circuit network ips shell                       show its addresses
+  circuit doctor                                  examine what it stands on
+  circuit network create web --dns                add a network in a few words
+  circuit network create ctr0 bridge.conflist     add one from a CNI file
+  circuit network connect shell web               connect a running container
+  circuit ps                                      show containers and addresses
   circuit -a https://node1:8080 --tls-ca ca.pem network ls";
 
 /// Container networking for plain containerd: the daemon and its client.
