@@ -208,7 +208,7 @@ fn wrong_usage_is_exit_code_2() {
         &["network"],
         &["network", "connect", "shell"],
         &["network", "ips"],
-        &["network", "create", "a"],
+        &["network", "create"],
         &["network", "delete"],
         &["network", "ls", "--format", "yaml"],
         &["network", "ls", "--no-such-flag"],
