@@ -9,6 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "proto/containers.proto",
         "proto/coredns.proto",
         "proto/dns.proto",
+        "proto/doctor.proto",
         "proto/events.proto",
         "proto/internal.proto",
         "proto/ipam.proto",

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 
+use crate::overview::Traffic;
 use crate::{
     attachment::{Attachment, LastAddresses, Sandbox},
     error::{Error, Result},
@@ -124,6 +125,9 @@ pub trait Datapath: Send + Sync {
 
     /// The names of the interfaces in a namespace.
     async fn interfaces(&self, netns: &Path) -> Result<Vec<String>>;
+
+    /// What has passed the interfaces of a namespace, by their names.
+    async fn traffic(&self, netns: &Path) -> Result<Vec<(String, Traffic)>>;
 
     /// Makes the default route of the first of these interfaces that has one
     /// the one that counts, and those of the others fall-backs in this order.

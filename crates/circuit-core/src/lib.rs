@@ -5,6 +5,7 @@
 pub mod attachment;
 pub mod cni;
 pub mod datapath;
+pub mod doctor;
 pub mod error;
 pub mod event;
 pub mod fleet;

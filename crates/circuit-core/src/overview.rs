@@ -60,6 +60,17 @@ pub struct OnNetwork {
     pub phase: &'static str,
     /// `label`, `request` or `original`; empty when that is not known.
     pub origin: &'static str,
+    /// What has passed the interface, where that was asked for and is known.
+    pub traffic: Option<Traffic>,
+}
+
+/// What has passed an interface since it was made, as its container sees it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Received bytes.
+    pub received: u64,
+    /// Sent bytes.
+    pub sent: u64,
 }
 
 impl From<&Attachment> for OnNetwork {
@@ -87,6 +98,7 @@ impl From<&Attachment> for OnNetwork {
                 Origin::Request => "request",
                 Origin::Original => "original",
             },
+            traffic: None,
         }
     }
 }
@@ -113,6 +125,7 @@ impl From<&Attached> for OnNetwork {
                 .collect(),
             phase: "attached",
             origin: "",
+            traffic: None,
         }
     }
 }
@@ -199,6 +212,9 @@ pub trait Overview: Send + Sync {
     /// other nodes that are on networks; sorted by node and container. When the
     /// runtime does not answer, what is remembered is told.
     async fn containers(&self, here: bool) -> Result<Vec<ContainerView>>;
+
+    /// Adds what has passed the interfaces of those that are on this node.
+    async fn add_traffic(&self, views: &mut [ContainerView]);
 
     /// A network and who is on it.
     async fn network(&self, name: &str) -> Result<NetworkView>;

@@ -14,6 +14,7 @@ pub mod names;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
+pub mod probe;
 pub mod process;
 pub mod resolv_conf;
 pub mod udp;

@@ -24,6 +24,7 @@ pub mod rules;
 mod socket;
 pub mod tc;
 mod toward;
+mod traffic;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -46,6 +47,7 @@ pub use port::{Vlans, add_vlans, delete_vlans, set_port};
 pub use route::{Beside, RouteSpec};
 pub use socket::{Netlink, NetlinkError};
 pub use toward::interface_toward;
+pub use traffic::traffic;
 
 pub(crate) use batch::BatchError;
 pub(crate) use create::add_bridge;

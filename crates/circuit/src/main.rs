@@ -5,13 +5,14 @@ use std::process::ExitCode;
 
 use circuit::{
     cli::{
-        self, Cli, ClientCommand, Command, Failure, Global,
+        self, ClientCommand, Command, Failure, Global,
+        config::{self, Loaded, Settings, Stop},
+        generate,
         server::{ServerArgs, ServerOptions},
     },
     names, plugin,
     traces::Collector,
 };
-use clap::Parser;
 
 fn main() -> ExitCode {
     let calls = std::env::var_os("CNI_COMMAND").is_some();
@@ -19,33 +20,48 @@ fn main() -> ExitCode {
         return plugin::serve(&kind);
     }
     names::only_files_and_dns();
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(e) => {
+    let loaded = match config::load(std::env::args_os(), |name| std::env::var_os(name)) {
+        Ok(loaded) => loaded,
+        Err(Stop::Usage(e)) => {
             // Help, the version and wrong usage; with nobody to read it, the code is enough.
             let _ = e.print();
             return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
         }
+        Err(Stop::Message(message)) => {
+            cli::print_error(&message);
+            return ExitCode::FAILURE;
+        }
     };
-    let result = match cli.command {
-        Command::Server(args) => server(&cli.global, *args),
-        Command::Network(command) => client(&cli.global, ClientCommand::Network(command)),
-        Command::Cluster(command) => client(&cli.global, ClientCommand::Cluster(command)),
-        Command::Container(command) => client(&cli.global, ClientCommand::Container(command)),
-        Command::Ipam(command) => client(&cli.global, ClientCommand::Ipam(command)),
-        Command::Dns(command) => client(&cli.global, ClientCommand::Dns(command)),
-        Command::Ps(command) => client(&cli.global, ClientCommand::Ps(command)),
-        Command::Events(command) => client(&cli.global, ClientCommand::Events(command)),
-        // Complete calls do not come here.
-        Command::Cni(args) => return plugin::serve(&args.kind),
-    };
-    match result {
-        Ok(()) | Err(Failure::Unread) => ExitCode::SUCCESS,
+    match run(loaded) {
+        Ok(code) => code,
+        Err(Failure::Unread) => ExitCode::SUCCESS,
         Err(Failure::Message(message)) => {
             cli::print_error(&message);
             ExitCode::FAILURE
         }
     }
+}
+
+fn run(loaded: Loaded) -> Result<ExitCode, Failure> {
+    let Loaded { cli, settings } = loaded;
+    let global = &cli.global;
+    match cli.command {
+        Command::Server(args) => server(global, *args, &settings),
+        Command::Network(command) => client(global, ClientCommand::Network(command)),
+        Command::Cluster(command) => client(global, ClientCommand::Cluster(command)),
+        Command::Container(command) => client(global, ClientCommand::Container(command)),
+        Command::Ipam(command) => client(global, ClientCommand::Ipam(command)),
+        Command::Dns(command) => client(global, ClientCommand::Dns(command)),
+        Command::Ps(command) => client(global, ClientCommand::Ps(command)),
+        Command::Doctor(command) => client(global, ClientCommand::Doctor(command)),
+        Command::Top(command) => client(global, ClientCommand::Top(command)),
+        Command::Events(command) => client(global, ClientCommand::Events(command)),
+        Command::Completions(args) => generate::completions(&args),
+        Command::Man(args) => generate::man(&args),
+        // Complete calls do not come here.
+        Command::Cni(args) => return Ok(plugin::serve(&args.kind)),
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn client(global: &Global, command: ClientCommand) -> Result<(), Failure> {
@@ -56,8 +72,12 @@ fn client(global: &Global, command: ClientCommand) -> Result<(), Failure> {
     runtime.block_on(cli::run(global, command))
 }
 
-fn server(global: &Global, args: ServerArgs) -> Result<(), Failure> {
-    let options = args.options(global)?;
+fn server(global: &Global, args: ServerArgs, settings: &Settings) -> Result<(), Failure> {
+    let prints = args.prints_config();
+    let options = args.options(global).map_err(|e| settings.located(e))?;
+    if prints {
+        return settings.print();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -149,6 +149,20 @@ impl Overview for NodeOverview {
         Ok(views)
     }
 
+    async fn add_traffic(&self, views: &mut [ContainerView]) {
+        for view in views.iter_mut().filter(|view| view.node == self.node) {
+            let record = self.attachments.book().record(&view.id);
+            let netns = record.attachments.iter().find_map(|a| a.netns.clone());
+            let Some(netns) = netns else { continue };
+            // A task that ended this moment has no traffic any more.
+            let read = self.attachments.parts.datapath.traffic(&netns).await;
+            let passed: HashMap<String, _> = read.unwrap_or_default().into_iter().collect();
+            for on in &mut view.networks {
+                on.traffic = passed.get(&on.interface).copied();
+            }
+        }
+    }
+
     async fn network(&self, name: &str) -> Result<NetworkView> {
         let network = self.attachments.parts.networks.network(name).await?;
         let list = ConfigList::parse(&network.data)

@@ -9,9 +9,10 @@ use super::DNS_KEY;
 use crate::labels::check_interface;
 use crate::{Error, Result};
 
-/// The version of the configurations that are written: every plugin in use
-/// speaks it.
-const VERSION: &str = "1.0.0";
+/// The versions of the configurations that are written: one that every plugin in
+/// use speaks, and one in which leftovers can be cleaned up. The highest that the
+/// plugins speak is taken.
+const VERSIONS: [&str; 2] = ["1.0.0", "1.1.0"];
 
 /// A network in a few words. Empty fields leave it to what is usual.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -188,8 +189,13 @@ impl Description {
                 "capabilities": { "portMappings": true },
             }));
         }
+        if driver.is_routed() {
+            // Where another program's firewall drops what it does not know.
+            plugins.push(json!({ "type": "firewall" }));
+        }
         let mut list = Map::new();
-        list.insert("cniVersion".into(), VERSION.into());
+        list.insert("cniVersion".into(), VERSIONS[0].into());
+        list.insert("cniVersions".into(), VERSIONS.to_vec().into());
         list.insert("name".into(), self.name.as_str().into());
         if self.dns {
             list.insert(DNS_KEY.into(), true.into());
@@ -488,6 +494,7 @@ mod tests {
         };
         let want = json!({
             "cniVersion": "1.0.0",
+            "cniVersions": ["1.0.0", "1.1.0"],
             "name": "web",
             "io.circuit.dns": true,
             "plugins": [
@@ -505,6 +512,7 @@ mod tests {
                     },
                 },
                 { "type": "portmap", "backend": "nftables", "capabilities": { "portMappings": true } },
+                { "type": "firewall" },
             ],
         });
         assert_eq!(written(&web), want);
@@ -522,7 +530,8 @@ mod tests {
         };
         let config = written(&inner);
         let plugins = config["plugins"].as_array().unwrap();
-        assert_eq!(plugins.len(), 1);
+        assert_eq!(plugins.len(), 2);
+        assert_eq!(plugins[1]["type"], "firewall");
         assert_eq!(plugins[0]["ipMasq"], false);
         let ipam = &plugins[0]["ipam"];
         assert!(ipam.get("routes").is_none());

@@ -159,6 +159,8 @@ fn process(
         .env("CNI_ARGS", args)
         .env("CNI_PATH", path.joined())
         .env("PATH", with_system_folders(std::env::var_os("PATH")))
+        // What a plugin says there would be taken for the daemon's word.
+        .env_remove("NOTIFY_SOCKET")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use circuit_api::v1::{
     circuit_client::CircuitClient, cluster_client::ClusterClient,
-    containers_client::ContainersClient, dns_client::DnsClient, events_client::EventsClient,
-    ipam_client::IpamClient, networks_client::NetworksClient,
+    containers_client::ContainersClient, dns_client::DnsClient, doctor_client::DoctorClient,
+    events_client::EventsClient, ipam_client::IpamClient, networks_client::NetworksClient,
 };
 use circuit_api::{ClientOptions, Target, TlsOptions, connect};
 use tonic::transport::Channel;
@@ -57,6 +57,11 @@ impl Client {
     /// The service of networks as a whole.
     pub(super) fn networks(&self) -> NetworksClient<Channel> {
         NetworksClient::new(self.channel.clone())
+    }
+
+    /// The service that examines a node.
+    pub(super) fn doctor(&self) -> DoctorClient<Channel> {
+        DoctorClient::new(self.channel.clone())
     }
 
     /// The service of events.

@@ -64,13 +64,21 @@ impl Events {
             here: self.here,
         };
         let mut events = answer(client.events().watch(request).await)?;
-        while let Some(event) = answer(events.message().await.map(tonic::Response::new))? {
+        while let Some(event) = next(events.message().await)? {
             match self.format.format {
                 Format::Table => output::print_line(&line(&event))?,
                 Format::Json => output::print(format!("{}\n", to_json(&event)).as_bytes())?,
             }
         }
         Err("the server has ended".to_owned().into())
+    }
+}
+
+/// The next event; a connection that breaks is the end of the server.
+fn next(told: Result<Option<v1::Event>, tonic::Status>) -> Result<Option<v1::Event>, Failure> {
+    match told {
+        Err(status) if std::error::Error::source(&status).is_some() => Ok(None),
+        told => answer(told.map(tonic::Response::new)),
     }
 }
 

@@ -3,11 +3,14 @@
 
 mod client;
 mod cluster;
+pub mod config;
 mod connect;
 mod container;
 mod create;
 mod dns;
+mod doctor;
 mod events;
+pub mod generate;
 mod human;
 mod inspect;
 mod ipam;
@@ -16,6 +19,7 @@ mod output;
 mod progress;
 mod ps;
 pub mod server;
+mod top;
 mod transfer;
 
 use std::path::PathBuf;
@@ -64,6 +68,12 @@ pub struct Cli {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
+    /// The configuration file, which may give every flag that is not given here;
+    /// /etc/circuit/config.toml, if it exists, or the environment variable
+    /// CIRCUIT_CONFIG.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
     /// The daemon's address: host:port, :port, https://host:port or
     /// unix:///path.
     ///
@@ -145,10 +155,36 @@ pub enum Command {
     Dns(dns::Command),
     /// List containers with their networks, addresses, ports and restarts.
     Ps(ps::Ps),
+    /// Examine the server's node: what it stands on, and what it has made.
+    Doctor(doctor::Doctor),
+    /// Show containers and their traffic, live.
+    Top(top::Top),
     /// Print what happens, as it happens.
     Events(events::Events),
     /// Serve one call as a CNI plugin, for container runtimes.
     Cni(CniArgs),
+    /// Print what makes a shell complete circuit's commands.
+    Completions(generate::CompletionsArgs),
+    /// Print the manual page, or write those of all commands.
+    Man(generate::ManArgs),
+}
+
+impl Command {
+    /// Whether it talks to a daemon.
+    fn is_of_a_client(&self) -> bool {
+        match self {
+            Self::Network(_)
+            | Self::Cluster(_)
+            | Self::Container(_)
+            | Self::Ipam(_)
+            | Self::Dns(_)
+            | Self::Ps(_)
+            | Self::Doctor(_)
+            | Self::Top(_)
+            | Self::Events(_) => true,
+            Self::Server(_) | Self::Cni(_) | Self::Completions(_) | Self::Man(_) => false,
+        }
+    }
 }
 
 /// The arguments of `circuit cni`.
@@ -178,6 +214,10 @@ pub enum ClientCommand {
     Dns(dns::Command),
     /// `circuit ps`
     Ps(ps::Ps),
+    /// `circuit doctor`
+    Doctor(doctor::Doctor),
+    /// `circuit top`
+    Top(top::Top),
     /// `circuit events`
     Events(events::Events),
 }
@@ -194,6 +234,8 @@ pub async fn run(global: &Global, command: ClientCommand) -> Result<(), Failure>
         ClientCommand::Ipam(command) => command.run(global).await,
         ClientCommand::Dns(command) => command.run(global).await,
         ClientCommand::Ps(command) => command.run(global).await,
+        ClientCommand::Doctor(command) => command.run(global).await,
+        ClientCommand::Top(command) => command.run(global).await,
         ClientCommand::Events(command) => command.run(global).await,
     }
 }

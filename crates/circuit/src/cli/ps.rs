@@ -35,6 +35,7 @@ impl Ps {
         let client = Client::open(global).await?;
         let request = question(v1::ListContainersRequest {
             here: !self.cluster,
+            traffic: false,
         });
         let mut containers = answer(client.containers().list(request).await)?.containers;
         containers.retain(|container| self.all || concerns(container));
@@ -53,7 +54,7 @@ impl Ps {
     }
 }
 
-fn concerns(container: &v1::Container) -> bool {
+pub(super) fn concerns(container: &v1::Container) -> bool {
     let runs = matches!(&*container.state, "running" | "created");
     runs || !container.networks.is_empty()
         || container.restart.is_some()

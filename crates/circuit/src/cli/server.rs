@@ -33,7 +33,10 @@ Examples:
   circuit server --address unix:///run/circuit/circuit.sock --address 10.0.0.5:8080 \\
       --tls-server-cert server.pem --tls-server-key server.key --tls-client-ca ca.pem
 
-Listening beyond loopback needs the three TLS files, or --insecure.";
+Listening beyond loopback needs the three TLS files, or --insecure.
+
+What no flag says is taken from the environment (CIRCUIT_HEARTBEAT=5s for
+--heartbeat 5s), then from the configuration file (heartbeat = \"5s\").";
 
 /// The flags of `circuit server`.
 #[derive(Debug, Clone, Args)]
@@ -197,6 +200,11 @@ pub struct ServerArgs {
     /// How often everything is compared with what should be.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = some_duration)]
     reconcile_interval: Duration,
+
+    /// Print the settings in force as a configuration file, each with where it
+    /// comes from, and end. Passwords are left out.
+    #[arg(long)]
+    print_config: bool,
 }
 
 /// Where attachments are remembered when no folder is named.
@@ -279,6 +287,12 @@ pub struct ServerOptions {
 }
 
 impl ServerArgs {
+    /// Whether the settings are to be printed instead.
+    #[must_use]
+    pub fn prints_config(&self) -> bool {
+        self.print_config
+    }
+
     /// Checks the flags and fills in what depends on others.
     ///
     /// # Errors
@@ -371,8 +385,8 @@ impl ServerArgs {
     }
 }
 
-/// The registry's URL: of the flag, the file or the environment. Error texts do
-/// not hold it, as it may hold a password.
+/// The registry's URL: of the flag or the file. Error texts do not hold it, as it
+/// may hold a password.
 fn redis_url(flag: &str, file: Option<&std::path::Path>) -> Result<Option<Url>, String> {
     let (from, text) = match file {
         Some(path) => {
@@ -380,10 +394,6 @@ fn redis_url(flag: &str, file: Option<&std::path::Path>) -> Result<Option<Url>, 
             let reason = |e| format!("--redis-url-file: cannot read {}: {e}", path.display());
             ("--redis-url-file", read.map_err(reason)?)
         }
-        None if flag.is_empty() => (
-            "CIRCUIT_REDIS_URL",
-            std::env::var("CIRCUIT_REDIS_URL").unwrap_or_default(),
-        ),
         None => ("--redis-url", flag.to_owned()),
     };
     if text.trim().is_empty() && file.is_none() {

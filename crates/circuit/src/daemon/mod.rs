@@ -5,6 +5,7 @@ mod datastore;
 mod fleet;
 mod leases;
 mod names;
+mod notify;
 mod pools;
 mod signals;
 
@@ -25,11 +26,13 @@ use crate::{
     cli::server::ServerOptions,
     containerd::Containerd,
     datapath::CniDatapath,
+    doctor::{NodeDoctor, Patients},
     events::{EventLog, Watched, follow_fleet},
     grpc::{self, Backends, Listeners, Security, Services, tls::TlsFiles},
     metrics,
-    networks::NetworkService,
+    networks::{Host, NetworkService, Surroundings},
     overview::NodeOverview,
+    pulse::Pulse,
     reconciler::Reconciler,
     redis::Store,
     state::{State, make_private},
@@ -128,7 +131,8 @@ impl Daemon {
         let stored = (Arc::clone(&networks.source), networks.folder.clone());
         let naming = Naming::open(options, &attachments, fleet.registry(), stored)?;
         let elsewhere = fleet.lookups.clone().filter(|_| networks.is_shared());
-        let service = NetworkService::new(store, Arc::clone(&attachments) as _, cni)
+        let host: Arc<dyn Surroundings> = Arc::new(Host::new(cni));
+        let service = NetworkService::on(store, Arc::clone(&attachments) as _, Arc::clone(&host))
             .shared(elsewhere)
             .with_pools(options.default_pools.clone())
             .telling(Arc::clone(&events));
@@ -141,6 +145,15 @@ impl Daemon {
             overview: Arc::new(overview),
             events: Arc::new(Watched(events)),
         };
+        let doctor = NodeDoctor::new(Patients {
+            attachments: Arc::clone(&attachments),
+            networks: Arc::clone(&shown.networks),
+            host,
+            nodes: Arc::clone(&fleet.nodes),
+            names: Arc::clone(&naming.dns) as _,
+            answers_names: !options.dns_listen.is_empty(),
+            state_dir: options.state_dir.clone(),
+        });
         let services = Services::new(Backends {
             networks: Arc::clone(&shown.networks),
             attachments: Arc::clone(&attachments) as _,
@@ -151,6 +164,7 @@ impl Daemon {
             names: Arc::clone(&naming.dns) as _,
             overview: Arc::clone(&shown.overview),
             events: Arc::clone(&shown.events),
+            doctor: Arc::new(doctor),
         });
         let web = match options.web {
             Some(address) => Some((web::bind(address).await?, shown)),
@@ -201,16 +215,21 @@ impl Daemon {
     async fn run(self, options: &ServerOptions) -> Result<()> {
         let told = self.told();
         let shutdown = CancellationToken::new();
+        let (mut pulse, addresses) = (Pulse::default(), self.addresses());
         let mut parts: JoinSet<(&'static str, Result<()>)> = JoinSet::new();
         let stop = shutdown.clone();
         parts.spawn(async move { ("signals", signals::wait(stop).await) });
         let (stop, services) = (shutdown.clone(), self.services);
-        let listeners = self.listeners;
-        parts.spawn(async move { ("api", grpc::serve(listeners, services, stop, DRAIN).await) });
+        let (listeners, alive) = (self.listeners, pulse.answerer("api"));
+        parts.spawn(async move {
+            let served = grpc::serve(listeners, services, stop, DRAIN);
+            ("api", alive.during(served).await)
+        });
         let (stop, reconciler, wakes) =
             (shutdown.clone(), Arc::clone(&self.reconciler), self.wakes);
+        let alive = pulse.answerer("reconciler");
         parts.spawn(async move {
-            reconciler.run(wakes, stop).await;
+            reconciler.run(wakes, alive, stop).await;
             ("reconciler", Ok(()))
         });
         let (stop, reconciler) = (shutdown.clone(), Arc::clone(&self.reconciler));
@@ -250,15 +269,18 @@ impl Daemon {
             ("networks", Ok(()))
         });
         let (stop, reconciler) = (shutdown.clone(), self.reconciler);
-        let every = options.reconcile_interval;
+        let (every, alive) = (options.reconcile_interval, pulse.answerer("events"));
         parts.spawn(async move {
-            reconciler.follow(every, stop).await;
+            // It may have to wait for containerd, which no restart of ours mends.
+            alive.during(reconciler.follow(every, stop)).await;
             ("events", Ok(()))
         });
         // Containers are still detached while everything else ends.
         let last = CancellationToken::new();
         let pools = self.pools.run(&last);
         tokio::spawn(tidy(Arc::clone(&self.attachments)));
+        // Until the very end: ending takes its time too.
+        let telling = notify::start(addresses, pulse, shutdown.clone());
         let outcome = supervise(parts, shutdown).await;
         // What is not written now is written by the next start.
         let _ = tokio::time::timeout(DRAIN, self.attachments.idle()).await;
@@ -268,6 +290,7 @@ impl Daemon {
             tracing::error!("the keeper of addresses hit a defect");
         }
         self.attachments.book().close();
+        telling.abort();
         tracing::info!("stopped: attachments stay as they are");
         outcome
     }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use circuit_core::overview::Traffic;
 use circuit_core::{
     Error, ErrorKind, Result,
     attachment::{Attachment, LastAddresses, Sandbox},
@@ -317,6 +318,12 @@ impl Datapath for CniDatapath {
             .workers()
             .run(move || netns::interface_names(&netns))
             .await?
+    }
+
+    async fn traffic(&self, netns: &Path) -> Result<Vec<(String, Traffic)>> {
+        let netns = netns.to_path_buf();
+        let read = move || netlink::traffic(&netns);
+        self.cni.workers().run(read).await?
     }
 
     async fn order_routes(&self, netns: &Path, interfaces: &[String]) -> Result<()> {

@@ -23,6 +23,8 @@ pub(super) fn on_network(on: OnNetwork) -> v1::ContainerNetwork {
         ports: on.ports,
         phase: on.phase.to_owned(),
         origin: on.origin.to_owned(),
+        received_bytes: on.traffic.map(|passed| passed.received),
+        sent_bytes: on.traffic.map(|passed| passed.sent),
     }
 }
 
@@ -49,9 +51,12 @@ impl v1::containers_server::Containers for Services {
         &self,
         request: Request<v1::ListContainersRequest>,
     ) -> Answer<v1::ListContainersResponse> {
-        let here = request.into_inner().here;
+        let v1::ListContainersRequest { here, traffic } = request.into_inner();
         ask("ListContainers", async {
-            let views = self.to.overview.containers(here).await?;
+            let mut views = self.to.overview.containers(here).await?;
+            if traffic {
+                self.to.overview.add_traffic(&mut views).await;
+            }
             let containers = views.into_iter().map(told).collect();
             Ok(v1::ListContainersResponse { containers })
         })

@@ -5,6 +5,7 @@ mod accept;
 mod addresses;
 mod authority;
 mod containers;
+mod doctor;
 mod drive;
 mod events;
 mod front;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use circuit_api::coredns::dns_service_server::DnsServiceServer;
 use circuit_api::v1::{
     FILE_DESCRIPTOR_SET, circuit_server::CircuitServer, cluster_server::ClusterServer,
-    containers_server::ContainersServer, dns_server::DnsServer, events_server::EventsServer,
-    ipam_server::IpamServer, networks_server::NetworksServer,
+    containers_server::ContainersServer, dns_server::DnsServer, doctor_server::DoctorServer,
+    events_server::EventsServer, ipam_server::IpamServer, networks_server::NetworksServer,
 };
 use circuit_core::{Error, Result};
 use tokio_util::sync::CancellationToken;
@@ -73,7 +73,7 @@ pub async fn serve(
 }
 
 /// The names of our services, as the health service knows them.
-fn names() -> [&'static str; 8] {
+fn names() -> [&'static str; 9] {
     use tonic::server::NamedService;
     [
         <CircuitServer<Services> as NamedService>::NAME,
@@ -81,6 +81,7 @@ fn names() -> [&'static str; 8] {
         <ContainersServer<Services> as NamedService>::NAME,
         <IpamServer<Services> as NamedService>::NAME,
         <EventsServer<Services> as NamedService>::NAME,
+        <DoctorServer<Services> as NamedService>::NAME,
         <NetworksServer<Services> as NamedService>::NAME,
         <DnsServer<Services> as NamedService>::NAME,
         <DnsServiceServer<Services> as NamedService>::NAME,
@@ -111,6 +112,7 @@ async fn routes(services: &Services, health: &HealthReporter) -> Result<Routes> 
         .add_service(ContainersServer::new(services.clone()))
         .add_service(IpamServer::new(services.clone()))
         .add_service(EventsServer::new(services.clone()))
+        .add_service(DoctorServer::new(services.clone()))
         .add_service(NetworksServer::new(services.clone()))
         .add_service(DnsServer::new(services.clone()))
         .add_service(DnsServiceServer::new(services.clone()))

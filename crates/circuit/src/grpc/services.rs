@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use circuit_api::v1;
+use circuit_core::doctor::Doctor;
 use circuit_core::event::Events;
 use circuit_core::overview::Overview;
 use circuit_core::request::{Requested, Wishes};
@@ -48,6 +49,8 @@ pub struct Backends {
     pub overview: Arc<dyn Overview>,
     /// What happens.
     pub events: Arc<dyn Events>,
+    /// Examines this node.
+    pub doctor: Arc<dyn Doctor>,
 }
 
 /// Those who do the work, and the changes that are running.

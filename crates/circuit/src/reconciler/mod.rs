@@ -24,6 +24,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::attachments::{Attachments, Seen};
+use crate::pulse::Answerer;
 use queue::Queue;
 
 /// Looks at this many containers side by side: plugins are processes.
@@ -211,6 +212,7 @@ impl Reconciler {
     pub async fn run(
         self: Arc<Self>,
         mut wakes: mpsc::UnboundedReceiver<String>,
+        mut pulse: Answerer,
         shutdown: CancellationToken,
     ) {
         let mut queue = Queue::default();
@@ -232,6 +234,7 @@ impl Reconciler {
                 Some(Ok((container, next))) = looks.join_next(), if !looks.is_empty() => {
                     self.after(&mut queue, &container, next);
                 }
+                () = pulse.answer() => {}
                 () = sleep_until(due), if due.is_some() && looks.len() < AT_ONCE => {}
             }
         }

@@ -43,9 +43,13 @@ static ASSETS: [Asset; 9] = [
 
 /// So that a browser keeps what has not changed, and no longer.
 static TAGS: LazyLock<[String; ASSETS.len()]> = LazyLock::new(|| {
-    ASSETS
-        .each_ref()
-        .map(|asset| format!("\"{:08x}-{:x}\"", crc32fast::hash(asset.bytes), asset.bytes.len()))
+    ASSETS.each_ref().map(|asset| {
+        format!(
+            "\"{:08x}-{:x}\"",
+            crc32fast::hash(asset.bytes),
+            asset.bytes.len()
+        )
+    })
 });
 
 /// A file of the page.

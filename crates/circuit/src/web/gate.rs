@@ -103,11 +103,7 @@ impl Gate {
 }
 
 /// Lets a request through, or does not.
-pub(super) async fn guard(
-    State(gate): State<Arc<Gate>>,
-    request: Request,
-    next: Next,
-) -> Response {
+pub(super) async fn guard(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
     let mut response = match judge(&gate, &request) {
         Ok(cookie) => {
             let mut response = next.run(request).await;
@@ -186,7 +182,14 @@ mod tests {
             headers.insert(header::HOST, HeaderValue::from_static(text));
             host(&headers).is_some_and(is_loopback)
         };
-        for good in ["localhost", "LOCALHOST:1", "127.0.0.1:8081", "127.8.8.8", "[::1]", "[::1]:1"] {
+        for good in [
+            "localhost",
+            "LOCALHOST:1",
+            "127.0.0.1:8081",
+            "127.8.8.8",
+            "[::1]",
+            "[::1]:1",
+        ] {
             assert!(of(good), "{good}");
         }
         for bad in [

@@ -53,7 +53,11 @@ impl fmt::Debug for Token {
 
 /// The bytes that hexadecimal digits stand for.
 pub(super) fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| (byte as char).to_digit(16).and_then(|d| u8::try_from(d).ok());
+    let digit = |byte: u8| {
+        (byte as char)
+            .to_digit(16)
+            .and_then(|d| u8::try_from(d).ok())
+    };
     let pairs = text.as_bytes().chunks(2);
     pairs
         .map(|pair| match pair {
@@ -96,7 +100,12 @@ mod tests {
     fn only_the_token_is_the_token() {
         let token = Token::parse(" 0123456789abcdef\n").unwrap();
         assert!(token.is(b"0123456789abcdef"));
-        for other in ["", "0123456789abcdeF", "0123456789abcde", "0123456789abcdef0"] {
+        for other in [
+            "",
+            "0123456789abcdeF",
+            "0123456789abcde",
+            "0123456789abcdef0",
+        ] {
             assert!(!token.is(other.as_bytes()), "{other}");
         }
         assert_eq!(from_hex(&token.in_hex()).unwrap(), b"0123456789abcdef");

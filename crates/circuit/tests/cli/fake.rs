@@ -11,9 +11,10 @@ use circuit::grpc::{Backends, Security, Services, bind, serve};
 use circuit_api::ListenAddress;
 use circuit_core::cni::Description;
 use circuit_core::datapath::Pool;
+use circuit_core::doctor::{Doctor, Finding};
 use circuit_core::event::{Event, Events, Kind, Since};
 use circuit_core::overview::{
-    ContainerView, Member, NetworkView, OnNetwork, Overview, RestartView, TaskState,
+    ContainerView, Member, NetworkView, OnNetwork, Overview, RestartView, TaskState, Traffic,
 };
 use circuit_core::request::Requested;
 use circuit_core::service::{
@@ -34,10 +35,13 @@ pub(crate) struct World {
     pub(crate) networks: Mutex<BTreeMap<String, Vec<u8>>>,
     pub(crate) problems: Mutex<Vec<Problem>>,
     pub(crate) calls: Mutex<Vec<String>>,
-    /// Lets `connect slow …` begin and end.
+    /// Let `connect slow… …` begin and end.
     pub(crate) begun: Notify,
     pub(crate) go_on: Notify,
+    pub(crate) started: AtomicUsize,
     pub(crate) finished: AtomicUsize,
+    /// How often traffic was asked for.
+    pub(crate) looks: AtomicUsize,
 }
 
 impl World {
@@ -146,6 +150,7 @@ impl Overview for World {
             ports: vec!["8080:80/tcp".into()],
             phase: "attached",
             origin: "label",
+            traffic: None,
         };
         let here_views = [
             ContainerView {
@@ -180,6 +185,17 @@ impl Overview for World {
         Ok(here_views.into_iter().chain(others).collect())
     }
 
+    async fn add_traffic(&self, views: &mut [ContainerView]) {
+        // More each time that it is looked at.
+        let looks = self.looks.fetch_add(1, Ordering::SeqCst) as u64;
+        for on in views.iter_mut().flat_map(|view| &mut view.networks) {
+            on.traffic = Some(Traffic {
+                received: 1_000_000 * looks,
+                sent: 1000 * looks,
+            });
+        }
+    }
+
     async fn network(&self, name: &str) -> Result<NetworkView> {
         let network = Networks::get(self, name).await?;
         let on = self.containers(true).await?.remove(1).networks.remove(0);
@@ -202,6 +218,20 @@ impl Overview for World {
             }],
             problems: Vec::new(),
         })
+    }
+}
+
+#[async_trait]
+impl Doctor for World {
+    async fn examine(
+        &self,
+        fix: bool,
+        tell: &(dyn Fn(Finding) -> bool + Send + Sync),
+    ) -> Result<()> {
+        let off = Finding::problem("forwarding", "it is off", "switch it on").fixable();
+        let off = if fix { off.fixed() } else { off };
+        let _ = tell(Finding::fine("containerd", "7 containers")) && tell(off);
+        Ok(())
     }
 }
 
@@ -244,7 +274,8 @@ impl Attachments for World {
             self.note(format!("connect {container} {network} {wishes}"));
         }
         match container {
-            "slow" => {
+            _ if container.starts_with("slow") => {
+                self.started.fetch_add(1, Ordering::SeqCst);
                 self.begun.notify_one();
                 self.go_on.notified().await;
                 self.finished.fetch_add(1, Ordering::SeqCst);
@@ -430,6 +461,7 @@ impl Server {
             names: world.clone(),
             overview: world.clone(),
             events: world.clone(),
+            doctor: world.clone(),
         });
         let shutdown = CancellationToken::new();
         let drain = Duration::from_secs(20);

@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod api;
+mod config;
 mod fake;
+mod generate;
+mod interrupt;
 mod printed;
 mod tls;
 

@@ -453,3 +453,43 @@ async fn containers_and_events() {
             .starts_with("\"nonsense\" is no kind of event: use container.connected,")
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn traffic_is_shown_in_frames() {
+    let server = Server::start().await;
+    let at = &server.target();
+    let ran = run(at, &["top", "--count", "2", "--interval", "100ms"]).await;
+    let shown = ran.ok();
+    let lines: Vec<&str> = shown.lines().collect();
+    // Not a terminal: frames follow one another, and nothing moves a cursor.
+    assert!(!shown.contains('\x1b'), "{shown}");
+    assert_eq!(lines.len(), 8, "{shown}");
+    let columns = |line: usize| lines[line].split_whitespace().collect::<Vec<&str>>();
+    assert_eq!(columns(2)[..4], ["CONTAINER", "STATE", "IN", "OUT"]);
+    assert_eq!(columns(3)[..4], ["web", "running", "-", "-"], "{shown}");
+    let web = columns(7);
+    assert_eq!(web[..2], ["web", "running"], "{shown}");
+    // 1 MB in at least 0.1 s.
+    assert!(
+        web.iter()
+            .any(|word| *word == "MB/s" || word.ends_with("MB/s")),
+        "{shown}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_doctor_says_what_to_do() {
+    let server = Server::start().await;
+    let at = &server.target();
+    let ran = run(at, &["doctor"]).await;
+    assert_eq!(
+        ran.stdout,
+        "fine     containerd   7 containers\n\
+         problem  forwarding   it is off\n\
+         \x20                     to do: switch it on\n"
+    );
+    assert_eq!(ran.error(), "there is a problem");
+    let fixed = run(at, &["doctor", "--fix", "--format", "json"]).await.ok();
+    let fixed: serde_json::Value = serde_json::from_str(&fixed).unwrap();
+    assert_eq!(fixed["findings"][1]["level"], "fixed");
+}

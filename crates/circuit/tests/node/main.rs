@@ -18,6 +18,7 @@ mod crash;
 mod dns;
 mod dns_cluster;
 mod dns_servers;
+mod everyday;
 mod labels;
 mod load;
 mod main_job;
@@ -35,6 +36,7 @@ mod runtime;
 mod shared;
 mod support;
 mod traces;
+mod unit;
 
 use circuit_testing::{NodeBuilder, Plugins, TestNode};
 

@@ -1,0 +1,265 @@
+//! What the host must be able and willing to do.
+
+use std::fs;
+
+use circuit_core::cni::ConfigList;
+use circuit_core::doctor::Finding;
+use circuit_core::{Error, Result};
+use circuit_net::netlink::Netlink;
+use circuit_net::nft::{ChainInfo, Family, HookPoint, Nft};
+use circuit_net::probe::{self, Feature};
+
+/// Where forwarding is switched on, by family.
+const FORWARDING: [(bool, &str); 2] = [
+    (false, "/proc/sys/net/ipv4/ip_forward"),
+    (true, "/proc/sys/net/ipv6/conf/all/forwarding"),
+];
+
+async fn on_host<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Error::internal(format!("examining the host hit a defect: {error}")))?
+}
+
+/// Kinds of interfaces that the kernel has, and those that networks need.
+pub(super) async fn kernel(lists: &[ConfigList]) -> Vec<Finding> {
+    match on_host(probe::kernel).await {
+        Ok(features) => missing(&features, lists),
+        Err(error) => vec![Finding::problem(
+            "kernel",
+            error.to_string(),
+            "run the daemon as root",
+        )],
+    }
+}
+
+fn missing(features: &[Feature], lists: &[ConfigList]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut unneeded = Vec::new();
+    for feature in features {
+        let Some(why) = &feature.missing else {
+            continue;
+        };
+        let needing = lists.iter().find(|list| match feature.name {
+            "nftables" => list.plugins.iter().any(|plugin| {
+                let masquerades = plugin
+                    .raw
+                    .get("ipMasq")
+                    .and_then(serde_json::Value::as_bool);
+                masquerades == Some(true) || plugin.kind == "portmap"
+            }),
+            "veth" => list.uses("bridge") || list.uses("ptp"),
+            kind => list.uses(kind),
+        });
+        let name = feature.name;
+        match needing {
+            None => unneeded.push(name),
+            Some(list) => findings.push(Finding::problem(
+                "kernel",
+                format!("no {name}, which network {} needs: {why}", list.name),
+                format!("load the module ({}), or use another kernel", module(name)),
+            )),
+        }
+    }
+    if findings.is_empty() {
+        findings.push(Finding::fine("kernel", "it has all that the networks need"));
+    }
+    if !unneeded.is_empty() {
+        let names = unneeded.join(", ");
+        let known = format!("no {names}: networks of that kind cannot be on this node");
+        findings.push(Finding::note("kernel", known));
+    }
+    findings
+}
+
+fn module(feature: &str) -> String {
+    match feature {
+        "vlan" => "modprobe 8021q".to_owned(),
+        "nftables" => "modprobe nf_tables nft_chain_nat nft_masq".to_owned(),
+        kind => format!("modprobe {kind}"),
+    }
+}
+
+/// The families in which networks lead out through this host.
+fn routed(lists: &[ConfigList]) -> [bool; 2] {
+    let mut families = [false; 2];
+    for list in lists {
+        let leads_out = list.plugins.iter().any(|plugin| {
+            let is =
+                |key: &str| plugin.raw.get(key).and_then(serde_json::Value::as_bool) == Some(true);
+            plugin.kind == "ptp" || plugin.kind == "bridge" && (is("isGateway") || is("ipMasq"))
+        });
+        for subnet in list.subnets().into_iter().filter(|_| leads_out) {
+            families[usize::from(subnet.addr().is_ipv6())] = true;
+        }
+    }
+    families
+}
+
+/// Whether the host forwards what containers send.
+pub(super) async fn forwarding(lists: &[ConfigList], fix: bool) -> Vec<Finding> {
+    let needed = routed(lists);
+    if needed == [false; 2] {
+        return vec![Finding::note(
+            "forwarding",
+            "no network leads out through this host",
+        )];
+    }
+    let asked = on_host(move || forwarding_now(needed, fix)).await;
+    asked.unwrap_or_else(|error| {
+        let remedy = "see that /proc/sys can be read";
+        vec![Finding::problem("forwarding", error.to_string(), remedy)]
+    })
+}
+
+fn forwarding_now(needed: [bool; 2], fix: bool) -> Result<Vec<Finding>> {
+    let mut socket = Netlink::open(None)?;
+    let mut findings = Vec::new();
+    for (ipv6, path) in FORWARDING {
+        if !needed[usize::from(ipv6)] {
+            continue;
+        }
+        let family = if ipv6 { "IPv6" } else { "IPv4" };
+        let on = socket.forwards(ipv6);
+        let on =
+            on.map_err(|error| Error::internal(format!("cannot ask for forwarding: {error}")))?;
+        if on {
+            findings.push(Finding::fine(
+                "forwarding",
+                format!("{family} is forwarded"),
+            ));
+            continue;
+        }
+        // Drivers switch it on with the first container; somebody may switch it off.
+        let off = Finding::warning(
+            "forwarding",
+            format!("{family} is not forwarded: containers reach nothing beyond this host"),
+            format!("it comes with the next connect, or by echo 1 > {path}"),
+        )
+        .fixable();
+        let fixed = fix && fs::write(path, "1").is_ok();
+        findings.push(if fixed { off.fixed() } else { off });
+    }
+    Ok(findings)
+}
+
+/// Whether others' firewalls let containers' packets pass.
+pub(super) async fn firewall(lists: &[ConfigList]) -> Vec<Finding> {
+    let chains = on_host(|| {
+        let mut nft = Nft::open(None).map_err(failed)?;
+        let mut chains = Vec::new();
+        for family in [Family::Inet, Family::Ip, Family::Ip6] {
+            chains.extend(nft.chains(family).map_err(failed)?);
+        }
+        Ok(chains)
+    });
+    match chains.await {
+        Ok(chains) => dropping(&chains, lists),
+        Err(error) => vec![Finding::problem(
+            "firewall",
+            error.to_string(),
+            "load nftables (modprobe nf_tables)",
+        )],
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> Error {
+    Error::precondition(format!("cannot read the firewall: {error}"))
+}
+
+/// Chains that drop what they do not know, and networks that they do not know.
+fn dropping(chains: &[ChainInfo], lists: &[ConfigList]) -> Vec<Finding> {
+    let drops = |chain: &&ChainInfo| {
+        let hook = chain.hook.as_ref();
+        hook.is_some_and(|hook| hook.point == HookPoint::Forward as u32 && hook.drops)
+    };
+    let dropping: Vec<String> = chains
+        .iter()
+        .filter(drops)
+        .map(|chain| format!("{} {}", chain.table, chain.name))
+        .collect();
+    if dropping.is_empty() {
+        return vec![Finding::fine(
+            "firewall",
+            "nothing drops forwarded packets by default",
+        )];
+    }
+    let unknown: Vec<&str> = lists
+        .iter()
+        .filter(|list| (list.uses("bridge") || list.uses("ptp")) && !list.uses("firewall"))
+        .map(|list| list.name.as_str())
+        .collect();
+    let what = format!(
+        "chain {} drops forwarded packets that no rule accepts",
+        dropping.join(" and ")
+    );
+    if unknown.is_empty() {
+        let known = format!("{what}; every network has a firewall plugin to be accepted");
+        return vec![Finding::fine("firewall", known)];
+    }
+    vec![Finding::warning(
+        "firewall",
+        format!("{what}, such as those of {}", unknown.join(", ")),
+        "add {\"type\":\"firewall\"} to the plugins of these networks",
+    )]
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use circuit_core::doctor::Level;
+    use circuit_net::nft::HookInfo;
+
+    use super::*;
+
+    fn list(plugins: &str) -> ConfigList {
+        let text = format!(r#"{{"cniVersion":"1.0.0","name":"web","plugins":[{plugins}]}}"#);
+        ConfigList::parse(text.as_bytes()).unwrap()
+    }
+
+    const BRIDGE: &str = r#"{"type":"bridge","ipMasq":true,
+        "ipam":{"type":"host-local","subnet":"10.88.0.0/24"}}"#;
+
+    #[test]
+    fn what_is_missing_is_bad_when_it_is_needed() {
+        let features = ["macvlan", "vlan"].map(|name| Feature {
+            name,
+            missing: Some("not supported".to_owned()),
+        });
+        let found = missing(&features, &[list(BRIDGE)]);
+        assert_eq!(found[0].level, Level::Fine);
+        assert_eq!(found[1].level, Level::Note);
+        let macvlan = list(r#"{"type":"macvlan","master":"eth0"}"#);
+        let found = missing(&features, &[macvlan]);
+        assert_eq!(found[0].level, Level::Problem);
+        assert!(found[0].remedy.contains("modprobe macvlan"), "{found:?}");
+    }
+
+    #[test]
+    fn networks_lead_out_in_their_families() {
+        assert_eq!(routed(&[list(BRIDGE)]), [true, false]);
+        let inner = r#"{"type":"bridge","ipam":{"type":"host-local","subnet":"fd00::/64"}}"#;
+        assert_eq!(routed(&[list(inner)]), [false, false]);
+    }
+
+    #[test]
+    fn firewalls_that_drop_are_told_of() {
+        let chain = |drops| ChainInfo {
+            family: Family::Ip,
+            table: "filter".to_owned(),
+            name: "FORWARD".to_owned(),
+            hook: Some(HookInfo {
+                kind: "filter".to_owned(),
+                point: HookPoint::Forward as u32,
+                priority: 0,
+                drops,
+            }),
+        };
+        let level = |drops, plugins: &str| dropping(&[chain(drops)], &[list(plugins)])[0].level;
+        assert_eq!(level(false, BRIDGE), Level::Fine);
+        assert_eq!(level(true, BRIDGE), Level::Warning);
+        let known = format!(r#"{BRIDGE},{{"type":"firewall"}}"#);
+        assert_eq!(level(true, &known), Level::Fine);
+    }
+}

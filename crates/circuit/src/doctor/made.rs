@@ -1,0 +1,167 @@
+//! What the daemon has made: whether it is as it was, and whether something is left
+//! that nobody has.
+
+use std::collections::BTreeSet;
+
+use circuit_core::attachment::{Attachment, Phase};
+use circuit_core::cni::ConfigList;
+use circuit_core::doctor::Finding;
+
+use super::NodeDoctor;
+
+impl NodeDoctor {
+    /// Asks the plugins of each attachment. Returns whether to go on.
+    pub(super) async fn rules(
+        &self,
+        fix: bool,
+        tell: &(dyn Fn(Finding) -> bool + Send + Sync),
+    ) -> bool {
+        let mut count = 0;
+        for record in self.of.attachments.book().records() {
+            let _guard = self.of.attachments.lock(&record.container).await;
+            // As it is now that nobody else works on it.
+            let record = self.of.attachments.book().record(&record.container);
+            for attachment in &record.attachments {
+                if attachment.phase != Phase::Attached {
+                    continue;
+                }
+                count += 1;
+                let found = self.attachment(&record.container, attachment, fix).await;
+                if !found.is_none_or(tell) {
+                    return false;
+                }
+            }
+        }
+        tell(Finding::fine(
+            "attachments",
+            format!("{count} were looked at"),
+        ))
+    }
+
+    async fn attachment(
+        &self,
+        container: &str,
+        attachment: &Attachment,
+        fix: bool,
+    ) -> Option<Finding> {
+        let datapath = &self.of.attachments.parts.datapath;
+        let Err(error) = datapath.check(attachment).await else {
+            return None;
+        };
+        let network = &attachment.network;
+        let broken = Finding::problem(
+            "attachments",
+            format!("container {container} on network {network} is not as it was made: {error}"),
+            format!(
+                "circuit network disconnect {container} {network} && circuit network connect \
+                 {container} {network}"
+            ),
+        )
+        .fixable();
+        let mended = fix
+            && datapath.mend(attachment).await.is_ok()
+            && datapath.check(attachment).await.is_ok();
+        Some(if mended { broken.fixed() } else { broken })
+    }
+
+    /// Pins and addresses that nobody has.
+    pub(super) async fn leaks(&self, lists: &[ConfigList], fix: bool) -> Vec<Finding> {
+        let mut found = self.leaked(lists).await;
+        if found.is_empty() {
+            return vec![Finding::fine("leaks", "nothing is left over")];
+        }
+        if fix {
+            if let Err(error) = self.of.attachments.sweep_pins().await {
+                tracing::warn!(%error, "cannot remove pinned namespaces that nothing uses");
+            }
+            self.of.attachments.collect_garbage().await;
+            let left: BTreeSet<String> = self
+                .leaked(lists)
+                .await
+                .into_iter()
+                .map(|finding| finding.message)
+                .collect();
+            for finding in &mut found {
+                if !left.contains(&finding.message) {
+                    *finding = finding.clone().fixed();
+                }
+            }
+        }
+        found
+    }
+
+    async fn leaked(&self, lists: &[ConfigList]) -> Vec<Finding> {
+        let mut found = Vec::new();
+        let parts = &self.of.attachments.parts;
+        let records = parts.book.records();
+        let attachments = || records.iter().flat_map(|record| &record.attachments);
+        let pins = parts.datapath.pins(&parts.pins).await.unwrap_or_default();
+        let used = |pin: &std::path::PathBuf| attachments().any(|a| a.netns.as_ref() == Some(pin));
+        let unused = pins.iter().filter(|pin| !used(pin)).count();
+        if unused > 0 {
+            found.push(
+                Finding::warning(
+                    "leaks",
+                    format!("{unused} pinned namespaces that no container uses"),
+                    "circuit doctor --fix",
+                )
+                .fixable(),
+            );
+        }
+        // Other runtimes use networks that are not to be cleaned up.
+        for list in lists.iter().filter(|list| !list.disable_gc) {
+            let name = &list.name;
+            let Ok(stored) = parts.networks.network(name).await else {
+                continue;
+            };
+            let text = String::from_utf8_lossy(&stored.data);
+            for pool in parts.datapath.pools(&text).await {
+                let of_family = |ip: &&ipnet::IpNet| ip.addr().is_ipv6() == pool.ipv6;
+                let here = attachments().filter(|a| a.network == *name);
+                let had = here.flat_map(|a| &a.ips).filter(of_family).count();
+                let had = u64::try_from(had).unwrap_or(u64::MAX);
+                let over = pool.used.unwrap_or(0).saturating_sub(had);
+                if over > 0 {
+                    found.push(
+                        Finding::warning(
+                            "leaks",
+                            format!("{over} addresses of network {name} that no container has"),
+                            "circuit doctor --fix, for networks of cniVersion 1.1.0",
+                        )
+                        .fixable(),
+                    );
+                }
+            }
+        }
+        found
+    }
+
+    /// What containers should have and have not.
+    pub(super) fn containers(&self) -> Vec<Finding> {
+        let book = self.of.attachments.book();
+        let troubled = book.troubled();
+        if troubled.is_empty() {
+            return vec![Finding::fine("containers", "all are as they should be")];
+        }
+        let problems = troubled
+            .iter()
+            .flat_map(|container| book.problems_of(container));
+        problems
+            .map(|problem| {
+                let about = match problem.network.is_empty() {
+                    true => format!("container {}", problem.container),
+                    false => format!(
+                        "container {} on network {}",
+                        problem.container, problem.network
+                    ),
+                };
+                let remedy = "put right what it says; it is tried again by itself";
+                Finding::problem(
+                    "containers",
+                    format!("{about}: {}", problem.message),
+                    remedy,
+                )
+            })
+            .collect()
+    }
+}

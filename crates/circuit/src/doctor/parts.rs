@@ -1,0 +1,156 @@
+//! What the daemon works with: containerd, its store, plugins, Redis and DNS.
+
+use std::time::Instant;
+
+use circuit_core::cni::ConfigList;
+use circuit_core::doctor::Finding;
+use nix::sys::statvfs::statvfs;
+
+use super::NodeDoctor;
+
+/// A disk with less is as good as full: a journal is rewritten whole.
+const LITTLE_SPACE: u64 = 64 << 20;
+/// A name that nobody has, by RFC 6761: servers say so at once.
+const NO_NAME: &str = "circuit-doctor.invalid";
+
+impl NodeDoctor {
+    pub(super) async fn containerd(&self) -> Vec<Finding> {
+        let runtime = self.of.attachments.runtime();
+        let namespace = runtime.namespace();
+        let begun = Instant::now();
+        match runtime.containers().await {
+            Ok(containers) => vec![Finding::fine(
+                "containerd",
+                format!(
+                    "{} containers in namespace {namespace}, told within {} ms",
+                    containers.len(),
+                    begun.elapsed().as_millis()
+                ),
+            )],
+            Err(error) => vec![Finding::problem(
+                "containerd",
+                error.to_string(),
+                "start containerd, or name its socket with --containerd",
+            )],
+        }
+    }
+
+    pub(super) async fn store(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        match self.of.networks.list().await {
+            Ok(listing) => {
+                for problem in listing.problems {
+                    findings.push(Finding::problem(
+                        "store",
+                        problem.message,
+                        "mend or remove that file",
+                    ));
+                }
+                let count = listing.networks.len();
+                findings.push(Finding::fine("store", format!("{count} networks")));
+            }
+            Err(error) => findings.push(Finding::problem(
+                "store",
+                error.to_string(),
+                "see that the datastore can be read",
+            )),
+        }
+        let dir = &self.of.state_dir;
+        if let Ok(disk) = statvfs(dir) {
+            let free = disk.blocks_available().saturating_mul(disk.fragment_size());
+            if free < LITTLE_SPACE {
+                findings.push(Finding::problem(
+                    "store",
+                    format!("the disk of {} has {free} bytes left", dir.display()),
+                    "make room: without it nothing can be connected",
+                ));
+            }
+        }
+        findings
+    }
+
+    pub(super) async fn plugins(&self, lists: &[ConfigList]) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for list in lists {
+            if let Err(error) = self.of.host.probe(list).await {
+                findings.push(Finding::problem(
+                    "plugins",
+                    format!("network {}: {error}", list.name),
+                    "install the plugin in a folder of --cni-path, or delete the network",
+                ));
+            }
+        }
+        if findings.is_empty() {
+            let count = lists.len();
+            findings.push(Finding::fine(
+                "plugins",
+                format!("those of {count} networks are there"),
+            ));
+        }
+        findings
+    }
+
+    pub(super) async fn redis(&self) -> Vec<Finding> {
+        let status = match self.of.nodes.status().await {
+            Ok(status) => status,
+            Err(error) => {
+                let remedy = "see the server's log";
+                return vec![Finding::problem("redis", error.to_string(), remedy)];
+            }
+        };
+        if status.registry.is_empty() {
+            return vec![Finding::note("redis", "none: this node is in no cluster")];
+        }
+        let at = &status.registry;
+        if !status.connected {
+            return vec![Finding::problem(
+                "redis",
+                format!("{at} does not answer: {}", status.failure),
+                "start it, or put --redis-url right; containers are connected all the same",
+            )];
+        }
+        let mut findings = vec![Finding::fine(
+            "redis",
+            format!(
+                "{at} answers within {} ms; {} nodes",
+                status.lag.as_millis(),
+                status.nodes.len()
+            ),
+        )];
+        if status.nonsense > 0 {
+            findings.push(Finding::warning(
+                "redis",
+                format!("{} entries in it made no sense", status.nonsense),
+                "see which other program writes there",
+            ));
+        }
+        for node in status.nodes {
+            if matches!(&*node.state, "late" | "stale") {
+                findings.push(Finding::warning(
+                    "redis",
+                    format!("node {} is {}", node.info.name, node.state),
+                    "see whether its daemon runs and reaches redis",
+                ));
+            }
+        }
+        findings
+    }
+
+    pub(super) async fn dns(&self, lists: &[ConfigList]) -> Vec<Finding> {
+        if !self.of.answers_names && !lists.iter().any(|list| list.dns) {
+            let unused = "no network asks for names: create one with --dns to have them";
+            return vec![Finding::note("dns", unused)];
+        }
+        let names = self.of.names.list().len();
+        let mut findings = vec![Finding::fine("dns", format!("{names} names are known"))];
+        let asked = self.of.names.query(NO_NAME, "A").await;
+        if !asked.is_ok_and(|answer| answer.source != "none") {
+            findings.push(Finding::warning(
+                "dns",
+                "no server answers for names that are not of containers",
+                "put /etc/resolv.conf right, or name a server with --dns-upstream",
+            ));
+        }
+        findings
+    }
+}
