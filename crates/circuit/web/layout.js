@@ -1,171 +1,235 @@
-// Where everything is: a box for each node, in it the networks at the left and
-// their containers at the right. What has a place keeps it when others come or go.
+// Where everything is. A node is a box, in which each of its networks is a ladder: a
+// rail with the containers on its rungs. Whoever has a place keeps it; places of
+// those that left are given to who comes next.
 
-const HUB = { width: 108, height: 30 };
-const CONTAINER = { width: 150, height: 30 };
-const GUTTER = 136;
-const PAD = 20;
-const HEAD = 40;
-const GAP = 10;
-const BAND_GAP = 18;
-const BOX_GAP = 32;
-/** More rows than this in a box, and its containers are on both sides. */
-const ROWS = 18;
+export const PILL = { w: 132, h: 30 };
+const STUB = 108;
+const RAIL = 8;
+const ROW = 42;
+const HEAD = 46;
+const GAP = 34;
+const PAD = 22;
+const TITLE = 40;
+const BETWEEN = 46;
+// The first rungs are on one side; only large networks need the other.
+const ONE_SIDED = 4;
+const SIDE = STUB + PILL.w;
 
-const ONE_SIDE = 2 * PAD + HUB.width + GUTTER + CONTAINER.width;
-const TWO_SIDES = ONE_SIDE + GUTTER + CONTAINER.width;
+/** What is remembered from one picture to the next. */
+export const fresh = () => ({ columns: [], width: 0, nodes: new Map() });
 
-/** Places with numbers; one that is left is taken by the next that comes. */
-class Slots {
-  constructor() {
-    this.of = new Map();
+// Puts the wanted into slots: those who have one stay, others take the first free.
+function settle(slots, wanted) {
+  const want = new Set(wanted);
+  for (let at = 0; at < slots.length; at += 1) {
+    if (slots[at] !== null && !want.has(slots[at])) slots[at] = null;
   }
-
-  settle(keys) {
-    const wanted = new Set(keys);
-    for (const key of this.of.keys()) if (!wanted.has(key)) this.of.delete(key);
-    const taken = new Set(this.of.values());
-    let next = 0;
-    for (const key of keys) {
-      if (this.of.has(key)) continue;
-      while (taken.has(next)) next += 1;
-      taken.add(next);
-      this.of.set(key, next);
-    }
+  const placed = new Set(slots);
+  for (const key of wanted) {
+    if (placed.has(key)) continue;
+    const free = slots.indexOf(null);
+    if (free < 0) slots.push(key);
+    else slots[free] = key;
   }
-
-  get sorted() {
-    return [...this.of].sort((a, b) => a[1] - b[1]);
-  }
+  while (slots.at(-1) === null) slots.pop();
 }
 
-/** The height of a container: each of its links arrives at a place of its own. */
-export const heightOf = (container) => Math.max(CONTAINER.height, 18 * container.links.length + 8);
+// Slots 0 to 3 are at the right, 4 to 7 at the left, then both sides in turn.
+function rung(slot) {
+  if (slot < ONE_SIDED) return { row: slot, left: false };
+  if (slot < 2 * ONE_SIDED) return { row: slot - ONE_SIDED, left: true };
+  return { row: Math.floor(slot / 2), left: slot % 2 === 1 };
+}
 
-class Box {
-  constructor(node) {
-    this.bands = new Slots();
-    this.members = new Map();
-    this.home = new Map();
-    this.sides = node.containers.length > ROWS ? 2 : 1;
+// How many rows are kept free for those who may come, in steps so that most
+// arrivals move nobody.
+const roomFor = (rows) => Math.max(2, Math.ceil(rows / 2) * 2);
+
+function sizeLadder(ladder) {
+  let rows = 0;
+  ladder.slots.forEach((key, slot) => {
+    if (key === null) return;
+    const { row, left } = rung(slot);
+    rows = Math.max(rows, row + 1);
+    ladder.both ||= left;
+  });
+  ladder.used = rows;
+  ladder.rows = Math.max(ladder.rows, roomFor(rows));
+  ladder.w = RAIL + (ladder.both ? 2 * SIDE : SIDE);
+  ladder.h = HEAD + ladder.rows * ROW;
+}
+
+const newLadder = () => ({ key: null, slots: [], rows: 0, used: 0, both: false, w: 0, h: 0 });
+
+// One after the other, in as many rows as it takes.
+function flow(ladders, width) {
+  let [x, y, high, wide] = [0, 0, 0, 0];
+  for (const ladder of ladders) {
+    if (x > 0 && x + ladder.w > width) [x, y, high] = [0, y + high + GAP, 0];
+    [ladder.x, ladder.y] = [x, y];
+    x += ladder.w + GAP;
+    wide = Math.max(wide, x - GAP);
+    high = Math.max(high, ladder.h);
   }
+  return { w: wide, h: y + high };
+}
 
-  get width() {
-    return this.sides === 2 ? TWO_SIDES : ONE_SIDE;
+function homeOf(container, node, homes) {
+  const old = homes.get(container.key);
+  const names = container.networks.map((on) => on.network);
+  if (names.length === 0) return null;
+  const hub = node.hubs.find((it) => it.key === old);
+  return hub && names.includes(hub.name)
+    ? old
+    : node.hubs.find((it) => it.name === names[0]).key;
+}
+
+// The ladders of a node: which there are, and who is on which rung.
+function ladders(node, memory) {
+  const keys = node.hubs.map((hub) => hub.key);
+  const order = memory.ladders.map((it) => it.key);
+  settle(order, keys);
+  memory.ladders = order.map((key, at) => {
+    const old = memory.ladders[at];
+    return old && (old.key === key || key === null) ? { ...old, key } : { ...newLadder(), ...(old && { rows: old.rows, both: old.both }), key };
+  });
+  const homes = new Map();
+  for (const it of node.containers) homes.set(it.key, homeOf(it, node, memory.homes));
+  memory.homes = homes;
+  for (const ladder of memory.ladders) {
+    const hub = node.hubs.find((it) => it.key === ladder.key);
+    settle(ladder.slots, hub ? [...new Set(hub.members.map((it) => it.container.key))] : []);
+    sizeLadder(ladder);
   }
+  const loose = node.containers.filter((it) => homes.get(it.key) === null);
+  settle(memory.loose, loose.map((it) => it.key));
+  return homes;
+}
 
-  /** Gives every network and container of the node a place. */
-  settle(node) {
-    this.bands.settle(node.hubs.map((hub) => hub.key));
-    const bands = new Map([...node.hubs.map((hub) => [hub.key, []]), ["", []]]);
-    const home = new Map();
-    for (const container of node.containers) {
-      // It stays with the network that it is drawn beside while it is on it.
-      const hubs = container.links.map((link) => link.hub.key);
-      const before = this.home.get(container.key);
-      const at = hubs.includes(before) ? before : hubs[0] ?? "";
-      home.set(container.key, at);
-      bands.get(at).push(container.key);
-    }
-    this.home = home;
-    for (const key of this.members.keys()) if (!bands.has(key)) this.members.delete(key);
-    for (const [key, keys] of bands) {
-      const slots = this.members.get(key) ?? new Slots();
-      slots.settle(keys);
-      this.members.set(key, slots);
-    }
+function sizeNode(node, memory, width) {
+  const homes = ladders(node, memory);
+  const inside = flow(memory.ladders, width);
+  const across = Math.max(2, Math.floor((Math.max(inside.w, 300) + 12) / (PILL.w + 12)));
+  memory.across = Math.max(memory.across, across);
+  const lines = Math.ceil(memory.loose.length / memory.across);
+  memory.lines = Math.max(memory.lines, lines);
+  memory.looseY = inside.h + (inside.h > 0 ? GAP : 0);
+  const cells = memory.lines > 0 ? memory.across : 0;
+  const loose = memory.lines > 0 ? HEAD - 14 + memory.lines * ROW : 0;
+  memory.w = Math.max(memory.w, 240, inside.w, cells * (PILL.w + 12) - 12) ;
+  memory.h = Math.max(memory.h, memory.looseY + loose, 40);
+  return homes;
+}
+
+// Nodes stand in columns; each new one goes into the lowest.
+function arrange(nodes, memory, shape) {
+  if (memory.columns.length === 0) {
+    const count = Math.max(1, Math.min(nodes.length, Math.round(Math.sqrt(nodes.length * shape))));
+    memory.columns = Array.from({ length: count }, () => []);
   }
-
-  /** Places within the box, from its upper left corner on. */
-  place(model, left, top, places) {
-    const spine = left + PAD + HUB.width / 2 + (this.sides === 2 ? CONTAINER.width + GUTTER : 0);
-    const reach = HUB.width / 2 + GUTTER + CONTAINER.width / 2;
-    let y = top + HEAD + PAD / 2;
-    const bands = [...this.bands.sorted.map(([key]) => key), ""];
-    bands.forEach((band, number) => {
-      const rows = [];
-      for (const [key, slot] of this.members.get(band).sorted) {
-        const row = Math.floor(slot / this.sides);
-        (rows[row] ??= []).push({ key, right: slot % this.sides === 0 });
-      }
-      if (band) {
-        places.set(band, { x: spine, y: y + CONTAINER.height / 2, ...HUB, number });
-      } else if (!rows.length) return;
-      let end = y;
-      for (let at = 0; at < rows.length; at += 1) {
-        const row = rows[at] ?? [];
-        const heights = row.map(({ key }) => heightOf(model.containers.get(key)));
-        const height = Math.max(CONTAINER.height, ...heights);
-        row.forEach(({ key, right }, i) => {
-          const x = spine + (right ? reach : -reach);
-          places.set(key, { x, y: end + height / 2, width: CONTAINER.width, height: heights[i], right });
-        });
-        end += height + GAP;
-      }
-      y = Math.max(end - GAP, y + (band ? HUB.height : 0)) + BAND_GAP;
+  const there = new Set(nodes.map((it) => it.key));
+  const placed = new Set();
+  for (const column of memory.columns) {
+    column.forEach((key, at) => {
+      if (key !== null && !there.has(key)) column[at] = null;
+      else placed.add(key);
     });
-    return Math.max(y - BAND_GAP, top + HEAD + 40) + PAD - top;
+    while (column.at(-1) === null) column.pop();
+  }
+  const height = (column) =>
+    column.reduce((sum, key) => sum + (memory.nodes.get(key)?.h ?? 0) + BETWEEN, 0);
+  for (const node of nodes) {
+    if (placed.has(node.key)) continue;
+    const hole = memory.columns.find((column) => column.includes(null));
+    if (hole) {
+      hole[hole.indexOf(null)] = node.key;
+      continue;
+    }
+    const lowest = memory.columns.reduce((a, b) => (height(b) < height(a) ? b : a));
+    lowest.push(node.key);
   }
 }
 
-export class Layout {
-  constructor() {
-    this.forget();
-  }
+const widthFor = (nodes) => {
+  if (nodes === 1) return 3 * SIDE + 2 * GAP + 3 * RAIL + SIDE;
+  return nodes === 2 ? 3 * SIDE + 2 * GAP : 2 * SIDE + GAP + 2 * RAIL;
+};
 
-  /** The next places are found as if nothing had one. */
-  forget() {
-    this.boxes = new Map();
-    this.columns = [];
-  }
-
-  /** Where everything is, for a stage of that width to height. */
-  places(model, aspect) {
-    const there = new Set(model.nodes.map((node) => node.key));
-    for (const key of this.boxes.keys()) if (!there.has(key)) this.boxes.delete(key);
-    this.columns = this.columns.map((column) => column.filter((key) => there.has(key)));
-    for (const node of model.nodes) {
-      const known = this.boxes.get(node.key);
-      const box = known ?? new Box(node);
-      this.boxes.set(node.key, box);
-      box.settle(node);
+/**
+ * The place of everything, as `{boxes, hubs, pills, stands}` by key; coordinates are
+ * of centres. `shape` is the width of the screen by its height.
+ */
+export function place(picture, memory, shape) {
+  memory.width ||= widthFor(picture.nodes.length);
+  const homes = new Map();
+  for (const node of picture.nodes) {
+    if (!memory.nodes.has(node.key)) {
+      const empty = { ladders: [], homes: new Map(), loose: [], across: 0, lines: 0, w: 0, h: 0 };
+      memory.nodes.set(node.key, empty);
     }
-    const sizes = new Map();
-    for (const [key, box] of this.boxes) sizes.set(key, box.place(model, 0, 0, new Map()));
-    this.append(model, sizes, aspect);
-
-    const places = new Map();
-    let left = 0;
-    for (const column of this.columns) {
-      let top = 0;
-      let width = 0;
-      for (const key of column) {
-        const box = this.boxes.get(key);
-        const height = box.place(model, left, top, places);
-        places.set(key, { x: left + box.width / 2, y: top + height / 2, width: box.width, height });
-        top += height + BOX_GAP;
-        width = Math.max(width, box.width);
-      }
-      // A column that was left stays free for who comes next.
-      left += (width || ONE_SIDE) + BOX_GAP;
-    }
-    return places;
+    for (const [key, home] of sizeNode(node, memory.nodes.get(node.key), memory.width)) homes.set(key, home);
   }
+  const there = new Set(picture.nodes.map((it) => it.key));
+  for (const key of memory.nodes.keys()) if (!there.has(key)) memory.nodes.delete(key);
+  arrange(picture.nodes, memory, shape);
 
-  /** Boxes without a column get one: the shortest. */
-  append(model, sizes, aspect) {
-    const placed = new Set(this.columns.flat());
-    const fresh = model.nodes.filter((node) => !placed.has(node.key));
-    if (!fresh.length) return;
-    const heights = [...sizes.values()].map((height) => height + BOX_GAP);
-    const sum = heights.reduce((a, b) => a + b, 0);
-    const wanted = Math.ceil(Math.sqrt((sum * aspect) / (ONE_SIDE + BOX_GAP)) - 0.35);
-    const count = Math.min(model.nodes.length, Math.max(wanted, this.columns.length, 1));
-    while (this.columns.length < count) this.columns.push([]);
-    const tall = (column) => column.reduce((all, key) => all + sizes.get(key) + BOX_GAP, 0);
-    for (const node of fresh) {
-      const shortest = this.columns.reduce((best, column) => (tall(column) < tall(best) ? column : best));
-      shortest.push(node.key);
+  const out = { boxes: new Map(), hubs: new Map(), pills: new Map(), stands: new Map() };
+  let x = 0;
+  for (const column of memory.columns) {
+    let [y, wide] = [0, 0];
+    for (const key of column) {
+      const node = memory.nodes.get(key);
+      if (!node) continue;
+      drawNode(key, node, x, y, homes, out);
+      y += node.h + TITLE + 2 * PAD + BETWEEN;
+      wide = Math.max(wide, node.w + 2 * PAD);
     }
+    if (wide > 0) x += wide + BETWEEN;
   }
+  return out;
+}
+
+function drawNode(key, node, x, y, homes, out) {
+  const [w, h] = [node.w + 2 * PAD, node.h + TITLE + 2 * PAD];
+  const [left, top] = [x + PAD, y + TITLE + PAD];
+  const loose = node.loose.some((it) => it !== null);
+  out.boxes.set(key, {
+    x: x + w / 2,
+    y: y + h / 2,
+    w,
+    h,
+    title: { x: x + PAD, y: y + TITLE / 2 + 6 },
+    loose: loose ? { x: left, y: top + node.looseY + 10 } : null,
+  });
+  for (const ladder of node.ladders) {
+    if (ladder.key !== null) drawLadder(ladder, left, top, homes, out);
+  }
+  node.loose.forEach((pill, at) => {
+    if (pill === null) return;
+    out.pills.set(pill, {
+      x: left + (at % node.across) * (PILL.w + 12) + PILL.w / 2,
+      y: top + node.looseY + HEAD - 14 + (Math.floor(at / node.across) + 0.5) * ROW,
+    });
+  });
+}
+
+function drawLadder(ladder, left, top, homes, out) {
+  const rail = left + ladder.x + (ladder.both ? SIDE : 0) + RAIL / 2;
+  const head = top + ladder.y + PILL.h / 2;
+  const length = (HEAD - PILL.h) / 2 + ladder.used * ROW;
+  out.hubs.set(ladder.key, {
+    x: ladder.both ? rail : rail - RAIL / 2 + PILL.w / 2,
+    y: head,
+    rail: { x: rail, y: head + PILL.h / 2 + length / 2 - 6, h: ladder.used > 0 ? length : 0 },
+  });
+  ladder.slots.forEach((key, slot) => {
+    if (key === null) return;
+    const { row, left: side } = rung(slot);
+    const y = top + ladder.y + HEAD + (row + 0.5) * ROW;
+    const x = rail + (side ? -1 : 1) * (RAIL / 2 + STUB + PILL.w / 2);
+    const spot = { x, y, side: side ? -1 : 1 };
+    // On further networks than its own, something stands in for the container.
+    if (homes.get(key) === ladder.key) out.pills.set(key, spot);
+    else out.stands.set(JSON.stringify([ladder.key, key]), { ...spot, hub: ladder.key, container: key });
+  });
 }

@@ -1,178 +1,219 @@
-// What is shown: elements made of the daemon's answer, their order, and search.
+// What the daemon tells, in the shape that the page works with. Nothing of it is
+// trusted to be of the right type: names and texts come from anywhere.
 
-// Characters that would turn or break lines of text around them.
-const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
+const text = (value) => (typeof value === "string" ? value : "");
+const number = (value) => (Number.isFinite(value) ? value : 0);
+const list = (value) => (Array.isArray(value) ? value : []);
+const texts = (value) => list(value).filter((it) => typeof it === "string");
+const object = (value) => (value && typeof value === "object" ? value : {});
 
-/** A text of others as it may be shown. */
-export function plain(text) {
-  return String(text ?? "").replace(UNSEEN, "\ufffd");
-}
+// Keys are JSON, so that no name can be taken for the key of something else.
+export const keyOf = (...parts) => JSON.stringify(parts);
 
-const key = (...parts) => JSON.stringify(parts);
-
-export const MARKS = {
-  running: "●", created: "◐", stopped: "■", absent: "○", unknown: "?",
-  live: "●", late: "◐", stale: "◐", original: "◇", problem: "▲",
+const problemOf = (told) => {
+  const it = object(told);
+  return { container: text(it.container), network: text(it.network), message: text(it.message) };
 };
 
-/** An order that is the same in every browser and takes web10 after web9. */
-const order = new Intl.Collator("en", { numeric: true });
-export const byName = (a, b) =>
-  order.compare(a.name, b.name) || (a.name < b.name ? -1 : a.name > b.name ? 1 : 0);
-
-function containerOf(told, node) {
+function attachmentOf(told) {
+  const it = object(told);
   return {
-    key: key("container", told.node, told.id),
+    network: text(it.network),
+    interface: text(it.interface),
+    ips: texts(it.ips),
+    mac: text(it.mac),
+    aliases: texts(it.aliases),
+    ports: texts(it.ports),
+    phase: text(it.phase) || "attached",
+    origin: text(it.origin),
+  };
+}
+
+function containerOf(told) {
+  const it = object(told);
+  const restart = it.restart ? object(it.restart) : null;
+  const [id, node] = [text(it.id), text(it.node)];
+  return {
     kind: "container",
-    name: told.id,
+    key: keyOf("container", node, id),
+    name: id,
     node,
-    state: told.state,
-    pid: told.pid,
-    exit: told.exit,
-    restart: told.restart,
-    networks: told.networks,
-    problems: told.problems,
-    links: [],
+    state: text(it.state) || "unknown",
+    pid: number(it.pid),
+    exit: Number.isFinite(it.exit) ? it.exit : null,
+    restart: restart && {
+      policy: text(restart.policy),
+      count: number(restart.count),
+      stopped: restart.stopped === true,
+    },
+    networks: list(it.networks).map(attachmentOf),
+    problems: list(it.problems).map(problemOf),
   };
 }
 
-/** The elements of an answer of `/api/state`. */
+function nodeOf(told) {
+  const it = object(told);
+  return {
+    kind: "node",
+    key: keyOf("node", text(it.name)),
+    name: text(it.name),
+    state: text(it.state),
+    version: text(it.version),
+    kernel: text(it.kernel),
+    cpus: number(it.cpus),
+    memory: number(it.memory),
+    seen: Number.isFinite(it.seen) ? it.seen : null,
+    here: false,
+    containers: [],
+    hubs: [],
+  };
+}
+
+// A network as it is on one node.
+function hubOf(node, network) {
+  return {
+    kind: "hub",
+    key: keyOf("hub", node, network),
+    name: network,
+    node,
+    network: keyOf("network", network),
+    members: [],
+  };
+}
+
+/** The whole picture: nodes, their networks ("hubs"), containers, and problems. */
 export function read(told) {
+  const all = object(told);
+  const here = text(all.node);
   const nodes = new Map();
+  const nodeNamed = (name) => {
+    if (!nodes.has(name)) nodes.set(name, nodeOf({ name }));
+    return nodes.get(name);
+  };
+  for (const it of list(all.nodes).map(nodeOf)) nodes.set(it.name, it);
+  nodeNamed(here).here = true;
+
   const hubs = new Map();
-  const containers = new Map();
+  const hubAt = (node, network) => {
+    const key = keyOf("hub", node, network);
+    if (!hubs.has(key)) {
+      hubs.set(key, hubOf(node, network));
+      nodeNamed(node).hubs.push(hubs.get(key));
+    }
+    return hubs.get(key);
+  };
   const networks = new Map();
+  const networkNamed = (name) => {
+    const key = keyOf("network", name);
+    if (!networks.has(key)) networks.set(key, { kind: "network", key, name, members: [] });
+    return networks.get(key);
+  };
+  for (const name of texts(all.networks)) {
+    networkNamed(name);
+    hubAt(here, name);
+  }
 
-  const nodeOf = (name) => {
-    let node = nodes.get(name);
-    if (!node) {
-      node = {
-        key: key("node", name), kind: "node", name, here: name === told.node,
-        state: "live", info: null, containers: [], hubs: [], problems: [],
+  const containers = new Map();
+  for (const it of list(all.containers).map(containerOf)) {
+    containers.set(it.key, it);
+    nodeNamed(it.node).containers.push(it);
+    for (const on of it.networks) {
+      hubAt(it.node, on.network).members.push({ container: it, on });
+      networkNamed(on.network).members.push({ container: it, on });
+    }
+  }
+  const registry = all.registry ? object(all.registry) : null;
+  return {
+    here,
+    version: text(all.version),
+    registry: registry && { connected: registry.connected === true, failure: text(registry.failure) },
+    nodes: [...nodes.values()].sort((a, b) => b.here - a.here || byName(a, b)),
+    networks: [...networks.values()].sort(byName),
+    hubs,
+    containers,
+    problems: list(all.problems).map(problemOf),
+  };
+}
+
+export const byName = (a, b) => a.name.localeCompare(b.name, "en", { numeric: true });
+
+/** One network, as the daemon tells it to who looks closely. */
+export function readNetwork(told) {
+  const it = object(told);
+  return {
+    plugins: texts(it.plugins),
+    subnets: texts(it.subnets),
+    ipam: text(it.ipam),
+    pools: list(it.pools).map((pool) => {
+      const { name, ipv6, size, used } = object(pool);
+      return {
+        name: text(name),
+        ipv6: ipv6 === true,
+        size: number(size),
+        used: Number.isFinite(used) ? used : null,
       };
-      nodes.set(name, node);
-    }
-    return node;
+    }),
+    problems: list(it.problems).map(problemOf),
   };
-  const networkOf = (name) => {
-    let network = networks.get(name);
-    if (!network) {
-      network = { key: key("network", name), kind: "network", name, stored: false, hubs: [], members: [], problems: [] };
-      networks.set(name, network);
-    }
-    return network;
+}
+
+/** Something that has happened. */
+export function readEvent(told) {
+  const it = object(told);
+  return {
+    at: text(it.at),
+    node: text(it.node),
+    kind: text(it.kind),
+    container: text(it.container),
+    network: text(it.network),
+    interface: text(it.interface),
+    ips: texts(it.ips),
+    message: text(it.message),
   };
-  // A network is drawn on every node that has it: it is a bridge of each.
-  const hubOf = (network, node) => {
-    const id = key("hub", node.name, network.name);
-    let hub = hubs.get(id);
-    if (!hub) {
-      hub = { key: id, network, node, name: network.name, links: [] };
-      hubs.set(id, hub);
-      network.hubs.push(hub);
-      node.hubs.push(hub);
-    }
-    return hub;
-  };
-
-  const here = nodeOf(told.node);
-  here.info = { version: told.version };
-  for (const info of told.nodes) {
-    const node = nodeOf(info.name);
-    node.info = info;
-    node.state = info.state || "live";
-  }
-  for (const name of told.networks) networkOf(name).stored = true;
-  for (const one of told.containers) {
-    const node = nodeOf(one.node);
-    const container = containerOf(one, node);
-    containers.set(container.key, container);
-    node.containers.push(container);
-    one.networks.forEach((on, at) => {
-      const network = networkOf(on.network);
-      const hub = hubOf(network, node);
-      const link = { key: key("link", container.key, on.network, on.interface, at), container, hub, on, at };
-      container.links.push(link);
-      hub.links.push(link);
-      network.members.push(link);
-    });
-  }
-  // What nobody uses is shown where it can be used.
-  for (const network of networks.values()) if (!network.hubs.length) hubOf(network, here);
-  for (const problem of told.problems) {
-    const network = problem.network && networks.get(problem.network);
-    (network || here).problems.push(problem);
-  }
-  for (const node of nodes.values()) {
-    node.containers.sort(byName);
-    node.hubs.sort((a, b) => !a.links.length - !b.links.length || byName(a, b));
-  }
-  const all = new Map();
-  const sorted = [...nodes.values()].sort(byName);
-  for (const node of sorted) all.set(node.key, node);
-  for (const network of [...networks.values()].sort(byName)) all.set(network.key, network);
-  for (const node of sorted) for (const one of node.containers) all.set(one.key, one);
-  return { here, nodes: sorted, networks, hubs, containers, all, registry: told.registry, version: told.version };
 }
 
-/** What a search looks at. */
-function words(element) {
-  const found = [element.kind, element.name, element.state];
-  if (element.kind === "container") {
-    found.push(element.node.name);
-    for (const on of element.networks) {
-      found.push(on.network, on.interface, on.mac, ...on.ips, ...on.aliases, ...on.ports);
-    }
-  }
-  if (element.problems.length) found.push("problem");
-  return found.join("\n").toLowerCase();
-}
-
-/** The keys of the elements that have every word; null when nothing is sought. */
-export function search(model, text) {
-  const wanted = text.toLowerCase().split(/\s+/).filter(Boolean);
-  if (!wanted.length) return null;
-  const found = new Set();
-  for (const element of model.all.values()) {
-    const has = words(element);
-    if (wanted.every((word) => has.includes(word))) found.add(element.key);
-  }
-  return found;
-}
-
-const KINDS = {
-  "container.connected": (e) => `${e.container} connected to ${e.network}`,
-  "container.disconnected": (e) => `${e.container} disconnected from ${e.network}`,
-  "container.problem": (e) => `${e.container || e.network || e.node} has a problem`,
-  "container.solved": (e) => `${e.container || e.network || e.node}: the problem is solved`,
-  "task.started": (e) => `${e.container} runs`,
-  "task.exited": (e) => `${e.container} ended`,
-  "task.restarted": (e) => `${e.container} was restarted`,
-  "network.created": (e) => `network ${e.network} created`,
-  "network.deleted": (e) => `network ${e.network} deleted`,
-  "node.joined": (e) => `node ${e.node} joined`,
-  "node.left": (e) => `node ${e.node} left`,
-  "registry.lost": () => "the cluster registry does not answer",
-  "registry.back": () => "the cluster registry answers again",
-  "firewall.mended": () => "firewall rules were made again",
-  "events.missed": () => "some events were missed",
-};
-
-/** An event as a sentence. */
-export function sentence(event) {
-  const say = KINDS[event.kind];
-  const what = say ? say(event) : `${event.kind} ${event.container} ${event.network}`;
-  const parts = [what];
-  if (event.ips.length) parts.push(event.ips.join(", "));
-  if (event.message) parts.push(event.message);
-  return plain(parts.join(" · "));
-}
-
-export const isBad = (event) => ["container.problem", "registry.lost", "events.missed"].includes(event.kind);
-
-/** Whether an event is about an element. */
+/** Whether an event is about this element. */
 export function concerns(event, element) {
-  if (element.kind === "container") return event.container === element.name && event.node === element.node.name;
-  if (element.kind === "network") return event.network === element.name;
-  return event.node === element.name;
+  switch (element.kind) {
+    case "container":
+      return event.container === element.name && event.node === element.node;
+    case "network":
+      return event.network === element.name;
+    default:
+      return event.node === element.name;
+  }
+}
+
+// All that a search looks at.
+function words(element) {
+  switch (element.kind) {
+    case "container":
+      return [
+        element.name,
+        element.node,
+        element.state,
+        ...element.networks.flatMap((on) => [on.network, on.mac, ...on.ips, ...on.aliases, ...on.ports]),
+        ...element.problems.map((it) => it.message),
+      ];
+    case "network":
+      return [element.name];
+    default:
+      return [element.name, element.state];
+  }
+}
+
+/** Whether every word of the search is somewhere in what is known of the element. */
+export function matches(element, search) {
+  const wanted = search.toLowerCase().split(/\s+/u).filter(Boolean);
+  const has = words(element).map((word) => word.toLowerCase());
+  return wanted.every((part) => has.some((word) => word.includes(part)));
+}
+
+// Shown before the name, because colour alone tells some people nothing.
+const MARKS = { running: "", created: "○ ", stopped: "■ ", absent: "– ", unknown: "? " };
+
+/** A sign for the state of a container: nothing when all is well. */
+export function mark(container) {
+  const attention = container.problems.length > 0 ? "! " : "";
+  return attention + (MARKS[container.state] ?? "? ");
 }
