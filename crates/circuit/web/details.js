@@ -1,191 +1,194 @@
-// The panel with everything that is known of one element.
+// Everything that is known of one element.
 
-import { concerns, isBad, MARKS, plain, sentence } from "./model.js";
+import { byId, clock, make, plain, say } from "./dom.js";
+import { concerns, keyOf, readNetwork } from "./model.js";
 
-/** An element of the page; texts are only ever texts. */
-export function make(tag, { text, kind, ...attributes } = {}, ...children) {
-  const element = document.createElement(tag);
-  if (text !== undefined) element.textContent = plain(text);
-  if (kind) element.className = kind;
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children.filter(Boolean));
-  return element;
+const EVENTS = 30;
+const ORIGINS = { label: "a label", request: "a request", original: "the program before this one" };
+
+// A row of a table of facts; what is not known is left out.
+function fact(name, ...values) {
+  const known = values.flat().filter((it) => it !== "" && it !== null && it !== undefined);
+  if (known.length === 0) return [];
+  const shown = known.map((it) => make("dd", {}, typeof it === "number" ? String(it) : it));
+  return [make("dt", {}, name), ...shown];
 }
 
-export function clock(at) {
-  const time = new Date(at);
-  const valid = !Number.isNaN(time.getTime());
-  return make("time", { text: valid ? time.toLocaleTimeString([], { hour12: false }) : "", datetime: at, title: valid ? time.toLocaleString() : "" });
+const facts = (...rows) => make("dl", { class: "facts" }, ...rows.flat());
+const section = (title, ...children) => make("section", {}, make("h3", {}, title), ...children);
+
+function problemsOf(problems) {
+  if (problems.length === 0) return [];
+  const told = problems.map(({ container, network, message }) => {
+    const where = [container, network].filter(Boolean).join(", ");
+    return make("li", {}, where ? `${where}: ${message}` : message);
+  });
+  return [section("Problems", make("ul", { class: "problems" }, ...told))];
 }
 
-function rows(pairs) {
-  const list = make("dl");
-  for (const [name, value, kind] of pairs) {
-    if (value === undefined || value === null || value === "") continue;
-    const told = value instanceof Node ? make("dd", {}, value) : make("dd", { text: value, kind });
-    list.append(make("dt", { text: name }), told);
-  }
-  return list;
-}
+const STATES = {
+  running: "running",
+  created: "made, does not run yet",
+  stopped: "has ended",
+  absent: "has no task",
+  unknown: "not known",
+};
 
-const size = (bytes) => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
-const mono = "mono";
+function restartOf({ policy, count, stopped }) {
+  const times = count === 1 ? "started once by it" : `started ${count} times by it`;
+  return `${policy || "none"}, ${times}${stopped ? "; rests, as it was stopped by hand" : ""}`;
+}
 
 export class Details {
-  constructor(panel, { choose, close }) {
-    this.panel = panel;
-    this.choose = choose;
-    this.close = close;
-    this.key = null;
-    this.network = null;
-    this.asked = 0;
+  constructor({ onOpen, onClose }) {
+    this.onOpen = onOpen;
+    this.panel = byId("details");
+    this.title = byId("details-title");
+    this.body = byId("details-body");
+    this.shown = null;
+    this.drawn = "";
+    byId("close").addEventListener("click", onClose);
   }
 
-  hide() {
-    this.panel.hidden = true;
-    this.key = null;
-    this.panel.replaceChildren();
-  }
-
-  /** Shows an element, or the same one as it is now. */
-  show(element, events) {
-    const fresh = this.key !== element.key;
-    this.key = element.key;
-    this.element = element;
-    this.events = events;
-    this.panel.hidden = false;
-    if (fresh) {
-      this.network = null;
-      this.panel.scrollTop = 0;
-    }
-    this.draw();
-    if (element.kind === "network" && element.stored) this.ask(element);
-  }
-
-  /** What only the network itself is asked for. */
-  async ask({ key, name }) {
-    const number = (this.asked += 1);
-    let told;
-    try {
-      const answer = await fetch(`/api/networks/${encodeURIComponent(name)}`, { signal: AbortSignal.timeout(8000) });
-      told = answer.ok ? await answer.json() : { failure: await answer.text() };
-    } catch {
+  /** Shows an element; null closes the panel. */
+  show(element, picture, events) {
+    this.panel.hidden = element === null;
+    if (!element) {
+      this.shown = null;
       return;
     }
-    // Meanwhile something else may have been chosen.
-    if (number !== this.asked || this.key !== key) return;
-    if (JSON.stringify(told) === JSON.stringify(this.network)) return;
-    this.network = told;
+    const other = this.shown?.key !== element.key;
+    this.shown = element;
+    this.picture = picture;
+    this.events = events.filter((event) => concerns(event, element)).slice(0, EVENTS);
+    if (other) this.closer = null;
     this.draw();
+    if (element.kind === "network") this.look(element);
+    if (other) this.panel.scrollTop = 0;
+  }
+
+  /** Puts the keyboard into the panel. */
+  focus() {
+    this.title.focus();
   }
 
   draw() {
-    const { element } = this;
-    // What has the focus is drawn anew: its likeness gets it back.
-    const focused = this.panel.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
-    const close = make("button", { text: "Close", kind: "close", title: "Close (Escape)", "data-key": "close" });
-    close.addEventListener("click", this.close);
-    const head = make("header", {}, make("h2", { text: element.name }), close);
-    const parts = { container: this.container, network: this.ofNetwork, node: this.node }[element.kind].call(this, element);
-    this.panel.replaceChildren(head, ...parts.filter(Boolean), ...this.happened(element));
-    if (focused) [...this.panel.querySelectorAll("[data-key]")].find((it) => it.dataset.key === focused)?.focus();
+    const element = this.shown;
+    // What is the same is left alone: somebody may be selecting a text in it.
+    const now = JSON.stringify([element, this.events, this.closer, this.membersOf(element).length]);
+    if (now === this.drawn) return;
+    this.drawn = now;
+    say(this.title, element.name);
+    const focused = this.body.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+    const parts = { container: () => this.container(element), network: () => this.network(element), node: () => this.node(element) };
+    this.body.replaceChildren(...parts[element.kind](), this.happened());
+    if (focused) this.body.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
   }
 
-  link(element, text = element.name) {
-    const button = make("button", { text, kind: "link", "data-key": element.key });
-    button.addEventListener("click", () => this.choose(element.key));
+  membersOf(element) {
+    return element.kind === "node" ? element.containers : element.members ?? [];
+  }
+
+  // A button that leads to another element.
+  link(key, text) {
+    const button = make("button", { type: "button", class: "link", "data-key": key }, text);
+    button.addEventListener("click", () => this.onOpen(key));
     return button;
   }
 
-  kind(element, words) {
-    return make("p", { kind: "kind" },
-      make("span", { text: MARKS[element.state] ?? "", kind: `mark ${MARKS[element.state] ? element.state : ""}`, "aria-hidden": "true" }),
-      ` ${words}`);
+  container(it) {
+    const about = facts(
+      fact("kind", "container"),
+      fact("node", this.link(keyOf("node", it.node), it.node)),
+      fact("state", STATES[it.state] ?? it.state),
+      fact("process", it.pid > 0 ? it.pid : null),
+      fact("last exit code", it.exit),
+      fact("restart", it.restart ? restartOf(it.restart) : null),
+    );
+    const networks = it.networks.map((on) =>
+      section(
+        "Network",
+        facts(
+          fact("name", this.link(keyOf("network", on.network), on.network)),
+          fact(on.ips.length > 1 ? "addresses" : "address", on.ips),
+          fact("interface", on.interface),
+          fact("MAC", on.mac),
+          fact("ports", on.ports),
+          fact("aliases", on.aliases),
+          fact("state", on.phase === "attached" ? null : on.phase),
+          fact("wanted by", ORIGINS[on.origin] ?? on.origin),
+        ),
+      ),
+    );
+    const none = make("p", { class: "quiet" }, "It is on no network.");
+    return [about, ...problemsOf(it.problems), ...(networks.length > 0 ? networks : [none])];
   }
 
-  problems(problems) {
-    if (!problems.length) return [];
-    const list = make("ul", { kind: "problems" });
-    for (const problem of problems) {
-      list.append(make("li", { text: `▲ ${problem.network ? `${problem.network}: ` : ""}${problem.message}` }));
+  network(it) {
+    const closer = this.closer;
+    const about = facts(
+      fact("kind", "network"),
+      fact("driver", closer?.plugins.join(", ") ?? ""),
+      fact("subnets", closer?.subnets ?? []),
+      fact("addresses by", closer?.ipam ?? ""),
+      fact("in use", (closer?.pools ?? []).map(usage)),
+    );
+    const unsaid = this.unsaid ? [make("p", { class: "quiet" }, this.unsaid)] : [];
+    return [about, ...unsaid, ...problemsOf(closer?.problems ?? []), this.members(it.members)];
+  }
+
+  node(it) {
+    const about = facts(
+      fact("kind", it.here ? "node, the one that shows this page" : "node"),
+      fact("state", it.state),
+      fact("heard of", it.seen === null ? null : `${it.seen} s ago`),
+      fact("version", it.version),
+      fact("kernel", it.kernel),
+      fact("processors", it.cpus || null),
+      fact("memory", it.memory > 0 ? `${(it.memory / 2 ** 30).toFixed(1)} GiB` : null),
+    );
+    const members = it.containers.map((container) => ({ container, on: container.networks[0] }));
+    return [about, this.members(members)];
+  }
+
+  members(members) {
+    if (members.length === 0) return section("Containers", make("p", { class: "quiet" }, "None."));
+    const rows = members.map(({ container, on }) =>
+      make("li", {}, this.link(container.key, container.name), make("span", { class: "quiet" }, ` ${on?.ips[0] ?? ""}`)),
+    );
+    return section(`Containers (${members.length})`, make("ul", { class: "members" }, ...rows));
+  }
+
+  happened() {
+    if (this.events.length === 0) return section("Recent events", make("p", { class: "quiet" }, "None since the daemon was started."));
+    const rows = this.events.map((event) =>
+      make("li", {}, make("time", { datetime: plain(event.at) }, clock(event.at)), ` ${event.kind} `, make("span", { class: "quiet" }, event.message)),
+    );
+    return section("Recent events", make("ol", { class: "log" }, ...rows));
+  }
+
+  // A network's configuration is read when somebody looks at it.
+  async look(element) {
+    const still = () => this.shown?.key === element.key;
+    let told = null;
+    this.unsaid = "";
+    try {
+      const answer = await fetch(`/api/networks/${encodeURIComponent(element.name)}`, { signal: AbortSignal.timeout(10_000) });
+      if (answer.ok) told = readNetwork(await answer.json());
+      else if (still()) this.unsaid = answer.status === 404 ? "This node does not have its configuration." : await answer.text();
+    } catch {
+      // The notice of a lost connection says it already.
+      return;
     }
-    return [make("h3", { text: "Problems" }), list];
+    if (!still()) return;
+    this.closer = told;
+    this.drawn = "";
+    this.draw();
   }
+}
 
-  container(one) {
-    const { restart } = one;
-    const again = restart && `${restart.policy}, ${restart.count} times${restart.stopped ? "; stopped by hand" : ""}`;
-    const state = one.state === "absent" ? "no task" : one.state;
-    const about = rows([
-      ["Node", this.link(one.node)],
-      ["State", one.exit === null || one.exit === undefined ? state : `${state}, exit status ${one.exit}`],
-      ["Process", one.pid || ""],
-      ["Restart", again],
-    ]);
-    const cards = one.links.map(({ hub, on }) => make("div", { kind: "card" },
-      make("h4", {}, this.link(hub.network)),
-      rows([
-        ["Addresses", on.ips.join("\n"), mono],
-        ["Interface", on.interface, mono],
-        ["MAC", on.mac, mono],
-        ["Aliases", on.aliases.join(", ")],
-        ["Ports", on.ports.join(", "), mono],
-        ["State", on.phase],
-        ["Asked by", on.origin],
-      ])));
-    const none = cards.length ? null : make("p", { text: "On no network.", kind: "quiet" });
-    return [this.kind(one, "container"), about, ...this.problems(one.problems), make("h3", { text: "Networks" }), none, ...cards];
-  }
-
-  ofNetwork(network) {
-    const more = this.network;
-    const about = more && !more.failure ? rows([
-      ["Plugins", more.plugins.join(", "), mono],
-      ["Subnets", more.subnets.join(", "), mono],
-      ["Addresses", more.ipam ? `given by ${more.ipam}` : ""],
-      ...more.pools.map((pool) => [
-        pool.ipv6 ? "IPv6 in use" : "In use", pool.used === null ? `of ${pool.size}` : `${pool.used} of ${pool.size}`,
-      ]),
-    ]) : null;
-    const problems = more?.problems?.length ? more.problems : network.problems;
-    const members = make("ul");
-    for (const { container, on } of network.members) {
-      const line = make("li", {}, this.link(container), ` ${plain(on.ips.join(", "))}`);
-      if (network.hubs.length > 1) line.append(make("span", { text: ` · ${container.node.name}`, kind: "quiet" }));
-      members.append(line);
-    }
-    return [
-      this.kind(network, network.stored ? "network" : "network that is not stored on this node"), about,
-      more?.failure ? make("p", { text: more.failure, kind: "bad" }) : null,
-      ...this.problems(problems),
-      make("h3", { text: `Containers (${network.members.length})` }),
-      network.members.length ? members : make("p", { text: "None yet: circuit network connect CONTAINER " + network.name, kind: "quiet" }),
-    ];
-  }
-
-  node(node) {
-    const { info } = node;
-    const about = rows([
-      ["State", node.state],
-      ["Heard of", info?.seen === null || info?.seen === undefined ? "" : `${info.seen} s ago`],
-      ["Circuit", info?.version],
-      ["Kernel", info?.kernel],
-      ["Processors", info?.cpus],
-      ["Memory", info?.memory ? size(info.memory) : ""],
-    ]);
-    const list = make("ul");
-    for (const one of node.containers) list.append(make("li", {}, this.link(one)));
-    const title = `Containers (${node.containers.length})`;
-    return [this.kind(node, node.here ? "node that shows this page" : "node"), about, ...this.problems(node.problems), make("h3", { text: title }), list];
-  }
-
-  happened(element) {
-    const mine = this.events.filter((event) => concerns(event, element)).slice(0, 30);
-    const list = make("ol", { kind: "events" });
-    for (const event of mine) {
-      list.append(make("li", {}, clock(event.at), make("span", { text: sentence(event), kind: isBad(event) ? "bad" : "" })));
-    }
-    const none = make("p", { text: "Nothing that is remembered.", kind: "quiet" });
-    return [make("h3", { text: "Recent events" }), mine.length ? list : none];
-  }
+function usage({ name, ipv6, size, used }) {
+  const family = ipv6 ? "IPv6" : "IPv4";
+  const of = size > 1e6 ? size.toExponential(1) : String(size);
+  return `${family}${name ? ` of ${name}` : ""}: ${used ?? "?"} of ${of}`;
 }

@@ -25,14 +25,19 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 const PAGE: &str = "text/html; charset=utf-8";
 const STYLE: &str = "text/css; charset=utf-8";
 
-static ASSETS: [Asset; 9] = [
+static ASSETS: [Asset; 14] = [
     asset!("/", "index.html", PAGE),
     asset!("/style.css", "style.css", STYLE),
     asset!("/app.js", "app.js", SCRIPT),
     asset!("/details.js", "details.js", SCRIPT),
+    asset!("/dom.js", "dom.js", SCRIPT),
     asset!("/layout.js", "layout.js", SCRIPT),
+    asset!("/list.js", "list.js", SCRIPT),
+    asset!("/live.js", "live.js", SCRIPT),
+    asset!("/looks.js", "looks.js", SCRIPT),
     asset!("/map.js", "map.js", SCRIPT),
     asset!("/model.js", "model.js", SCRIPT),
+    asset!("/motion.js", "motion.js", SCRIPT),
     asset!(
         "/vendor/cytoscape.min.js",
         "vendor/cytoscape.min.js",
