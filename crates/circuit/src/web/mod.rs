@@ -131,3 +131,6 @@ fn refusal(error: &Error) -> Response {
     };
     (status, error.to_string()).into_response()
 }
+
+#[cfg(test)]
+mod tests;
