@@ -13,7 +13,7 @@ let events = [];
 let opened = null;
 const search = byId("search");
 
-const drawing = new Picture(byId("map"), { onOpen: (key) => open(key), onAway: () => close() });
+const drawing = new Picture(byId("map"), { onOpen: (key) => open(key), onAway: () => close(), covered });
 const list = new List({ onOpen: (key) => open(key, true), onPoint: (key) => drawing.point(key) });
 const details = new Details({ onOpen: (key) => open(key, true), onClose: () => close(true) });
 const live = new Live({
@@ -28,6 +28,11 @@ const live = new Live({
   onLost: lost,
   onBack: back,
 });
+
+// How much of the map the details hide.
+function covered() {
+  return byId("details").offsetWidth;
+}
 
 function element(key) {
   if (!picture || !key) return null;
@@ -67,7 +72,7 @@ function about() {
 }
 
 function showSearch() {
-  if (picture) drawing.find(list.show(picture, search.value));
+  if (picture) drawing.find(list.show(picture, search.value, (name) => drawing.colour(name)));
 }
 
 function showDetails() {

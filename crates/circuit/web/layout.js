@@ -2,8 +2,10 @@
 // rail with the containers on its rungs. Whoever has a place keeps it; places of
 // those that left are given to who comes next.
 
-export const PILL = { w: 132, h: 30 };
-const STUB = 108;
+import { byName } from "./model.js";
+
+export const PILL = { w: 128, h: 30 };
+export const STUB = 94;
 const RAIL = 8;
 const ROW = 42;
 const HEAD = 46;
@@ -13,6 +15,7 @@ const TITLE = 40;
 const BETWEEN = 46;
 // The first rungs are on one side; only large networks need the other.
 const ONE_SIDED = 4;
+const INSET = 14;
 const SIDE = STUB + PILL.w;
 
 /** What is remembered from one picture to the next. */
@@ -55,7 +58,7 @@ function sizeLadder(ladder) {
   });
   ladder.used = rows;
   ladder.rows = Math.max(ladder.rows, roomFor(rows));
-  ladder.w = RAIL + (ladder.both ? 2 * SIDE : SIDE);
+  ladder.w = RAIL + (ladder.both ? 2 * SIDE : INSET + SIDE);
   ladder.h = HEAD + ladder.rows * ROW;
 }
 
@@ -84,21 +87,29 @@ function homeOf(container, node, homes) {
     : node.hubs.find((it) => it.name === names[0]).key;
 }
 
+// Who is on several networks comes first, so that it is near the same place on each.
+function rungs(hub) {
+  const count = ({ container }) => Math.min(2, new Set(container.networks.map((on) => on.network)).size);
+  const sorted = [...hub.members].sort((a, b) => count(b) - count(a) || byName(a.container, b.container));
+  return [...new Set(sorted.map((it) => it.container.key))];
+}
+
 // The ladders of a node: which there are, and who is on which rung.
 function ladders(node, memory) {
-  const keys = node.hubs.map((hub) => hub.key);
+  const keys = [...node.hubs].sort(byName).map((hub) => hub.key);
   const order = memory.ladders.map((it) => it.key);
   settle(order, keys);
   memory.ladders = order.map((key, at) => {
     const old = memory.ladders[at];
-    return old && (old.key === key || key === null) ? { ...old, key } : { ...newLadder(), ...(old && { rows: old.rows, both: old.both }), key };
+    if (old && (old.key === key || key === null)) return { ...old, key };
+    return { ...newLadder(), key, rows: old?.rows ?? 0, both: old?.both ?? false };
   });
   const homes = new Map();
   for (const it of node.containers) homes.set(it.key, homeOf(it, node, memory.homes));
   memory.homes = homes;
   for (const ladder of memory.ladders) {
     const hub = node.hubs.find((it) => it.key === ladder.key);
-    settle(ladder.slots, hub ? [...new Set(hub.members.map((it) => it.container.key))] : []);
+    settle(ladder.slots, hub ? rungs(hub) : []);
     sizeLadder(ladder);
   }
   const loose = node.containers.filter((it) => homes.get(it.key) === null);
@@ -116,7 +127,7 @@ function sizeNode(node, memory, width) {
   memory.looseY = inside.h + (inside.h > 0 ? GAP : 0);
   const cells = memory.lines > 0 ? memory.across : 0;
   const loose = memory.lines > 0 ? HEAD - 14 + memory.lines * ROW : 0;
-  memory.w = Math.max(memory.w, 240, inside.w, cells * (PILL.w + 12) - 12) ;
+  memory.w = Math.max(memory.w, 240, inside.w, cells * (PILL.w + 12) - 12);
   memory.h = Math.max(memory.h, memory.looseY + loose, 40);
   return homes;
 }
@@ -167,7 +178,8 @@ export function place(picture, memory, shape) {
       const empty = { ladders: [], homes: new Map(), loose: [], across: 0, lines: 0, w: 0, h: 0 };
       memory.nodes.set(node.key, empty);
     }
-    for (const [key, home] of sizeNode(node, memory.nodes.get(node.key), memory.width)) homes.set(key, home);
+    const own = sizeNode(node, memory.nodes.get(node.key), memory.width);
+    for (const [key, home] of own) homes.set(key, home);
   }
   const there = new Set(picture.nodes.map((it) => it.key));
   for (const key of memory.nodes.keys()) if (!there.has(key)) memory.nodes.delete(key);
@@ -214,11 +226,11 @@ function drawNode(key, node, x, y, homes, out) {
 }
 
 function drawLadder(ladder, left, top, homes, out) {
-  const rail = left + ladder.x + (ladder.both ? SIDE : 0) + RAIL / 2;
+  const rail = left + ladder.x + (ladder.both ? SIDE : INSET) + RAIL / 2;
   const head = top + ladder.y + PILL.h / 2;
   const length = (HEAD - PILL.h) / 2 + ladder.used * ROW;
   out.hubs.set(ladder.key, {
-    x: ladder.both ? rail : rail - RAIL / 2 + PILL.w / 2,
+    x: ladder.both ? rail : rail - RAIL / 2 - INSET + PILL.w / 2,
     y: head,
     rail: { x: rail, y: head + PILL.h / 2 + length / 2 - 6, h: ladder.used > 0 ? length : 0 },
   });

@@ -25,7 +25,8 @@ export class List {
   }
 
   /** Lists a picture as far as it is searched for; the keys of what was found, or null. */
-  show(picture, search) {
+  show(picture, search, colour) {
+    this.colour = colour;
     this.search = search.trim();
     const wanted = [];
     const want = (element, label, aside) => {
@@ -57,7 +58,8 @@ export class List {
       say(row.label, label);
       say(row.aside, aside);
       row.button.title = label;
-      row.button.className = `row ${element.kind} ${element.problems?.length ? "problem" : ""}`;
+      const more = element.kind === "network" ? `net-${this.colour(element.name)}` : element.problems?.length ? "problem" : "";
+      row.button.className = `row ${element.kind} ${more}`;
       const next = before ? before.nextSibling : this.list.firstChild;
       if (row.item !== next) this.list.insertBefore(row.item, next);
       before = row.item;

@@ -1,6 +1,6 @@
 // How the drawing looks, in the colours of the page's style.
 
-import { PILL } from "./layout.js";
+import { PILL, STUB } from "./layout.js";
 
 const NETWORKS = [0, 1, 2, 3, 4, 5];
 
@@ -40,7 +40,8 @@ const label = (font, size, color) => ({
 
 function shapes(colour, font) {
   return [
-    { selector: "*", style: { opacity: "data(seen)", "overlay-opacity": 0 } },
+    // By themselves all nodes are above all links, and the boxes would hide them.
+    { selector: "*", style: { opacity: "data(seen)", "overlay-opacity": 0, "z-index-compare": "manual" } },
     { selector: "node", style: { "z-index": 3, "border-width": 0, shape: "round-rectangle" } },
     {
       selector: ".box",
@@ -71,7 +72,7 @@ function shapes(colour, font) {
     {
       selector: ".hub",
       style: {
-        ...label(font, 12.5, "#fff"),
+        ...label(font, 13, "#fff"),
         "font-weight": 600,
         width: PILL.w,
         height: PILL.h,
@@ -88,7 +89,7 @@ function shapes(colour, font) {
 
 function pills(colour, font) {
   const pill = {
-    ...label(font, 12, colour.text),
+    ...label(font, 13, colour.text),
     width: PILL.w,
     height: PILL.h,
     "corner-radius": 15,
@@ -96,7 +97,7 @@ function pills(colour, font) {
     "border-width": 1.4,
     "border-color": colour["pill-line"],
     "text-wrap": "ellipsis",
-    "text-max-width": PILL.w - 18,
+    "text-max-width": PILL.w - 16,
   };
   return [
     { selector: ".pill", style: pill },
@@ -123,12 +124,12 @@ function edges(colour, lines, font) {
     {
       selector: ".link",
       style: {
-        ...label(font, 10.5, colour.muted),
+        ...label(font, 11, colour.muted),
         "curve-style": "straight",
         "source-endpoint": (it) => `0px ${it.data("dy")}px`,
         "text-margin-y": -8,
         "text-wrap": "ellipsis",
-        "text-max-width": 104,
+        "text-max-width": STUB - 4,
       },
     },
     { selector: ".passing", style: { "line-style": "dashed" } },
@@ -142,7 +143,7 @@ function edges(colour, lines, font) {
         "control-point-weights": 0.5,
         "source-endpoint": (it) => `${(it.data("bow").from * PILL.w) / 2}px 0px`,
         "target-endpoint": (it) => `${(it.data("bow").to * PILL.w) / 2}px 0px`,
-        "line-opacity": 0.8,
+        "line-opacity": 0.35,
       },
     },
     { selector: ".same", style: { width: 1.4, "line-style": "dashed", "curve-style": "straight", "line-opacity": 0.35, events: "no" } },
@@ -156,11 +157,11 @@ const networks = (fills, lines) =>
   ]);
 
 const emphasis = (colour) => [
-  { selector: ".faded", style: { opacity: 0.22 } },
+  { selector: ".faded", style: { opacity: 0.3 } },
   { selector: ".box.faded, .title.faded", style: { opacity: 0.6 } },
   { selector: ".pill.near, .hub.near, .stand.near", style: { "underlay-color": colour.accent, "underlay-opacity": 0.16, "underlay-padding": 4, "underlay-shape": "round-rectangle" } },
   { selector: ".box.near", style: { "border-color": colour.accent } },
-  { selector: ".link.near, .tie.near, .link.chosen, .tie.chosen", style: { width: 2.6, color: colour.text } },
+  { selector: ".link.near, .tie.near, .link.chosen, .tie.chosen", style: { width: 2.6, color: colour.text, "line-opacity": 1 } },
   { selector: ".same.near, .same.chosen", style: { "line-opacity": 0.9, width: 2 } },
   { selector: ".pill.found, .hub.found, .pill.chosen, .hub.chosen, .stand.chosen", style: { "border-width": 2.6, "border-style": "solid", "border-color": colour.accent } },
   { selector: ".box.chosen", style: { "border-width": 2.4, "border-color": colour.accent } },

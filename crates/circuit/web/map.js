@@ -7,10 +7,13 @@ import { mark } from "./model.js";
 import { Motion } from "./motion.js";
 
 const MARGIN = 26;
+// The legend is there.
+const BELOW = 24;
 const LARGEST = 1.25;
 
 export class Picture {
-  constructor(container, { onOpen, onAway }) {
+  constructor(container, { onOpen, onAway, covered }) {
+    this.covered = covered;
     this.container = container;
     this.memory = fresh();
     this.colours = new Map();
@@ -55,6 +58,7 @@ export class Picture {
 
   /** Shows a picture: what is there already moves to its new place, if it has one. */
   show(picture) {
+    if (picture.hubs.size + picture.containers.size === 0) this.memory = fresh();
     const shape = this.cy.width() / Math.max(1, this.cy.height());
     const places = place(picture, this.memory, shape);
     const wanted = this.elements(picture, places);
@@ -82,11 +86,11 @@ export class Picture {
     this.following = true;
     const { bounds: it, cy } = this;
     if (!it || !(it.x2 > it.x1)) return;
-    const [wide, high] = [cy.width() - 2 * MARGIN, cy.height() - 2 * MARGIN];
+    const [wide, high] = [cy.width() - 2 * MARGIN, cy.height() - 2 * MARGIN - BELOW];
     const zoom = Math.max(cy.minZoom(), Math.min(LARGEST, wide / (it.x2 - it.x1), high / (it.y2 - it.y1)));
     const pan = {
       x: cy.width() / 2 - (zoom * (it.x1 + it.x2)) / 2,
-      y: cy.height() / 2 - (zoom * (it.y1 + it.y2)) / 2,
+      y: (cy.height() - BELOW) / 2 - (zoom * (it.y1 + it.y2)) / 2,
     };
     cy.stop();
     if (slowly && !calm()) cy.animate({ zoom, pan }, { duration: 350, easing: "ease-in-out-cubic" });
@@ -119,20 +123,27 @@ export class Picture {
 
   /** Makes one stand out, and the rest step back. */
   choose(of) {
+    const other = of !== this.chosen;
     this.chosen = of;
     this.emphasise();
+    if (!other) return;
+    if (!of && this.following) this.fit();
     if (!of) return;
-    const drawn = this.drawn(of).nodes();
-    const seen = this.cy.extent();
-    const outside = (it) => {
-      const at = it.position();
-      return at.x < seen.x1 || at.x > seen.x2 || at.y < seen.y1 || at.y > seen.y2;
-    };
-    if (drawn.nonempty() && drawn.every(outside)) {
-      const center = { eles: drawn };
-      if (calm()) this.cy.center(drawn);
-      else this.cy.animate({ center }, { duration: 350 });
-    }
+    this.reveal(this.drawn(of).nodes(".pill, .hub, .box"));
+  }
+
+  // Moves the map just so far that one of them is in sight.
+  reveal(drawn) {
+    const [wide, high] = [this.cy.width() - this.covered(), this.cy.height()];
+    const over = (at, edge, most) => Math.min(0, at - edge) + Math.max(0, at - (most - edge));
+    const away = drawn.map((it) => {
+      const { x, y } = it.renderedPosition();
+      return { x: over(x, Math.min(80, wide / 2), wide), y: over(y, Math.min(40, high / 2), high) };
+    });
+    if (away.length === 0 || away.some(({ x, y }) => x === 0 && y === 0)) return;
+    const by = { x: -away[0].x, y: -away[0].y };
+    if (calm()) this.cy.panBy(by);
+    else this.cy.animate({ panBy: by }, { duration: 350 });
   }
 
   /** Makes those of a search stand out; null when there is none. */
@@ -252,5 +263,5 @@ const STATES = { running: 1, created: 1, stopped: 1, absent: 1, unknown: 1 };
 // Which sides of the two are joined, and how far the curve goes out.
 function bow(from, to) {
   const side = to.side ?? 1;
-  return { from: from.side, to: side, out: from.side * 46 * (from.y <= to.y ? -1 : 1) };
+  return { from: from.side, to: side, out: from.side * 34 * (from.y <= to.y ? 1 : -1) };
 }
