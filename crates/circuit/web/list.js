@@ -101,7 +101,8 @@ export class List {
   /** The first that a search found. */
   first() {
     const rows = [...this.rows.keys()];
-    return rows.find((key) => key.startsWith('["container"')) ?? rows[0] ?? null;
+    const named = rows.find((key) => JSON.parse(key).at(-1).toLowerCase() === this.search.toLowerCase());
+    return named ?? rows.find((key) => key.startsWith('["container"')) ?? rows[0] ?? null;
   }
 
   focused(target) {

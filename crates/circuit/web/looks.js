@@ -141,6 +141,7 @@ function edges(colour, lines, font) {
         "curve-style": "unbundled-bezier",
         "control-point-distances": (it) => it.data("bow").out,
         "control-point-weights": 0.5,
+        "edge-distances": "endpoints",
         "source-endpoint": (it) => `${(it.data("bow").from * PILL.w) / 2}px 0px`,
         "target-endpoint": (it) => `${(it.data("bow").to * PILL.w) / 2}px 0px`,
         "line-opacity": 0.35,
@@ -159,10 +160,10 @@ const networks = (fills, lines) =>
 const emphasis = (colour) => [
   { selector: ".faded", style: { opacity: 0.3 } },
   { selector: ".box.faded, .title.faded", style: { opacity: 0.6 } },
-  { selector: ".pill.near, .hub.near, .stand.near", style: { "underlay-color": colour.accent, "underlay-opacity": 0.16, "underlay-padding": 4, "underlay-shape": "round-rectangle" } },
+  { selector: ".pill.near, .hub.near, .stand.near, .pill.chosen, .hub.chosen, .stand.chosen", style: { "underlay-color": colour.accent, "underlay-opacity": 0.22, "underlay-padding": 4, "underlay-shape": "round-rectangle" } },
   { selector: ".box.near", style: { "border-color": colour.accent } },
   { selector: ".link.near, .tie.near, .link.chosen, .tie.chosen", style: { width: 2.6, color: colour.text, "line-opacity": 1 } },
   { selector: ".same.near, .same.chosen", style: { "line-opacity": 0.9, width: 2 } },
-  { selector: ".pill.found, .hub.found, .pill.chosen, .hub.chosen, .stand.chosen", style: { "border-width": 2.6, "border-style": "solid", "border-color": colour.accent } },
+  { selector: ".pill.found, .hub.found, .stand.found, .pill.chosen, .hub.chosen, .stand.chosen", style: { "border-width": 2.6, "border-style": "solid", "border-color": colour.accent } },
   { selector: ".box.chosen", style: { "border-width": 2.4, "border-color": colour.accent } },
 ];

@@ -263,5 +263,5 @@ const STATES = { running: 1, created: 1, stopped: 1, absent: 1, unknown: 1 };
 // Which sides of the two are joined, and how far the curve goes out.
 function bow(from, to) {
   const side = to.side ?? 1;
-  return { from: from.side, to: side, out: from.side * 34 * (from.y <= to.y ? 1 : -1) };
+  return { from: from.side, to: side, out: from.side * 34 * (from.y <= to.y ? -1 : 1) };
 }
