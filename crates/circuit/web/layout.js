@@ -7,12 +7,12 @@ import { byName } from "./model.js";
 export const PILL = { w: 128, h: 30 };
 export const STUB = 94;
 const RAIL = 8;
-const ROW = 42;
+const ROW = 41;
 const HEAD = 46;
-const GAP = 34;
-const PAD = 22;
-const TITLE = 40;
-const BETWEEN = 46;
+const GAP = 28;
+const PAD = 20;
+const TITLE = 36;
+const BETWEEN = 40;
 // The first rungs are on one side; only large networks need the other.
 const ONE_SIDED = 4;
 const INSET = 14;
@@ -123,7 +123,9 @@ function sizeNode(node, memory, width) {
   const across = Math.max(2, Math.floor((Math.max(inside.w, 300) + 12) / (PILL.w + 12)));
   memory.across = Math.max(memory.across, across);
   const lines = Math.ceil(memory.loose.length / memory.across);
-  memory.lines = Math.max(memory.lines, lines);
+  // Only of this node are containers known that are on no network; room for some is
+  // there from the beginning, as this is where those go that are disconnected.
+  memory.lines = Math.max(memory.lines, lines, node.here ? 1 : 0);
   memory.looseY = inside.h + (inside.h > 0 ? GAP : 0);
   const cells = memory.lines > 0 ? memory.across : 0;
   const loose = memory.lines > 0 ? HEAD - 14 + memory.lines * ROW : 0;
