@@ -28,6 +28,7 @@ pub mod store;
 pub mod table;
 pub mod text;
 pub mod traces;
+pub mod web;
 
 pub use circuit_net::names;
 

@@ -9,6 +9,7 @@ use crate::networks::SubnetPool;
 use crate::redis::Url;
 use crate::store::Datastore;
 use crate::traces::check_url;
+use crate::web::Token;
 use circuit_api::ListenAddress;
 use clap::Args;
 
@@ -114,6 +115,14 @@ pub struct ServerArgs {
     /// Where monitoring programs find metrics, in Prometheus' format, at /metrics.
     #[arg(long, value_name = "ADDRESS:PORT")]
     metrics: Option<SocketAddr>,
+
+    /// Where a live picture of nodes, networks and containers is shown to browsers.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    web: Option<SocketAddr>,
+
+    /// The file with the token that --web asks for; needed beyond loopback.
+    #[arg(long, value_name = "PATH", requires = "web")]
+    web_token_file: Option<PathBuf>,
 
     /// A collector that is told of traces, by OTLP over gRPC, such as
     /// http://127.0.0.1:4317.
@@ -222,6 +231,10 @@ pub struct ServerOptions {
     pub containerd_namespace: String,
     /// Where metrics are served.
     pub metrics: Option<SocketAddr>,
+    /// Where the live picture is shown.
+    pub web: Option<SocketAddr>,
+    /// What browsers must know to see it.
+    pub web_token: Option<Token>,
     /// The collector that is told of traces.
     pub traces: Option<String>,
     /// Where names are answered.
@@ -300,6 +313,7 @@ impl ServerArgs {
                 "--lease is shorter than two of --heartbeat; one that is late would end it".into(),
             );
         }
+        let web_token = web_token(self.web, self.web_token_file.as_deref())?;
         let datastore = match (&*self.datastore, &redis) {
             ("redis", Some(url)) => Datastore::Shared(Box::new(url.clone())),
             ("redis", None) => {
@@ -349,6 +363,8 @@ impl ServerArgs {
             node_name: node_name(self.node_name)?,
             state_dir: self.state_dir.unwrap_or(state_dir),
             metrics: self.metrics,
+            web: self.web,
+            web_token,
             traces: self.traces,
             dns_listen: self.dns_listen,
             dns_domain: self.dns_domain,
@@ -385,6 +401,27 @@ fn redis_url(flag: &str, file: Option<&std::path::Path>) -> Result<Option<Url>, 
     }
     let url = Url::parse(&text).map_err(|why| format!("{from}: {why}"))?;
     Ok(Some(url))
+}
+
+/// The token of the live picture. It is shown beyond loopback only to who has one.
+fn web_token(
+    web: Option<SocketAddr>,
+    file: Option<&std::path::Path>,
+) -> Result<Option<Token>, String> {
+    let Some(path) = file else {
+        return match web.filter(|it| !it.ip().is_loopback()) {
+            Some(address) => Err(format!(
+                "--web {address} is beyond loopback, where anybody could look; give a loopback \
+                 address, or --web-token-file"
+            )),
+            None => Ok(None),
+        };
+    };
+    let shown = path.display();
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| format!("--web-token-file: cannot read {shown}: {e}"))?;
+    let token = Token::parse(&text).map_err(|e| format!("--web-token-file {shown}: {e}"))?;
+    Ok(Some(token))
 }
 
 /// The addresses given, without repetition, or the default ones.
@@ -530,6 +567,17 @@ mod tests {
             ),
             ("circuit server --datastore redis", "--redis-url"),
             ("circuit server --metrics 0.0.0.0:9464", "beyond loopback"),
+            ("circuit server --web 0.0.0.0:8081", "--web-token-file"),
+            ("circuit server --web [::]:8081", "is beyond loopback"),
+            ("circuit server --web-token-file /t", "--web"),
+            (
+                "circuit server --web 127.0.0.1:1 --web-token-file /nonexistent",
+                "--web-token-file: cannot read",
+            ),
+            (
+                "circuit server --web 127.0.0.1:1 --web-token-file /dev/null",
+                "at least 16",
+            ),
             ("circuit server --traces 127.0.0.1:4317", "is no collector"),
             ("circuit server --lease 10s", "--lease is shorter"),
             ("circuit server --datastore etcd://a", "local:///"),

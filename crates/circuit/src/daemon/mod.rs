@@ -36,6 +36,7 @@ use crate::{
     reconciler::Reconciler,
     redis::Store,
     state::{State, make_private},
+    web,
 };
 
 /// What runs has this long to come to its end after a signal.
@@ -68,6 +69,7 @@ struct Daemon {
     fleet: Fleet,
     naming: Naming,
     metrics: Option<TcpListener>,
+    web: Option<(TcpListener, web::Shown)>,
     leases: Leases,
     pools: Pools,
     /// Keeps a second daemon away from the same records.
@@ -137,10 +139,15 @@ impl Daemon {
         let others = fleet.elsewhere.clone();
         let overview = NodeOverview::new(Arc::clone(&attachments), others, &options.node_name);
         let pools = Pools::open(pool_settings(options, registry)?).await?;
-        let service: Arc<dyn circuit_core::service::Networks> = Arc::new(service);
+        let shown = web::Shown {
+            networks: Arc::new(service),
+            nodes: Arc::clone(&fleet.nodes),
+            overview: Arc::new(overview),
+            events: Arc::new(Watched(events)),
+        };
         let doctor = NodeDoctor::new(Patients {
             attachments: Arc::clone(&attachments),
-            networks: Arc::clone(&service),
+            networks: Arc::clone(&shown.networks),
             host,
             nodes: Arc::clone(&fleet.nodes),
             names: Arc::clone(&naming.dns) as _,
@@ -148,17 +155,21 @@ impl Daemon {
             state_dir: options.state_dir.clone(),
         });
         let services = Services::new(Backends {
-            networks: service,
+            networks: Arc::clone(&shown.networks),
             attachments: Arc::clone(&attachments) as _,
             containers: Arc::clone(&reconciler) as _,
             nodes: Arc::clone(&fleet.nodes),
             lookups: fleet.lookups.clone(),
             addressing: pools.keeper() as _,
             names: Arc::clone(&naming.dns) as _,
-            overview: Arc::new(overview),
-            events: Arc::new(Watched(events)),
+            overview: Arc::clone(&shown.overview),
+            events: Arc::clone(&shown.events),
             doctor: Arc::new(doctor),
         });
+        let web = match options.web {
+            Some(address) => Some((web::bind(address).await?, shown)),
+            None => None,
+        };
         Ok(Self {
             listeners,
             services,
@@ -169,6 +180,7 @@ impl Daemon {
             fleet,
             naming,
             metrics,
+            web,
             leases: Leases::start(&options.run_dir.join("dhcp"), &options.dhcp_socket)?,
             pools,
             _lock: lock,
@@ -228,6 +240,13 @@ impl Daemon {
         if let Some(listener) = self.metrics {
             let stop = shutdown.clone();
             parts.spawn(async move { ("metrics", metrics::serve(listener, told, stop).await) });
+        }
+        if let Some((listener, shown)) = self.web {
+            let (stop, token) = (shutdown.clone(), options.web_token.clone());
+            parts.spawn(async move {
+                let served = web::serve(listener, token, shown, stop).await;
+                ("live picture", served)
+            });
         }
         let (stop, naming) = (shutdown.clone(), self.naming);
         parts.spawn(async move { ("dns", naming.run(stop).await) });

@@ -27,6 +27,7 @@ mod native;
 mod networks;
 mod original;
 mod original_cluster;
+mod picture;
 mod plugins;
 mod pools;
 mod reconcile;

@@ -1,0 +1,209 @@
+//! Who gets in, and what every answer says to the browser about itself.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+
+use super::token::{Token, from_hex, unescaped};
+
+/// Asks for the token; shown to browsers that have none.
+const SIGN_IN: &str = include_str!("../../web/token.html");
+
+/// On every answer.
+const HEADERS: [(HeaderName, &str); 6] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; \
+         object-src 'none'",
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+    (
+        HeaderName::from_static("cross-origin-resource-policy"),
+        "same-origin",
+    ),
+    (
+        HeaderName::from_static("cross-origin-opener-policy"),
+        "same-origin",
+    ),
+];
+
+/// What the page that asks for the token needs; there is no secret in it.
+const FOR_ALL: [&str; 2] = ["/style.css", "/icon.svg"];
+
+/// Decides who gets in.
+pub(super) struct Gate {
+    token: Option<Token>,
+    /// Of this port alone: browsers send cookies to all ports of a host.
+    cookie: String,
+}
+
+impl Gate {
+    pub(super) fn new(token: Option<Token>, port: u16) -> Self {
+        Self {
+            token,
+            cookie: format!("circuit-web-{port}"),
+        }
+    }
+
+    /// A cookie to set, when somebody gets in by an address with the token in it.
+    fn admit(&self, uri: &Uri, headers: &HeaderMap) -> Result<Option<HeaderValue>, Response> {
+        let Some(token) = &self.token else {
+            // Another site's name that leads to this address would let its pages
+            // read here; with a token they lack the cookie.
+            return match host(headers) {
+                Some(host) if is_loopback(host) => Ok(None),
+                _ => Err(refuse(
+                    StatusCode::FORBIDDEN,
+                    "open this page as localhost or by a loopback address\n",
+                )),
+            };
+        };
+        if FOR_ALL.contains(&uri.path()) {
+            return Ok(None);
+        }
+        let bearer = headers.get(header::AUTHORIZATION).and_then(bearer);
+        if bearer.is_some_and(|given| token.is(given.as_bytes())) {
+            return Ok(None);
+        }
+        if self.cookies(headers).any(|given| token.is(&given)) {
+            return Ok(None);
+        }
+        if queried(uri).is_some_and(|given| token.is(&given)) {
+            let cookie = format!(
+                "{}={}; Path=/; HttpOnly; SameSite=Strict",
+                self.cookie,
+                token.in_hex()
+            );
+            return Ok(HeaderValue::from_str(&cookie).ok());
+        }
+        if uri.path() == "/" {
+            let page = [(header::CONTENT_TYPE, "text/html; charset=utf-8")];
+            return Err((StatusCode::UNAUTHORIZED, page, SIGN_IN).into_response());
+        }
+        Err(refuse(
+            StatusCode::UNAUTHORIZED,
+            "give the token of --web-token-file\n",
+        ))
+    }
+
+    fn cookies(&self, headers: &HeaderMap) -> impl Iterator<Item = Vec<u8>> {
+        let all = headers.get_all(header::COOKIE).into_iter();
+        all.filter_map(|line| line.to_str().ok())
+            .flat_map(|line| line.split(';'))
+            .filter_map(|pair| pair.trim().split_once('='))
+            .filter(|(name, _)| *name == self.cookie)
+            .filter_map(|(_, value)| from_hex(value))
+    }
+}
+
+/// Lets a request through, or does not.
+pub(super) async fn guard(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
+    let mut response = match judge(&gate, &request) {
+        Ok(cookie) => {
+            let mut response = next.run(request).await;
+            if let Some(cookie) = cookie {
+                response.headers_mut().insert(header::SET_COOKIE, cookie);
+            }
+            response
+        }
+        Err(refusal) => refusal,
+    };
+    let headers = response.headers_mut();
+    for (name, value) in HEADERS {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    // What is not said to be the same for everybody is nobody else's.
+    let cache = headers.entry(header::CACHE_CONTROL);
+    cache.or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+fn judge(gate: &Gate, request: &Request) -> Result<Option<HeaderValue>, Response> {
+    if ![Method::GET, Method::HEAD].contains(request.method()) {
+        let allow = [(header::ALLOW, "GET, HEAD")];
+        let why = "this page only shows: use GET\n";
+        return Err((StatusCode::METHOD_NOT_ALLOWED, allow, why).into_response());
+    }
+    let headers = request.headers();
+    // Pages of others cannot read the answers, but they need not ask at all.
+    let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+    let foreign = matches!(site, Some(b"cross-site" | b"same-site"));
+    if foreign && request.uri().path() != "/" {
+        return Err(refuse(
+            StatusCode::FORBIDDEN,
+            "only the page itself may ask for this\n",
+        ));
+    }
+    gate.admit(request.uri(), headers)
+}
+
+fn refuse(status: StatusCode, why: &'static str) -> Response {
+    (status, why).into_response()
+}
+
+fn bearer(value: &HeaderValue) -> Option<&str> {
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+fn queried(uri: &Uri) -> Option<Vec<u8>> {
+    let mut pairs = uri.query()?.split('&');
+    pairs.find_map(|pair| pair.strip_prefix("token=").map(unescaped))
+}
+
+/// The host that the browser believes to talk to, without the port.
+fn host(headers: &HeaderMap) -> Option<&str> {
+    let host = headers.get(header::HOST)?.to_str().ok()?;
+    if let Some(rest) = host.strip_prefix('[') {
+        return rest.split_once(']').map(|(inside, _)| inside);
+    }
+    Some(host.split_once(':').map_or(host, |(name, _)| name))
+}
+
+fn is_loopback(host: &str) -> bool {
+    let ip = host.parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || ip.is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_others_are_not_this_machine() {
+        let of = |text: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static(text));
+            host(&headers).is_some_and(is_loopback)
+        };
+        for good in [
+            "localhost",
+            "LOCALHOST:1",
+            "127.0.0.1:8081",
+            "127.8.8.8",
+            "[::1]",
+            "[::1]:1",
+        ] {
+            assert!(of(good), "{good}");
+        }
+        for bad in [
+            "example.com",
+            "localhost.example.com",
+            "127.0.0.1.example.com:80",
+            "10.0.0.1",
+            "[::2]:1",
+            "::1",
+            "",
+            "[::1",
+        ] {
+            assert!(!of(bad), "{bad}");
+        }
+        assert_eq!(host(&HeaderMap::new()), None);
+    }
+}

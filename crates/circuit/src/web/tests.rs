@@ -1,0 +1,599 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::time::UNIX_EPOCH;
+
+use async_trait::async_trait;
+use circuit_core::cni::Description;
+use circuit_core::datapath::Pool;
+use circuit_core::event::{Event, Kind, Since};
+use circuit_core::overview::{ContainerView, NetworkView, OnNetwork, RestartView, TaskState};
+use circuit_core::service::{
+    ClusterStatus, NetworkListing, NodeInfo, Problem, Pruned, StoredNetwork,
+};
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::*;
+
+const TOKEN: &str = "0123456789abcdef";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What there is to show. Changing it is an error of the page's.
+#[derive(Default)]
+struct World {
+    containers: Vec<ContainerView>,
+    networks: Vec<String>,
+    registry: String,
+    broken: Mutex<BTreeSet<&'static str>>,
+    /// Told to every watcher, one after the other and then no more.
+    events: Vec<Event>,
+    /// Tell the last event again and again.
+    endless: bool,
+    asked: Mutex<Vec<Option<u64>>>,
+}
+
+impl World {
+    fn fails(&self, what: &'static str) -> Result<()> {
+        if self.broken.lock().unwrap().contains(what) {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                format!("{what} are away"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Networks for World {
+    async fn create(&self, _: &str, _: &[u8], _: bool) -> Result<()> {
+        panic!("the page changes something")
+    }
+    async fn list(&self) -> Result<NetworkListing> {
+        self.fails("networks")?;
+        let stored = |name: &String| StoredNetwork {
+            name: name.clone(),
+            data: Vec::new(),
+        };
+        Ok(NetworkListing {
+            networks: self.networks.iter().map(stored).collect(),
+            problems: Vec::new(),
+        })
+    }
+    async fn get(&self, _: &str) -> Result<StoredNetwork> {
+        panic!("the page asks the overview")
+    }
+    async fn delete(&self, _: &str, _: bool) -> Result<()> {
+        panic!("the page changes something")
+    }
+    async fn make(&self, _: Description, _: bool, _: bool) -> Result<StoredNetwork> {
+        panic!("the page changes something")
+    }
+    async fn prune(&self, _: bool, _: &(dyn Fn(Pruned) -> bool + Send + Sync)) -> Result<()> {
+        panic!("the page changes something")
+    }
+}
+
+#[async_trait]
+impl Nodes for World {
+    async fn nodes(&self) -> Result<Vec<NodeInfo>> {
+        Ok(vec![NodeInfo {
+            name: "n1".into(),
+            version: "0.1.0".into(),
+            cpus: 2,
+            memory: 4096,
+            uptime: 7,
+            kernel_version: "6.18".into(),
+        }])
+    }
+    async fn status(&self) -> Result<ClusterStatus> {
+        Ok(ClusterStatus {
+            registry: self.registry.clone(),
+            failure: "it is gone".into(),
+            nodes: self.cluster().await?,
+            ..ClusterStatus::default()
+        })
+    }
+}
+
+#[async_trait]
+impl Overview for World {
+    async fn containers(&self, _: bool) -> Result<Vec<ContainerView>> {
+        self.fails("containers")?;
+        Ok(self.containers.clone())
+    }
+    async fn add_traffic(&self, _: &mut [ContainerView]) {}
+    async fn network(&self, name: &str) -> Result<NetworkView> {
+        if !self.networks.iter().any(|known| known == name) {
+            let text = format!("network {name} does not exist");
+            return Err(Error::not_found(text));
+        }
+        Ok(NetworkView {
+            network: StoredNetwork {
+                name: name.into(),
+                data: b"a secret of the configuration".to_vec(),
+            },
+            plugins: vec!["bridge".into()],
+            subnets: vec!["10.88.0.0/24".into()],
+            ipam: "host-local".into(),
+            pools: vec![Pool {
+                ipam: "host-local".into(),
+                name: name.into(),
+                ipv6: false,
+                size: 253,
+                used: Some(1),
+            }],
+            members: Vec::new(),
+            problems: Vec::new(),
+        })
+    }
+}
+
+impl Events for World {
+    fn node(&self) -> &str {
+        "n1"
+    }
+    fn watch(&self, since: Since) -> BoxStream<'static, Arc<Event>> {
+        self.asked.lock().unwrap().push(since.after);
+        let all: Vec<Arc<Event>> = self.events.iter().cloned().map(Arc::new).collect();
+        match all.last().cloned().filter(|_| self.endless) {
+            Some(last) => stream::repeat(last).boxed(),
+            None => stream::iter(all).chain(stream::pending()).boxed(),
+        }
+    }
+}
+
+fn event(id: u64, message: &str) -> Event {
+    Event {
+        id,
+        at: UNIX_EPOCH,
+        node: "n1".into(),
+        kind: Kind::Connected,
+        container: "a".into(),
+        network: "web".into(),
+        interface: "eth0".into(),
+        ips: vec!["10.88.0.2".parse().unwrap()],
+        message: message.into(),
+    }
+}
+
+/// A page that is served.
+struct Served {
+    address: SocketAddr,
+    world: Arc<World>,
+    stop: CancellationToken,
+    serving: JoinHandle<Result<()>>,
+}
+
+impl Served {
+    async fn new(token: Option<&str>, world: World) -> Self {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let world = Arc::new(world);
+        let shown = Shown {
+            networks: world.clone(),
+            nodes: world.clone(),
+            overview: world.clone(),
+            events: world.clone(),
+        };
+        let stop = CancellationToken::new();
+        let token = token.map(|text| Token::parse(text).unwrap());
+        let serving = tokio::spawn(serve(listener, token, shown, stop.clone()));
+        Self {
+            address,
+            world,
+            stop,
+            serving,
+        }
+    }
+
+    async fn send(&self, method: &str, path: &str, headers: &[&str]) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        let mut request = format!("{method} {path} HTTP/1.1\r\n");
+        if !headers.iter().any(|header| header.starts_with("Host:")) {
+            request += &format!("Host: {}\r\n", self.address);
+        }
+        for header in headers {
+            request += &format!("{header}\r\n");
+        }
+        request += "\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream
+    }
+
+    async fn ask(&self, method: &str, path: &str, headers: &[&str]) -> Answer {
+        let headers = [headers, &["Connection: close"]].concat();
+        let mut stream = self.send(method, path, &headers).await;
+        let mut bytes = Vec::new();
+        let read = stream.read_to_end(&mut bytes);
+        timeout(PATIENCE, read).await.unwrap().unwrap();
+        Answer(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    async fn get(&self, path: &str, headers: &[&str]) -> Answer {
+        self.ask("GET", path, headers).await
+    }
+
+    /// A stream of events, of which nothing was read.
+    async fn watch(&self, headers: &[&str]) -> TcpStream {
+        self.send("GET", "/api/events", headers).await
+    }
+}
+
+struct Answer(String);
+
+impl Answer {
+    fn status(&self) -> u16 {
+        let word = self.0.split(' ').nth(1).unwrap();
+        word.parse().unwrap()
+    }
+
+    fn header(&self, name: &str) -> &str {
+        let (head, _) = self.0.split_once("\r\n\r\n").unwrap();
+        let found = head
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split_once(": "))
+            .find(|(known, _)| known.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value).unwrap_or_default()
+    }
+
+    fn body(&self) -> &str {
+        self.0.split_once("\r\n\r\n").unwrap().1
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(self.body()).unwrap()
+    }
+}
+
+/// Reads until the text is there.
+async fn until(stream: &mut TcpStream, text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 4096];
+    while !String::from_utf8_lossy(&bytes).contains(text) {
+        let read = timeout(PATIENCE, stream.read(&mut buffer)).await;
+        let count = read.unwrap().unwrap();
+        assert_ne!(count, 0, "{}", String::from_utf8_lossy(&bytes));
+        bytes.extend_from_slice(&buffer[..count]);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[tokio::test]
+async fn names_that_others_lead_here_are_turned_away() {
+    let page = Served::new(None, World::default()).await;
+    let port = page.address.port();
+    assert_eq!(page.get("/", &[]).await.status(), 200);
+    let local = format!("Host: localhost:{port}");
+    assert_eq!(page.get("/api/state", &[&local]).await.status(), 200);
+    let rebound = format!("Host: attacker.example:{port}");
+    for path in ["/", "/style.css", "/api/state", "/api/events", "/nothing"] {
+        let answer = page.get(path, &[&rebound]).await;
+        assert_eq!(answer.status(), 403, "{path}");
+        assert!(answer.body().contains("as localhost"), "{}", answer.0);
+        let answer = page.get(path, &["Host:"]).await;
+        assert_eq!(answer.status(), 403, "{path} of no host");
+    }
+}
+
+#[tokio::test]
+async fn the_token_lets_in_and_nothing_else_does() {
+    let page = Served::new(Some(TOKEN), World::default()).await;
+    for headers in [
+        &[][..],
+        &["Authorization: Bearer 0123456789abcdeF"],
+        &["Authorization: Bearer"],
+        &["Authorization: Basic 0123456789abcdef"],
+        &["Cookie: circuit-web-1=30313233343536373839616263646566"],
+        &["Cookie: token=0123456789abcdef"],
+    ] {
+        for path in ["/api/state", "/api/events", "/app.js", "/nothing"] {
+            let answer = page.get(path, headers).await;
+            assert_eq!(answer.status(), 401, "{path} {headers:?}");
+            assert!(answer.body().contains("--web-token-file"), "{}", answer.0);
+        }
+    }
+    for path in [
+        "/?token=",
+        "/?token=0123456789abcde",
+        "/?nottoken=0123456789abcdef",
+    ] {
+        let answer = page.get(path, &[]).await;
+        assert_eq!(answer.status(), 401, "{path}");
+        assert_eq!(answer.header("Set-Cookie"), "");
+        assert!(answer.body().contains("<form"), "{}", answer.0);
+    }
+
+    let bearer = format!("Authorization: Bearer {TOKEN}");
+    // With a token the name does not count: proxies have others.
+    let proxied = ["Host: circuit.example", &bearer];
+    assert_eq!(page.get("/api/state", &proxied).await.status(), 200);
+
+    let answer = page.get(&format!("/?token={TOKEN}"), &[]).await;
+    assert_eq!(answer.status(), 200);
+    let cookie = answer.header("Set-Cookie");
+    assert!(cookie.contains("; HttpOnly; SameSite=Strict"), "{cookie}");
+    let cookie = format!("Cookie: other=1; {}", cookie.split(';').next().unwrap());
+    assert_eq!(page.get("/api/state", &[&cookie]).await.status(), 200);
+}
+
+#[tokio::test]
+async fn every_answer_forbids_what_the_page_does_not_need() {
+    let page = Served::new(Some(TOKEN), World::default()).await;
+    let bearer = format!("Authorization: Bearer {TOKEN}");
+    for (path, headers) in [
+        ("/", &[][..]),
+        ("/", &[&*bearer]),
+        ("/app.js", &[&bearer]),
+        ("/api/state", &[&bearer]),
+        ("/api/state", &[]),
+        ("/nothing", &[&bearer]),
+    ] {
+        let answer = page.get(path, headers).await;
+        let policy = answer.header("Content-Security-Policy");
+        assert!(
+            policy.starts_with("default-src 'self';"),
+            "{path}: {policy}"
+        );
+        assert!(!policy.contains("unsafe"), "{policy}");
+        assert_eq!(answer.header("X-Content-Type-Options"), "nosniff");
+        assert_eq!(answer.header("X-Frame-Options"), "DENY");
+        assert_eq!(answer.header("Referrer-Policy"), "no-referrer");
+        assert_eq!(answer.header("Access-Control-Allow-Origin"), "");
+        assert_ne!(answer.header("Cache-Control"), "", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_can_be_changed_nor_read_by_other_pages() {
+    let page = Served::new(None, World::default()).await;
+    for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"] {
+        for path in ["/", "/api/state", "/api/networks/web"] {
+            let answer = page.ask(method, path, &["Content-Length: 0"]).await;
+            assert_eq!(answer.status(), 405, "{method} {path}");
+            assert_eq!(answer.header("Allow"), "GET, HEAD");
+        }
+    }
+    for site in ["cross-site", "same-site"] {
+        let header = format!("Sec-Fetch-Site: {site}");
+        assert_eq!(page.get("/api/state", &[&header]).await.status(), 403);
+        // A link of another page leads here.
+        assert_eq!(page.get("/", &[&header]).await.status(), 200);
+    }
+    let own = ["Sec-Fetch-Site: same-origin"];
+    assert_eq!(page.get("/api/state", &own).await.status(), 200);
+}
+
+#[tokio::test]
+async fn every_file_that_the_page_names_is_there() {
+    let page = Served::new(None, World::default()).await;
+    let mut todo = vec!["/".to_owned()];
+    let mut seen = BTreeSet::new();
+    while let Some(path) = todo.pop() {
+        if !seen.insert(path.clone()) {
+            continue;
+        }
+        let answer = page.get(&path, &[]).await;
+        assert_eq!(answer.status(), 200, "{path}");
+        let tag = format!("If-None-Match: {}", answer.header("ETag"));
+        assert_eq!(page.get(&path, &[&tag]).await.status(), 304, "{path}");
+        if path.starts_with("/vendor/") {
+            continue;
+        }
+        for mark in ["src=\"", "href=\"", "from \"", "import \""] {
+            for rest in answer.body().split(mark).skip(1) {
+                let name = rest.split('"').next().unwrap();
+                let name = name.trim_start_matches(['.', '/']);
+                todo.push(format!("/{name}"));
+            }
+        }
+    }
+    for wanted in ["/app.js", "/style.css", "/vendor/cytoscape.min.js"] {
+        assert!(seen.contains(wanted), "{wanted} not in {seen:?}");
+    }
+    assert_eq!(page.get("/../Cargo.toml", &[]).await.status(), 404);
+}
+
+#[tokio::test]
+async fn the_state_has_everything_that_is_drawn() {
+    let hostile = "<img src=x onerror=alert(1)>\n\u{202e}";
+    let problem = Problem {
+        container: "a".into(),
+        network: "lan".into(),
+        message: "network lan does not exist".into(),
+    };
+    let world = World {
+        networks: vec!["web".into()],
+        containers: vec![ContainerView {
+            id: "a".into(),
+            node: "n1".into(),
+            state: TaskState::Running,
+            pid: 7,
+            exit_status: None,
+            networks: vec![OnNetwork {
+                network: "web".into(),
+                interface: "eth0".into(),
+                ips: vec!["10.88.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
+                mac: "02:00:00:00:00:07".into(),
+                aliases: vec![hostile.into()],
+                ports: vec!["8080:80/tcp".into()],
+                phase: "attached",
+                origin: "label",
+                traffic: None,
+            }],
+            restart: Some(RestartView {
+                policy: "always".into(),
+                count: 2,
+                stopped: false,
+            }),
+            problems: vec![problem],
+        }],
+        ..World::default()
+    };
+    let page = Served::new(None, world).await;
+    let answer = page.get("/api/state", &[]).await;
+    assert_eq!(answer.header("Content-Type"), "application/json");
+    assert_eq!(answer.header("Cache-Control"), "no-store");
+    let expected = json!({
+        "node": "n1",
+        "version": crate::VERSION,
+        "registry": null,
+        "nodes": [{
+            "name": "n1", "state": "live", "version": "0.1.0", "kernel": "6.18",
+            "cpus": 2, "memory": 4096, "seen": 0,
+        }],
+        "networks": ["web"],
+        "containers": [{
+            "id": "a", "node": "n1", "state": "running", "pid": 7, "exit": null,
+            "restart": {"policy": "always", "count": 2, "stopped": false},
+            "networks": [{
+                "network": "web", "interface": "eth0", "ips": ["10.88.0.2", "fd00::2"],
+                "mac": "02:00:00:00:00:07", "aliases": [hostile], "ports": ["8080:80/tcp"],
+                "phase": "attached", "origin": "label",
+            }],
+            "problems": [{
+                "container": "a", "network": "lan", "message": "network lan does not exist",
+            }],
+        }],
+        "problems": [],
+    });
+    assert_eq!(answer.json(), expected);
+
+    let network = page.get("/api/networks/web", &[]).await;
+    let expected = json!({
+        "name": "web", "plugins": ["bridge"], "subnets": ["10.88.0.0/24"],
+        "ipam": "host-local", "problems": [],
+        "pools": [{"name": "web", "ipv6": false, "size": 253, "used": 1}],
+    });
+    // The configuration itself may hold what not everybody should read.
+    assert_eq!(network.json(), expected);
+    assert_eq!(page.get("/api/networks/lan", &[]).await.status(), 404);
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_told() {
+    let world = World {
+        registry: "redis://192.0.2.1".into(),
+        ..World::default()
+    };
+    world.broken.lock().unwrap().insert("networks");
+    let page = Served::new(None, world).await;
+    let state = page.get("/api/state", &[]).await.json();
+    let message = state["problems"][0]["message"].as_str().unwrap();
+    assert!(message.contains("networks are away"), "{message}");
+    // Where the registry is, browsers need not know.
+    let registry = json!({"connected": false, "failure": "it is gone"});
+    assert_eq!(state["registry"], registry);
+
+    page.world.broken.lock().unwrap().insert("containers");
+    let answer = page.get("/api/state", &[]).await;
+    assert_eq!(answer.status(), 503);
+    assert!(answer.body().contains("containers are away"));
+}
+
+#[tokio::test]
+async fn events_are_told_one_message_each() {
+    let world = World {
+        events: vec![event(1, ""), event(2, "two\nlines\r\nid: 9\n\n")],
+        ..World::default()
+    };
+    let page = Served::new(None, world).await;
+    let mut stream = page.watch(&["Last-Event-ID: 41"]).await;
+    let text = until(&mut stream, r#"id: 9\n\n"}"#).await;
+    assert!(text.contains("content-type: text/event-stream"), "{text}");
+    let data: Vec<Value> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("data: "))
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let first = json!({
+        "at": "1970-01-01T00:00:00Z", "node": "n1", "kind": "container.connected",
+        "container": "a", "network": "web", "interface": "eth0", "ips": ["10.88.0.2"],
+        "message": "",
+    });
+    assert_eq!(data[0], first);
+    assert_eq!(data[1]["message"], "two\nlines\r\nid: 9\n\n");
+    assert_eq!(data.len(), 2);
+    let mut stream = page.watch(&["Last-Event-ID: nonsense"]).await;
+    until(&mut stream, "id: 1").await;
+    let asked = page.world.asked.lock().unwrap().clone();
+    assert_eq!(asked, [Some(41), None]);
+}
+
+#[tokio::test]
+async fn so_many_may_watch_and_their_places_come_back() {
+    let world = World {
+        events: vec![event(1, "")],
+        ..World::default()
+    };
+    let page = Served::new(None, world).await;
+    let mut watchers = Vec::new();
+    for _ in 0..64 {
+        let mut stream = page.watch(&[]).await;
+        until(&mut stream, "id: 1").await;
+        watchers.push(stream);
+    }
+    let refused = page.get("/api/events", &[]).await;
+    assert_eq!(refused.status(), 503);
+    assert_eq!(refused.header("Retry-After"), "10");
+    assert!(refused.body().contains("64 pages watch"), "{}", refused.0);
+    // The rest of the page goes on.
+    assert_eq!(page.get("/api/state", &[]).await.status(), 200);
+    drop(watchers.pop());
+    let again = async {
+        loop {
+            let mut stream = page.watch(&[]).await;
+            if until(&mut stream, "HTTP/1.1 ").await.contains(" 200 ") {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, again).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_reads_nothing_holds_up_nobody() {
+    let world = World {
+        events: vec![event(1, &"x".repeat(10_000))],
+        endless: true,
+        ..World::default()
+    };
+    let page = Served::new(None, world).await;
+    let slow = [page.watch(&[]).await, page.watch(&[]).await];
+    for _ in 0..20 {
+        assert_eq!(page.get("/api/state", &[]).await.status(), 200);
+    }
+    page.stop.cancel();
+    let ended = timeout(PATIENCE, page.serving).await.unwrap().unwrap();
+    assert_eq!(ended, Ok(()));
+    drop(slow);
+}
+
+#[tokio::test]
+async fn streams_end_with_the_daemon() {
+    let world = World {
+        events: vec![event(1, "")],
+        ..World::default()
+    };
+    let page = Served::new(None, world).await;
+    let mut stream = page.watch(&[]).await;
+    until(&mut stream, "id: 1").await;
+    page.stop.cancel();
+    let mut rest = Vec::new();
+    let ended = timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
+    assert!(ended.is_ok(), "the stream goes on");
+    timeout(PATIENCE, page.serving)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+}
