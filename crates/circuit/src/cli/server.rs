@@ -298,49 +298,15 @@ impl ServerArgs {
     /// # Errors
     /// With the text to tell the user.
     pub fn options(self, global: &Global) -> Result<ServerOptions, String> {
+        self.check()?;
         let redis = redis_url(&self.redis_url, self.redis_url_file.as_deref())?;
-        if let Some(address) = self
-            .metrics
-            .filter(|it| !it.ip().is_loopback() && !self.insecure)
-        {
-            return Err(format!(
-                "--metrics {address} is beyond loopback, where anybody could read; give a loopback \
-                 address, or --insecure"
-            ));
-        }
-        if self.lease < self.heartbeat * 2 {
-            return Err(
-                "--lease is shorter than two of --heartbeat; one that is late would end it".into(),
-            );
-        }
         let web_token = web_token(self.web, self.web_token_file.as_deref())?;
-        let datastore = match (&*self.datastore, &redis) {
-            ("redis", Some(url)) => Datastore::Shared(Box::new(url.clone())),
-            ("redis", None) => {
-                return Err("--datastore redis is the Redis of --redis-url; give that too".into());
-            }
-            (url, _) => Datastore::parse(url).map_err(|e| e.to_string())?,
-        };
+        let datastore = self.datastore(redis.as_ref())?;
         let state_dir = match &datastore {
             Datastore::Local(dir) => dir.join("state"),
             Datastore::Shared(_) => STATE_DIR.into(),
         };
-        let folders = self.cni_path.iter().flat_map(|list| list.split(':'));
-        let cni_path: Vec<PathBuf> = folders
-            .filter(|path| !path.is_empty())
-            .map(PathBuf::from)
-            .collect();
-        if cni_path.is_empty() {
-            return Err("--cni-path is empty; name a folder with CNI plugins".into());
-        }
-        for (flag, value) in [
-            ("--containerd-namespace", &self.containerd_namespace),
-            ("--network-label", &self.network_label),
-        ] {
-            if value.is_empty() {
-                return Err(format!("{flag} is empty; leave it out for the default"));
-            }
-        }
+        let cni_path = self.plugin_folders()?;
         Ok(ServerOptions {
             addresses: addresses(&global.address, &self.run_dir)?,
             tls_cert: global.tls_server_cert.clone(),
@@ -382,6 +348,55 @@ impl ServerArgs {
             reconcile_interval: self.reconcile_interval,
             profile: global.profile.is_some(),
         })
+    }
+
+    /// What can be said of the flags by themselves.
+    fn check(&self) -> Result<(), String> {
+        if let Some(address) = self
+            .metrics
+            .filter(|it| !it.ip().is_loopback() && !self.insecure)
+        {
+            return Err(format!(
+                "--metrics {address} is beyond loopback, where anybody could read; give a loopback \
+                 address, or --insecure"
+            ));
+        }
+        if self.lease < self.heartbeat * 2 {
+            return Err(
+                "--lease is shorter than two of --heartbeat; one that is late would end it".into(),
+            );
+        }
+        for (flag, value) in [
+            ("--containerd-namespace", &self.containerd_namespace),
+            ("--network-label", &self.network_label),
+        ] {
+            if value.is_empty() {
+                return Err(format!("{flag} is empty; leave it out for the default"));
+            }
+        }
+        Ok(())
+    }
+
+    fn datastore(&self, redis: Option<&Url>) -> Result<Datastore, String> {
+        match (&*self.datastore, redis) {
+            ("redis", Some(url)) => Ok(Datastore::Shared(Box::new(url.clone()))),
+            ("redis", None) => {
+                Err("--datastore redis is the Redis of --redis-url; give that too".into())
+            }
+            (url, _) => Datastore::parse(url).map_err(|e| e.to_string()),
+        }
+    }
+
+    fn plugin_folders(&self) -> Result<Vec<PathBuf>, String> {
+        let folders = self.cni_path.iter().flat_map(|list| list.split(':'));
+        let folders: Vec<PathBuf> = folders
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from)
+            .collect();
+        if folders.is_empty() {
+            return Err("--cni-path is empty; name a folder with CNI plugins".into());
+        }
+        Ok(folders)
     }
 }
 

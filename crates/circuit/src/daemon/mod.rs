@@ -1,6 +1,7 @@
 //! The daemon: builds its parts from the options, runs them as one supervised
 //! set, and drains them. The only place that names concrete backends.
 
+mod build;
 mod datastore;
 mod fleet;
 mod leases;
@@ -11,8 +12,8 @@ mod signals;
 
 use std::{sync::Arc, time::Duration};
 
-use circuit_core::{Error, Result, runtime::Runtime as _};
-use circuit_net::cni::{CniRuntime, OperationLock, PluginPath};
+use circuit_core::{Error, Result};
+use circuit_net::cni::OperationLock;
 use datastore::Networks;
 use fleet::Fleet;
 use leases::Leases;
@@ -22,20 +23,13 @@ use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    attachments::{Attachments, Book, Parts},
+    attachments::Attachments,
     cli::server::ServerOptions,
-    containerd::Containerd,
-    datapath::CniDatapath,
-    doctor::{NodeDoctor, Patients},
-    events::{EventLog, Watched, follow_fleet},
-    grpc::{self, Backends, Listeners, Security, Services, tls::TlsFiles},
+    events::follow_fleet,
+    grpc::{self, Listeners, Services},
     metrics,
-    networks::{Host, NetworkService, Surroundings},
-    overview::NodeOverview,
     pulse::Pulse,
     reconciler::Reconciler,
-    redis::Store,
-    state::{State, make_private},
     web,
 };
 
@@ -62,9 +56,7 @@ pub async fn run(options: ServerOptions) -> Result<()> {
 struct Daemon {
     listeners: Listeners,
     services: Services,
-    attachments: Arc<Attachments>,
-    reconciler: Arc<Reconciler>,
-    wakes: mpsc::UnboundedReceiver<String>,
+    lives: Lives,
     networks: Networks,
     fleet: Fleet,
     naming: Naming,
@@ -76,117 +68,18 @@ struct Daemon {
     _lock: OperationLock,
 }
 
-impl Daemon {
-    async fn build(options: &ServerOptions) -> Result<Self> {
-        let tls = TlsFiles {
-            cert: options.tls_cert.clone(),
-            key: options.tls_key.clone(),
-            client_ca: options.tls_client_ca.clone(),
-        };
-        let security = Security {
-            tls: tls.load()?,
-            verifies_clients: options.tls_client_ca.is_some(),
-            insecure: options.insecure,
-        };
-        let listeners = grpc::bind(&options.addresses, &security).await?;
-        let lock = lock_state(options)?;
-        let runtime = Containerd::new(&options.containerd, &options.containerd_namespace)
-            .map_err(|error| Error::invalid(error.to_string()))?;
-        let cni = CniRuntime::new(PluginPath::new(&options.cni_path), options.cni_timeout)
-            .on(options.data_path.parse()?);
-        let registry = fleet::connect(options)?;
-        let networks = Networks::open(options, registry.as_ref()).await?;
-        let (state, loaded) = State::open(&options.state_dir, runtime.namespace())?;
-        for damage in loaded.damage {
-            tracing::error!(
-                "cannot read a record, {damage}: what it says of its container is lost"
-            );
-        }
-        let events = Arc::new(EventLog::new(&options.node_name));
-        let book = Book::new(state, &options.node_name, loaded.records);
-        let pins = options.run_dir.join("netns");
-        make_private(&pins).map_err(|error| cannot_make(&pins, &error))?;
-        let parts = Parts {
-            runtime: Arc::new(runtime),
-            datapath: Arc::new(CniDatapath::new(
-                cni.clone(),
-                options.run_dir.join("locks"),
-                pins.clone(),
-            )),
-            networks: Arc::clone(&networks.source),
-            book,
-            pins,
-            label: options.network_label.clone(),
-            events: Arc::clone(&events),
-        };
-        let (wake, wakes) = mpsc::unbounded_channel();
-        let attachments = Arc::new(Attachments::new(parts, wake));
-        let reconciler = Arc::new(Reconciler::new(Arc::clone(&attachments)));
-        let store = Arc::clone(&networks.store);
-        let metrics = match options.metrics {
-            Some(address) => Some(metrics::bind(address).await?),
-            None => None,
-        };
-        let fleet = Fleet::join(options, registry.clone(), &attachments).await?;
-        let stored = (Arc::clone(&networks.source), networks.folder.clone());
-        let naming = Naming::open(options, &attachments, fleet.registry(), stored)?;
-        let elsewhere = fleet.lookups.clone().filter(|_| networks.is_shared());
-        let host: Arc<dyn Surroundings> = Arc::new(Host::new(cni));
-        let service = NetworkService::on(store, Arc::clone(&attachments) as _, Arc::clone(&host))
-            .shared(elsewhere)
-            .with_pools(options.default_pools.clone())
-            .telling(Arc::clone(&events));
-        let others = fleet.elsewhere.clone();
-        let overview = NodeOverview::new(Arc::clone(&attachments), others, &options.node_name);
-        let pools = Pools::open(pool_settings(options, registry)?).await?;
-        let shown = web::Shown {
-            networks: Arc::new(service),
-            nodes: Arc::clone(&fleet.nodes),
-            overview: Arc::new(overview),
-            events: Arc::new(Watched(events)),
-        };
-        let doctor = NodeDoctor::new(Patients {
-            attachments: Arc::clone(&attachments),
-            networks: Arc::clone(&shown.networks),
-            host,
-            nodes: Arc::clone(&fleet.nodes),
-            names: Arc::clone(&naming.dns) as _,
-            answers_names: !options.dns_listen.is_empty(),
-            state_dir: options.state_dir.clone(),
-        });
-        let services = Services::new(Backends {
-            networks: Arc::clone(&shown.networks),
-            attachments: Arc::clone(&attachments) as _,
-            containers: Arc::clone(&reconciler) as _,
-            nodes: Arc::clone(&fleet.nodes),
-            lookups: fleet.lookups.clone(),
-            addressing: pools.keeper() as _,
-            names: Arc::clone(&naming.dns) as _,
-            overview: Arc::clone(&shown.overview),
-            events: Arc::clone(&shown.events),
-            doctor: Arc::new(doctor),
-        });
-        let web = match options.web {
-            Some(address) => Some((web::bind(address).await?, shown)),
-            None => None,
-        };
-        Ok(Self {
-            listeners,
-            services,
-            attachments,
-            reconciler,
-            wakes,
-            networks,
-            fleet,
-            naming,
-            metrics,
-            web,
-            leases: Leases::start(&options.run_dir.join("dhcp"), &options.dhcp_socket)?,
-            pools,
-            _lock: lock,
-        })
-    }
+/// This node's containers.
+struct Lives {
+    attachments: Arc<Attachments>,
+    reconciler: Arc<Reconciler>,
+    /// Who is to be looked at.
+    wakes: mpsc::UnboundedReceiver<String>,
+}
 
+/// Parts that run, by name.
+type Running = JoinSet<(&'static str, Result<()>)>;
+
+impl Daemon {
     fn addresses(&self) -> String {
         let addresses = self.listeners.addresses();
         addresses
@@ -205,7 +98,7 @@ impl Daemon {
         metrics::Told {
             nodes: Arc::clone(&self.fleet.nodes),
             dns: Arc::clone(&self.naming.dns),
-            attachments: Arc::clone(&self.attachments),
+            attachments: Arc::clone(&self.lives.attachments),
             keeper: self.pools.keeper(),
             redis: registry.into_iter().chain(datastore).collect(),
         }
@@ -216,7 +109,8 @@ impl Daemon {
         let told = self.told();
         let shutdown = CancellationToken::new();
         let (mut pulse, addresses) = (Pulse::default(), self.addresses());
-        let mut parts: JoinSet<(&'static str, Result<()>)> = JoinSet::new();
+        let attachments = self.lives.attachments.clone();
+        let mut parts = Running::new();
         let stop = shutdown.clone();
         parts.spawn(async move { ("signals", signals::wait(stop).await) });
         let (stop, services) = (shutdown.clone(), self.services);
@@ -224,18 +118,6 @@ impl Daemon {
         parts.spawn(async move {
             let served = grpc::serve(listeners, services, stop, DRAIN);
             ("api", alive.during(served).await)
-        });
-        let (stop, reconciler, wakes) =
-            (shutdown.clone(), Arc::clone(&self.reconciler), self.wakes);
-        let alive = pulse.answerer("reconciler");
-        parts.spawn(async move {
-            reconciler.run(wakes, alive, stop).await;
-            ("reconciler", Ok(()))
-        });
-        let (stop, reconciler) = (shutdown.clone(), Arc::clone(&self.reconciler));
-        parts.spawn(async move {
-            reconciler.guard(stop).await;
-            ("firewall", Ok(()))
         });
         if let Some(listener) = self.metrics {
             let stop = shutdown.clone();
@@ -250,64 +132,95 @@ impl Daemon {
         }
         let (stop, naming) = (shutdown.clone(), self.naming);
         parts.spawn(async move { ("dns", naming.run(stop).await) });
-        if let Some(registry) = self.fleet.registry() {
-            let (stop, log) = (shutdown.clone(), Arc::clone(&self.attachments.parts.events));
-            parts.spawn(async move {
-                follow_fleet(registry, log, stop).await;
-                ("events of others", Ok(()))
-            });
-        }
-        let (stop, fleet) = (shutdown.clone(), self.fleet);
-        parts.spawn(async move {
-            fleet.run(stop).await;
-            ("cluster", Ok(()))
-        });
-        let (stop, networks) = (shutdown.clone(), self.networks);
-        let attachments = Arc::clone(&self.attachments);
-        parts.spawn(async move {
-            networks.follow(attachments, stop).await;
-            ("networks", Ok(()))
-        });
-        let (stop, reconciler) = (shutdown.clone(), self.reconciler);
-        let (every, alive) = (options.reconcile_interval, pulse.answerer("events"));
-        parts.spawn(async move {
-            // It may have to wait for containerd, which no restart of ours mends.
-            alive.during(reconciler.follow(every, stop)).await;
-            ("events", Ok(()))
-        });
+        follow_others(
+            &mut parts,
+            self.fleet,
+            self.networks,
+            &attachments,
+            &shutdown,
+        );
+        self.lives.run(
+            &mut parts,
+            &mut pulse,
+            options.reconcile_interval,
+            &shutdown,
+        );
         // Containers are still detached while everything else ends.
         let last = CancellationToken::new();
         let pools = self.pools.run(&last);
-        tokio::spawn(tidy(Arc::clone(&self.attachments)));
+        tokio::spawn(tidy(Arc::clone(&attachments)));
         // Until the very end: ending takes its time too.
         let telling = notify::start(addresses, pulse, shutdown.clone());
         let outcome = supervise(parts, shutdown).await;
         // What is not written now is written by the next start.
-        let _ = tokio::time::timeout(DRAIN, self.attachments.idle()).await;
+        let _ = tokio::time::timeout(DRAIN, attachments.idle()).await;
         self.leases.stop().await;
         last.cancel();
         if pools.await.is_err() {
             tracing::error!("the keeper of addresses hit a defect");
         }
-        self.attachments.book().close();
+        attachments.book().close();
         telling.abort();
         tracing::info!("stopped: attachments stay as they are");
         outcome
     }
 }
 
-/// What the keeper of address pools is told.
-fn pool_settings(options: &ServerOptions, redis: Option<Store>) -> Result<pools::Settings<'_>> {
-    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    Ok(pools::Settings {
-        state_dir: &options.state_dir,
-        socket: &options.ipam_socket,
-        node: fleet::node_id(&options.state_dir)?,
-        name: options.node_name.clone(),
-        lease_ms: millis(options.lease),
-        grace_ms: millis(options.ipam_grace),
-        redis,
-    })
+impl Lives {
+    /// Keeps containers as they should be.
+    fn run(
+        self,
+        parts: &mut Running,
+        pulse: &mut Pulse,
+        every: Duration,
+        shutdown: &CancellationToken,
+    ) {
+        let (stop, reconciler) = (shutdown.clone(), Arc::clone(&self.reconciler));
+        let (wakes, alive) = (self.wakes, pulse.answerer("reconciler"));
+        parts.spawn(async move {
+            reconciler.run(wakes, alive, stop).await;
+            ("reconciler", Ok(()))
+        });
+        let (stop, reconciler) = (shutdown.clone(), Arc::clone(&self.reconciler));
+        parts.spawn(async move {
+            reconciler.guard(stop).await;
+            ("firewall", Ok(()))
+        });
+        let (stop, reconciler) = (shutdown.clone(), self.reconciler);
+        let alive = pulse.answerer("events");
+        parts.spawn(async move {
+            // It may have to wait for containerd, which no restart of ours mends.
+            alive.during(reconciler.follow(every, stop)).await;
+            ("events", Ok(()))
+        });
+    }
+}
+
+/// Keeps this node in agreement with the others.
+fn follow_others(
+    parts: &mut Running,
+    fleet: Fleet,
+    networks: Networks,
+    attachments: &Arc<Attachments>,
+    shutdown: &CancellationToken,
+) {
+    if let Some(registry) = fleet.registry() {
+        let (stop, log) = (shutdown.clone(), Arc::clone(&attachments.parts.events));
+        parts.spawn(async move {
+            follow_fleet(registry, log, stop).await;
+            ("events of others", Ok(()))
+        });
+    }
+    let stop = shutdown.clone();
+    parts.spawn(async move {
+        fleet.run(stop).await;
+        ("cluster", Ok(()))
+    });
+    let (stop, attachments) = (shutdown.clone(), Arc::clone(attachments));
+    parts.spawn(async move {
+        networks.follow(attachments, stop).await;
+        ("networks", Ok(()))
+    });
 }
 
 /// Once a start: what an earlier life left that no record speaks of.
@@ -319,10 +232,7 @@ async fn tidy(attachments: Arc<Attachments>) {
 }
 
 /// Waits for the first part to end, has the others end, and waits for them.
-async fn supervise(
-    mut parts: JoinSet<(&'static str, Result<()>)>,
-    shutdown: CancellationToken,
-) -> Result<()> {
+async fn supervise(mut parts: Running, shutdown: CancellationToken) -> Result<()> {
     let mut outcome = Ok(());
     while let Some(ended) = parts.join_next().await {
         let unexpected = !shutdown.is_cancelled();
@@ -343,20 +253,4 @@ async fn supervise(
         }
     }
     outcome
-}
-
-fn lock_state(options: &ServerOptions) -> Result<OperationLock> {
-    let dir = &options.state_dir;
-    make_private(dir).map_err(|error| cannot_make(dir, &error))?;
-    OperationLock::try_acquire(dir.join("lock"))?.ok_or_else(|| {
-        Error::precondition(format!(
-            "another circuit server uses {}: stop it, or give this one other folders with \
-             --state-dir, --run-dir and --datastore",
-            dir.display()
-        ))
-    })
-}
-
-fn cannot_make(dir: &std::path::Path, error: &std::io::Error) -> Error {
-    Error::precondition(format!("cannot make the folder {}: {error}", dir.display()))
 }
