@@ -136,10 +136,8 @@ function sizeNode(node, memory, width) {
 
 // Nodes stand in columns; each new one goes into the lowest.
 function arrange(nodes, memory, shape) {
-  if (memory.columns.length === 0) {
-    const count = Math.max(1, Math.min(nodes.length, Math.round(Math.sqrt(nodes.length * shape))));
-    memory.columns = Array.from({ length: count }, () => []);
-  }
+  const wanted = Math.max(1, Math.min(nodes.length, Math.round(Math.sqrt(nodes.length * shape))));
+  while (memory.columns.length < wanted) memory.columns.push([]);
   const there = new Set(nodes.map((it) => it.key));
   const placed = new Set();
   for (const column of memory.columns) {
