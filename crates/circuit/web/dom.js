@@ -32,6 +32,9 @@ export function clock(at) {
   return Number.isNaN(time.getTime()) ? "" : time.toLocaleTimeString("en-GB");
 }
 
+/** What an event says, besides what it is about. */
+export const whatOf = (event) => [event.network, ...event.ips, event.message].filter(Boolean).join("  ");
+
 /** What this browser has kept, or null. */
 export function remembered(name) {
   try {

@@ -134,9 +134,24 @@ function sizeNode(node, memory, width) {
   return homes;
 }
 
+// How many columns show everything the largest.
+function columnsFor(sizes, shape) {
+  let best = { count: 1, scale: 0 };
+  const wide = Math.max(...sizes.map((it) => it.w)) + 2 * PAD + BETWEEN;
+  for (let count = 1; count <= Math.min(sizes.length, 24); count += 1) {
+    const heights = Array.from({ length: count }, () => 0);
+    for (const { h } of sizes) {
+      heights[heights.indexOf(Math.min(...heights))] += h + TITLE + 2 * PAD + BETWEEN;
+    }
+    const scale = Math.min(shape / (wide * count), 1 / Math.max(...heights));
+    if (scale > best.scale) best = { count, scale };
+  }
+  return best.count;
+}
+
 // Nodes stand in columns; each new one goes into the lowest.
 function arrange(nodes, memory, shape) {
-  const wanted = Math.max(1, Math.min(nodes.length, Math.round(Math.sqrt(nodes.length * shape))));
+  const wanted = columnsFor(nodes.map((it) => memory.nodes.get(it.key)), shape);
   while (memory.columns.length < wanted) memory.columns.push([]);
   const there = new Set(nodes.map((it) => it.key));
   const placed = new Set();

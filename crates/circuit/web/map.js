@@ -86,11 +86,12 @@ export class Picture {
     this.following = true;
     const { bounds: it, cy } = this;
     if (!it || !(it.x2 > it.x1)) return;
-    const [wide, high] = [cy.width() - 2 * MARGIN, cy.height() - 2 * MARGIN - BELOW];
+    const below = Math.max(BELOW, this.covered().bottom);
+    const [wide, high] = [cy.width() - 2 * MARGIN, cy.height() - 2 * MARGIN - below];
     const zoom = Math.max(cy.minZoom(), Math.min(LARGEST, wide / (it.x2 - it.x1), high / (it.y2 - it.y1)));
     const pan = {
       x: cy.width() / 2 - (zoom * (it.x1 + it.x2)) / 2,
-      y: (cy.height() - BELOW) / 2 - (zoom * (it.y1 + it.y2)) / 2,
+      y: (cy.height() - below) / 2 - (zoom * (it.y1 + it.y2)) / 2,
     };
     cy.stop();
     if (slowly && !calm()) cy.animate({ zoom, pan }, { duration: 350, easing: "ease-in-out-cubic" });
@@ -134,7 +135,7 @@ export class Picture {
 
   // Moves the map just so far that one of them is in sight.
   reveal(drawn) {
-    const [wide, high] = [this.cy.width() - this.covered(), this.cy.height()];
+    const [wide, high] = [this.cy.width() - this.covered().right, this.cy.height()];
     const over = (at, edge, most) => Math.min(0, at - edge) + Math.max(0, at - (most - edge));
     const away = drawn.map((it) => {
       const { x, y } = it.renderedPosition();
