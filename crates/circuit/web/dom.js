@@ -33,7 +33,10 @@ export function clock(at) {
 }
 
 /** What an event says, besides what it is about. */
-export const whatOf = (event) => [event.network, ...event.ips, event.message].filter(Boolean).join("  ");
+export function whatOf(event) {
+  const where = [event.network, ...event.ips].filter(Boolean).join(" ");
+  return [where, event.message].filter(Boolean).join(": ");
+}
 
 /** What this browser has kept, or null. */
 export function remembered(name) {

@@ -177,7 +177,7 @@ function arrange(nodes, memory, shape) {
 }
 
 const widthFor = (nodes) => {
-  if (nodes === 1) return 3 * SIDE + 2 * GAP + 3 * RAIL + SIDE;
+  if (nodes === 1) return 3 * (2 * SIDE + RAIL) + 2 * GAP;
   return nodes === 2 ? 3 * SIDE + 2 * GAP : 2 * SIDE + GAP + 2 * RAIL;
 };
 

@@ -10,6 +10,8 @@ const MARGIN = 26;
 // The legend is there.
 const BELOW = 24;
 const LARGEST = 1.25;
+// More than that do not move smoothly.
+const MANY = 1500;
 
 export class Picture {
   constructor(container, { onOpen, onAway, covered }) {
@@ -63,7 +65,7 @@ export class Picture {
     const places = place(picture, this.memory, shape);
     const wanted = this.elements(picture, places);
     const first = this.cy.elements().empty();
-    this.motion.change(wanted, first || calm());
+    this.motion.change(wanted, first || calm() || wanted.size > MANY);
     this.mind(places.boxes, first);
   }
 
@@ -237,7 +239,7 @@ export class Picture {
         source: `rail:${hub.key}`,
         target: spot ? `stand:${stand}` : `pill:${container.key}`,
         dy: end.y - rail.y,
-        label: phase === "attached" ? plain((ips[0] ?? "no address") + more) : `${plain(phase)}…`,
+        label: phase === "attached" ? plain(short(ips[0] ?? "no address") + more) : `${plain(phase)}…`,
         classes: phase === "attached" ? "" : "passing",
       });
     }
@@ -258,6 +260,9 @@ export class Picture {
     }
   }
 }
+
+// The beginning of long addresses is their network's, the end is their own.
+const short = (ip) => (ip.length > 16 ? `${ip.slice(0, 6)}…${ip.slice(-8)}` : ip);
 
 const STATES = { running: 1, created: 1, stopped: 1, absent: 1, unknown: 1 };
 
