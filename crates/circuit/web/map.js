@@ -21,6 +21,8 @@ export class Picture {
     this.colours = new Map();
     this.following = true;
     this.bounds = null;
+    this.chosen = null;
+    this.found = null;
     this.cy = window.cytoscape({
       container,
       minZoom: 0.08,
@@ -135,18 +137,21 @@ export class Picture {
     this.reveal(this.drawn(of).nodes(".pill, .hub, .box"));
   }
 
-  // Moves the map just so far that one of them is in sight.
+  // Moves the map just so far that they are in sight, or the first of them.
   reveal(drawn) {
+    const places = drawn.map((it) => it.renderedPosition());
+    if (places.length === 0) return;
+    const by = (at, edge, most) => {
+      const [low, high] = [Math.min(...at), Math.max(...at)];
+      if (low < edge) return edge - low;
+      return high > most - edge ? -Math.min(high - most + edge, low - edge) : 0;
+    };
     const [wide, high] = [this.cy.width() - this.covered().right, this.cy.height()];
-    const over = (at, edge, most) => Math.min(0, at - edge) + Math.max(0, at - (most - edge));
-    const away = drawn.map((it) => {
-      const { x, y } = it.renderedPosition();
-      return { x: over(x, Math.min(80, wide / 2), wide), y: over(y, Math.min(40, high / 2), high) };
-    });
-    if (away.length === 0 || away.some(({ x, y }) => x === 0 && y === 0)) return;
-    const by = { x: -away[0].x, y: -away[0].y };
-    if (calm()) this.cy.panBy(by);
-    else this.cy.animate({ panBy: by }, { duration: 350 });
+    const x = by(places.map((it) => it.x), Math.min(80, wide / 2), wide);
+    const y = by(places.map((it) => it.y), Math.min(40, high / 2), high);
+    if (x === 0 && y === 0) return;
+    if (calm()) this.cy.panBy({ x, y });
+    else this.cy.animate({ panBy: { x, y } }, { duration: 350 });
   }
 
   /** Makes those of a search stand out; null when there is none. */
@@ -157,14 +162,18 @@ export class Picture {
 
   emphasise() {
     const { chosen, found } = this;
+    const has = (it, one) => ["of", "network", "also"].some((name) => it.data(name) !== undefined && one(it.data(name)));
+    const ofChosen = this.cy.elements().filter((it) => has(it, (key) => key === chosen));
+    // The networks that what is chosen is on stay in sight with it.
+    const hubs = new Set(ofChosen.edges(".link").map((it) => it.data("source").slice("rail:".length)));
     this.cy.batch(() => {
       this.cy.elements().forEach((it) => {
-        const keys = [it.data("of"), it.data("network"), it.data("also")];
-        const isChosen = chosen ? keys.includes(chosen) : false;
-        const isFound = found ? keys.some((key) => found.has(key)) : false;
+        const isChosen = ofChosen.has(it);
+        const isFound = found !== null && has(it, (key) => found.has(key));
+        const isNear = isChosen || hubs.has(it.id().slice(it.id().indexOf(":") + 1));
         it.toggleClass("chosen", isChosen);
         it.toggleClass("found", isFound && it.data("what") !== "link");
-        it.toggleClass("faded", Boolean(found ? !isFound && !isChosen : chosen && !isChosen && it.data("what") !== "hub"));
+        it.toggleClass("faded", found === null ? Boolean(chosen) && !isNear : !isFound && !isChosen);
       });
     });
   }
