@@ -134,7 +134,7 @@ export class Picture {
     if (!other) return;
     if (!of && this.following) this.fit();
     if (!of) return;
-    this.reveal(this.drawn(of).nodes(".pill, .hub, .box"));
+    this.reveal(this.drawn(of).nodes(".pill, .stand, .hub, .box"));
   }
 
   // Moves the map just so far that they are in sight, or the first of them.
