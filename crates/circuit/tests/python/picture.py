@@ -5,6 +5,7 @@ and answers with a line. At the start the containers `api` and `db` are on the n
 
     python3 picture.py URL            on a node, with containers
     python3 picture.py URL --token    on one that asks for a token
+    python3 picture.py URL --cluster  on one of two nodes, `here` and `there`
     python3 picture.py                with a fleet that is made up
 """
 
@@ -201,6 +202,32 @@ def with_a_token(url):
         equal(browser.run("return document.cookie"), "", "cookies for scripts")
 
 
+def with_a_cluster(url):
+    """`a` is here and `b` is there, both on a network `web`."""
+    with Browser() as browser:
+        open_page(browser, url)
+        wait_for("both nodes are drawn", lambda: len(browser.run(PILLS, ".box")) == 2)
+        wait_for("both containers are", lambda: {"a", "b"} <= set(drawn(browser)))
+        wait_for("their links are", lambda: len(browser.run(LABELS)) == 2)
+        ends = [it.rsplit(".", 2)[0] for it in sorted(browser.run(LABELS))]
+        equal(ends, ["10.90", "10.91"], "the networks of the links")
+        equal(browser.text("#registry"), "cluster connected", "the registry")
+        time.sleep(1)
+        boxes, b = browser.run(PILLS, ".box"), drawn(browser)["b"]
+        inside = [abs(b["x"] - box["x"]) < box["w"] / 2 and abs(b["y"] - box["y"]) < box["h"] / 2 for box in boxes]
+        equal(inside.count(True), 1, "boxes that b is in")
+        place = drawn(browser)["b"]
+        browser.click_at(place["x"], place["y"])
+        wait_for("its details open", lambda: "there" in browser.text("#details"))
+        holds(browser.text("#details"), "10.91.", "container.connected")
+        shot(browser, "cluster")
+        do("disconnect b")
+        wait_for("it goes", lambda: "b" not in drawn(browser) and not browser.text("#details"))
+        do("kill the other")
+        wait_for("its node goes", lambda: len(browser.run(PILLS, ".box")) == 1)
+        clean(browser, url)
+
+
 # --- with a fleet that is made up ----------------------------------------------
 
 
@@ -329,6 +356,8 @@ if __name__ == "__main__":
         made_up()
     elif sys.argv[2:] == ["--token"]:
         with_a_token(sys.argv[1])
+    elif sys.argv[2:] == ["--cluster"]:
+        with_a_cluster(sys.argv[1])
     else:
         with_a_daemon(sys.argv[1])
     print("all is as it should be")
