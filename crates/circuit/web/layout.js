@@ -247,7 +247,7 @@ function drawLadder(ladder, left, top, homes, out) {
   out.hubs.set(ladder.key, {
     x: ladder.both ? rail : rail - RAIL / 2 - INSET + PILL.w / 2,
     y: head,
-    rail: { x: rail, y: head + PILL.h / 2 + length / 2 - 6, h: ladder.used > 0 ? length : 0 },
+    rail: { x: rail, y: head + PILL.h / 2 + length / 2 - 2, h: ladder.used > 0 ? length : 0 },
   });
   ladder.slots.forEach((key, slot) => {
     if (key === null) return;
