@@ -1,7 +1,7 @@
 // The page: what is told is drawn, and what is pressed is done.
 
 import { Details } from "./details.js";
-import { byId, clock, make, plain, remember, remembered, say } from "./dom.js";
+import { byId, clock, make, plain, remember, remembered, say, whatOf } from "./dom.js";
 import { List } from "./list.js";
 import { Live } from "./live.js";
 import { Picture } from "./map.js";
@@ -29,9 +29,9 @@ const live = new Live({
   onBack: back,
 });
 
-// How much of the map the details hide.
+// How much of the map is hidden.
 function covered() {
-  return byId("details").offsetWidth;
+  return { right: byId("details").offsetWidth, bottom: byId("empty").offsetHeight };
 }
 
 function element(key) {
@@ -42,11 +42,11 @@ function element(key) {
 
 function draw() {
   about();
+  empty();
   drawing.show(picture);
   byId("map").setAttribute("aria-label", inWords());
   showSearch();
   showDetails();
-  empty();
 }
 
 function inWords() {
@@ -127,7 +127,7 @@ function strip() {
     const time = make("time", { datetime: plain(event.at) }, clock(event.at));
     const kind = make("span", { class: `kind ${event.kind === "container.problem" || event.kind === "registry.lost" ? "warn" : ""}` }, event.kind);
     const where = make("span", { class: "quiet" }, event.node);
-    return make("li", {}, time, kind, make("span", { class: "what" }, event.message || [event.container, event.network, ...event.ips].join(" ")), where);
+    return make("li", {}, time, kind, make("span", { class: "what" }, make("b", {}, event.container), ` ${whatOf(event)}`), where);
   });
   const none = make("li", { class: "quiet" }, "Nothing has happened yet.");
   byId("events").replaceChildren(...(rows.length > 0 ? rows : [none]));

@@ -1,6 +1,6 @@
 // Everything that is known of one element.
 
-import { byId, clock, make, plain, say } from "./dom.js";
+import { byId, clock, make, plain, say, whatOf } from "./dom.js";
 import { concerns, keyOf, readNetwork } from "./model.js";
 
 const EVENTS = 30;
@@ -162,7 +162,7 @@ export class Details {
   happened() {
     if (this.events.length === 0) return section("Recent events", make("p", { class: "quiet" }, "None since the daemon was started."));
     const rows = this.events.map((event) =>
-      make("li", {}, make("time", { datetime: plain(event.at) }, clock(event.at)), ` ${event.kind} `, make("span", { class: "quiet" }, event.message)),
+      make("li", {}, make("time", { datetime: plain(event.at) }, clock(event.at)), ` ${event.kind} `, make("span", { class: "quiet" }, [this.shown.kind === "container" ? "" : event.container, whatOf(event)].filter(Boolean).join(" "))),
     );
     return section("Recent events", make("ol", { class: "log" }, ...rows));
   }

@@ -32,6 +32,12 @@ export function clock(at) {
   return Number.isNaN(time.getTime()) ? "" : time.toLocaleTimeString("en-GB");
 }
 
+/** What an event says, besides what it is about. */
+export function whatOf(event) {
+  const where = [event.network, ...event.ips].filter(Boolean).join(" ");
+  return [where, event.message].filter(Boolean).join(": ");
+}
+
 /** What this browser has kept, or null. */
 export function remembered(name) {
   try {

@@ -134,12 +134,25 @@ function sizeNode(node, memory, width) {
   return homes;
 }
 
+// How many columns show everything the largest.
+function columnsFor(sizes, shape) {
+  let best = { count: 1, scale: 0 };
+  const wide = Math.max(...sizes.map((it) => it.w)) + 2 * PAD + BETWEEN;
+  for (let count = 1; count <= Math.min(sizes.length, 24); count += 1) {
+    const heights = Array.from({ length: count }, () => 0);
+    for (const { h } of sizes) {
+      heights[heights.indexOf(Math.min(...heights))] += h + TITLE + 2 * PAD + BETWEEN;
+    }
+    const scale = Math.min(shape / (wide * count), 1 / Math.max(...heights));
+    if (scale > best.scale) best = { count, scale };
+  }
+  return best.count;
+}
+
 // Nodes stand in columns; each new one goes into the lowest.
 function arrange(nodes, memory, shape) {
-  if (memory.columns.length === 0) {
-    const count = Math.max(1, Math.min(nodes.length, Math.round(Math.sqrt(nodes.length * shape))));
-    memory.columns = Array.from({ length: count }, () => []);
-  }
+  const wanted = columnsFor(nodes.map((it) => memory.nodes.get(it.key)), shape);
+  while (memory.columns.length < wanted) memory.columns.push([]);
   const there = new Set(nodes.map((it) => it.key));
   const placed = new Set();
   for (const column of memory.columns) {
@@ -164,7 +177,7 @@ function arrange(nodes, memory, shape) {
 }
 
 const widthFor = (nodes) => {
-  if (nodes === 1) return 3 * SIDE + 2 * GAP + 3 * RAIL + SIDE;
+  if (nodes === 1) return 3 * (2 * SIDE + RAIL) + 2 * GAP;
   return nodes === 2 ? 3 * SIDE + 2 * GAP : 2 * SIDE + GAP + 2 * RAIL;
 };
 
@@ -234,7 +247,7 @@ function drawLadder(ladder, left, top, homes, out) {
   out.hubs.set(ladder.key, {
     x: ladder.both ? rail : rail - RAIL / 2 - INSET + PILL.w / 2,
     y: head,
-    rail: { x: rail, y: head + PILL.h / 2 + length / 2 - 6, h: ladder.used > 0 ? length : 0 },
+    rail: { x: rail, y: head + PILL.h / 2 + length / 2 - 2, h: ladder.used > 0 ? length : 0 },
   });
   ladder.slots.forEach((key, slot) => {
     if (key === null) return;

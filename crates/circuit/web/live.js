@@ -58,7 +58,7 @@ export class Live {
     }
     this.asking = false;
     this.tell();
-    this.ask(this.failures > 0 ? wait(this.failures) : this.again ? SOON : EVERY);
+    this.ask(this.failures > 0 ? wait(this.failures) : this.again ? SOON : EVERY * (document.hidden ? 6 : 1));
   }
 
   listen() {

@@ -158,8 +158,8 @@ const networks = (fills, lines) =>
   ]);
 
 const emphasis = (colour) => [
-  { selector: ".faded", style: { opacity: 0.3 } },
-  { selector: ".box.faded, .title.faded", style: { opacity: 0.6 } },
+  { selector: ".faded", style: { opacity: 0.45 } },
+  { selector: ".box.faded, .title.faded", style: { opacity: 0.75 } },
   { selector: ".pill.near, .hub.near, .stand.near, .pill.chosen, .hub.chosen, .stand.chosen", style: { "underlay-color": colour.accent, "underlay-opacity": 0.22, "underlay-padding": 4, "underlay-shape": "round-rectangle" } },
   { selector: ".box.near", style: { "border-color": colour.accent } },
   { selector: ".link.near, .tie.near, .link.chosen, .tie.chosen", style: { width: 2.6, color: colour.text, "line-opacity": 1 } },

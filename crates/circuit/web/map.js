@@ -10,6 +10,8 @@ const MARGIN = 26;
 // The legend is there.
 const BELOW = 24;
 const LARGEST = 1.25;
+// More than that do not move smoothly.
+const MANY = 1500;
 
 export class Picture {
   constructor(container, { onOpen, onAway, covered }) {
@@ -19,6 +21,8 @@ export class Picture {
     this.colours = new Map();
     this.following = true;
     this.bounds = null;
+    this.chosen = null;
+    this.found = null;
     this.cy = window.cytoscape({
       container,
       minZoom: 0.08,
@@ -63,7 +67,7 @@ export class Picture {
     const places = place(picture, this.memory, shape);
     const wanted = this.elements(picture, places);
     const first = this.cy.elements().empty();
-    this.motion.change(wanted, first || calm());
+    this.motion.change(wanted, first || calm() || wanted.size > MANY);
     this.mind(places.boxes, first);
   }
 
@@ -86,11 +90,12 @@ export class Picture {
     this.following = true;
     const { bounds: it, cy } = this;
     if (!it || !(it.x2 > it.x1)) return;
-    const [wide, high] = [cy.width() - 2 * MARGIN, cy.height() - 2 * MARGIN - BELOW];
+    const below = Math.max(BELOW, this.covered().bottom);
+    const [wide, high] = [cy.width() - 2 * MARGIN, cy.height() - 2 * MARGIN - below];
     const zoom = Math.max(cy.minZoom(), Math.min(LARGEST, wide / (it.x2 - it.x1), high / (it.y2 - it.y1)));
     const pan = {
       x: cy.width() / 2 - (zoom * (it.x1 + it.x2)) / 2,
-      y: (cy.height() - BELOW) / 2 - (zoom * (it.y1 + it.y2)) / 2,
+      y: (cy.height() - below) / 2 - (zoom * (it.y1 + it.y2)) / 2,
     };
     cy.stop();
     if (slowly && !calm()) cy.animate({ zoom, pan }, { duration: 350, easing: "ease-in-out-cubic" });
@@ -129,21 +134,24 @@ export class Picture {
     if (!other) return;
     if (!of && this.following) this.fit();
     if (!of) return;
-    this.reveal(this.drawn(of).nodes(".pill, .hub, .box"));
+    this.reveal(this.drawn(of).nodes(".pill, .stand, .hub, .box"));
   }
 
-  // Moves the map just so far that one of them is in sight.
+  // Moves the map just so far that they are in sight, or the first of them.
   reveal(drawn) {
-    const [wide, high] = [this.cy.width() - this.covered(), this.cy.height()];
-    const over = (at, edge, most) => Math.min(0, at - edge) + Math.max(0, at - (most - edge));
-    const away = drawn.map((it) => {
-      const { x, y } = it.renderedPosition();
-      return { x: over(x, Math.min(80, wide / 2), wide), y: over(y, Math.min(40, high / 2), high) };
-    });
-    if (away.length === 0 || away.some(({ x, y }) => x === 0 && y === 0)) return;
-    const by = { x: -away[0].x, y: -away[0].y };
-    if (calm()) this.cy.panBy(by);
-    else this.cy.animate({ panBy: by }, { duration: 350 });
+    const places = drawn.map((it) => it.renderedPosition());
+    if (places.length === 0) return;
+    const by = (at, edge, most) => {
+      const [low, high] = [Math.min(...at), Math.max(...at)];
+      if (low < edge) return edge - low;
+      return high > most - edge ? -Math.min(high - most + edge, low - edge) : 0;
+    };
+    const [wide, high] = [this.cy.width() - this.covered().right, this.cy.height()];
+    const x = by(places.map((it) => it.x), Math.min(80, wide / 2), wide);
+    const y = by(places.map((it) => it.y), Math.min(40, high / 2), high);
+    if (x === 0 && y === 0) return;
+    if (calm()) this.cy.panBy({ x, y });
+    else this.cy.animate({ panBy: { x, y } }, { duration: 350 });
   }
 
   /** Makes those of a search stand out; null when there is none. */
@@ -154,14 +162,18 @@ export class Picture {
 
   emphasise() {
     const { chosen, found } = this;
+    const has = (it, one) => ["of", "network", "also"].some((name) => it.data(name) !== undefined && one(it.data(name)));
+    const ofChosen = this.cy.elements().filter((it) => has(it, (key) => key === chosen));
+    // The networks that what is chosen is on stay in sight with it.
+    const hubs = new Set(ofChosen.edges(".link").map((it) => it.data("source").slice("rail:".length)));
     this.cy.batch(() => {
       this.cy.elements().forEach((it) => {
-        const keys = [it.data("of"), it.data("network"), it.data("also")];
-        const isChosen = chosen ? keys.includes(chosen) : false;
-        const isFound = found ? keys.some((key) => found.has(key)) : false;
+        const isChosen = ofChosen.has(it);
+        const isFound = found !== null && has(it, (key) => found.has(key));
+        const isNear = isChosen || hubs.has(it.id().slice(it.id().indexOf(":") + 1));
         it.toggleClass("chosen", isChosen);
         it.toggleClass("found", isFound && it.data("what") !== "link");
-        it.toggleClass("faded", Boolean(found ? !isFound && !isChosen : chosen && !isChosen && it.data("what") !== "hub"));
+        it.toggleClass("faded", found === null ? Boolean(chosen) && !isNear : !isFound && !isChosen);
       });
     });
   }
@@ -236,7 +248,7 @@ export class Picture {
         source: `rail:${hub.key}`,
         target: spot ? `stand:${stand}` : `pill:${container.key}`,
         dy: end.y - rail.y,
-        label: phase === "attached" ? plain((ips[0] ?? "no address") + more) : `${plain(phase)}…`,
+        label: phase === "attached" ? plain(short(ips[0] ?? "no address") + more) : `${plain(phase)}…`,
         classes: phase === "attached" ? "" : "passing",
       });
     }
@@ -257,6 +269,9 @@ export class Picture {
     }
   }
 }
+
+// The beginning of long addresses is their network's, the end is their own.
+const short = (ip) => (ip.length > 16 ? `${ip.slice(0, 6)}…${ip.slice(-8)}` : ip);
 
 const STATES = { running: 1, created: 1, stopped: 1, absent: 1, unknown: 1 };
 

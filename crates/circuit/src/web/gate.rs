@@ -52,7 +52,7 @@ impl Gate {
     }
 
     /// A cookie to set, when somebody gets in by an address with the token in it.
-    fn admit(&self, uri: &Uri, headers: &HeaderMap) -> Result<Option<HeaderValue>, Response> {
+    fn admit(&self, uri: &Uri, headers: &HeaderMap) -> Result<Option<HeaderValue>, Box<Response>> {
         let Some(token) = &self.token else {
             // Another site's name that leads to this address would let its pages
             // read here; with a token they lack the cookie.
@@ -84,7 +84,9 @@ impl Gate {
         }
         if uri.path() == "/" {
             let page = [(header::CONTENT_TYPE, "text/html; charset=utf-8")];
-            return Err((StatusCode::UNAUTHORIZED, page, SIGN_IN).into_response());
+            return Err(Box::new(
+                (StatusCode::UNAUTHORIZED, page, SIGN_IN).into_response(),
+            ));
         }
         Err(refuse(
             StatusCode::UNAUTHORIZED,
@@ -112,7 +114,7 @@ pub(super) async fn guard(State(gate): State<Arc<Gate>>, request: Request, next:
             }
             response
         }
-        Err(refusal) => refusal,
+        Err(refusal) => *refusal,
     };
     let headers = response.headers_mut();
     for (name, value) in HEADERS {
@@ -124,11 +126,13 @@ pub(super) async fn guard(State(gate): State<Arc<Gate>>, request: Request, next:
     response
 }
 
-fn judge(gate: &Gate, request: &Request) -> Result<Option<HeaderValue>, Response> {
+fn judge(gate: &Gate, request: &Request) -> Result<Option<HeaderValue>, Box<Response>> {
     if ![Method::GET, Method::HEAD].contains(request.method()) {
         let allow = [(header::ALLOW, "GET, HEAD")];
         let why = "this page only shows: use GET\n";
-        return Err((StatusCode::METHOD_NOT_ALLOWED, allow, why).into_response());
+        return Err(Box::new(
+            (StatusCode::METHOD_NOT_ALLOWED, allow, why).into_response(),
+        ));
     }
     let headers = request.headers();
     // Pages of others cannot read the answers, but they need not ask at all.
@@ -143,8 +147,8 @@ fn judge(gate: &Gate, request: &Request) -> Result<Option<HeaderValue>, Response
     gate.admit(request.uri(), headers)
 }
 
-fn refuse(status: StatusCode, why: &'static str) -> Response {
-    (status, why).into_response()
+fn refuse(status: StatusCode, why: &'static str) -> Box<Response> {
+    Box::new((status, why).into_response())
 }
 
 fn bearer(value: &HeaderValue) -> Option<&str> {

@@ -5,9 +5,9 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use circuit_testing::TestNode;
+use circuit_testing::{Lan, TestNode, network};
 
-use crate::support::NETWORK;
+use crate::support::{NETWORK, member};
 
 const URL: &str = "http://127.0.0.1:8081/";
 /// What picture.py expects to be shown as text.
@@ -89,6 +89,30 @@ fn a_browser_asks_for_the_token() {
         node.remove_container(name);
     }
     node.assert_nothing_left();
+}
+
+#[test]
+fn a_browser_shows_the_cluster() {
+    let lan = Lan::new();
+    let _redis = lan.redis();
+    let web = ["--web", "127.0.0.1:8081"];
+    let here = member(&lan, "here", 4).server(&web).start();
+    let there = member(&lan, "there", 4).start();
+    for (node, container, subnet) in [(&here, "a", "10.90.0.0/16"), (&there, "b", "10.91.0.0/16")] {
+        node.create_network("web", &network::bridge("web", subnet));
+        node.run_container(container, &[(NETWORK, "web")], &[]);
+    }
+    drive(
+        here.command("python3"),
+        &[URL, "--cluster"],
+        |what| match what {
+            "disconnect b" => there.remove_container("b"),
+            "kill the other" => there.kill_daemon(),
+            other => panic!("picture.py asks for {other:?}"),
+        },
+    );
+    here.remove_container("a");
+    here.assert_nothing_left();
 }
 
 /// Three nodes with forty containers, names of the worst kind, and nothing at all.

@@ -5,6 +5,7 @@ and answers with a line. At the start the containers `api` and `db` are on the n
 
     python3 picture.py URL            on a node, with containers
     python3 picture.py URL --token    on one that asks for a token
+    python3 picture.py URL --cluster  on one of two nodes, `here` and `there`
     python3 picture.py                with a fleet that is made up
 """
 
@@ -201,6 +202,31 @@ def with_a_token(url):
         equal(browser.run("return document.cookie"), "", "cookies for scripts")
 
 
+def with_a_cluster(url):
+    """`a` is here and `b` is there, both on a network `web`."""
+    with Browser() as browser:
+        open_page(browser, url)
+        wait_for("both nodes are drawn", lambda: len(browser.run(PILLS, ".box")) == 2)
+        wait_for("both containers are", lambda: {"a", "b"} <= set(drawn(browser)))
+        wait_for("their links are", lambda: len(browser.run(LABELS)) == 2)
+        ends = [it.rsplit(".", 2)[0] for it in sorted(browser.run(LABELS))]
+        equal(ends, ["10.90", "10.91"], "the networks of the links")
+        equal(browser.text("#registry"), "cluster connected", "the registry")
+        time.sleep(1)
+        place = drawn(browser)["b"]
+        around = lambda box: all(abs(place[at] - box[at]) < box[size] / 2 for at, size in ("xw", "yh"))
+        equal(len([it for it in browser.run(PILLS, ".box") if around(it)]), 1, "boxes that b is in")
+        browser.click_at(place["x"], place["y"])
+        wait_for("its details open", lambda: "there" in browser.text("#details"))
+        holds(browser.text("#details"), "10.91.", "container.connected")
+        shot(browser, "cluster")
+        do("disconnect b")
+        wait_for("it goes", lambda: "b" not in drawn(browser) and not browser.text("#details"))
+        do("kill the other")
+        wait_for("its node goes", lambda: len(browser.run(PILLS, ".box")) == 1)
+        clean(browser, url)
+
+
 # --- with a fleet that is made up ----------------------------------------------
 
 
@@ -222,10 +248,11 @@ def a_fleet(browser, fake):
     time.sleep(1)
     equal(overlapping(browser.run(PILLS, ".pill, .stand, .hub")), None, "two in one place")
     equal(overlapping(browser.run(PILLS, ".box")), None, "two boxes in one place")
-    view = browser.run("const it = document.getElementById('map').getBoundingClientRect(); return [it.left, it.right, it.top, it.bottom]")
+    view = browser.run("return document.getElementById('map').getBoundingClientRect().toJSON()")
     for it in browser.run(PILLS, ".box"):
-        inside = view[0] <= it["x"] - it["w"] / 2 and it["x"] + it["w"] / 2 <= view[1]
-        equal(inside, True, "everything is in sight")
+        sides = [it["x"] - it["w"] / 2 - view["left"], view["right"] - it["x"] - it["w"] / 2]
+        ends = [it["y"] - it["h"] / 2 - view["top"], view["bottom"] - it["y"] - it["h"] / 2]
+        equal(min(sides + ends) >= 0, True, "everything is in sight")
     shot(browser, "fleet-light")
     browser.prefer(prefers_color_scheme="dark")
     ground = "return getComputedStyle(document.body).backgroundColor"
@@ -264,7 +291,8 @@ def those_who_stay_keep_their_place(browser, fake):
     wait_for("some go", lambda: "web-1" not in drawn(browser))
     time.sleep(1)
     equal(kept(), before, "the places of those that stay")
-    fake.state = {**fake.state, "containers": [*fake.state["containers"], container("edge-1", "anew", [on("web", "10.88.0.99")])]}
+    anew = container("edge-1", "anew", [on("web", "10.88.0.99")])
+    fake.state = {**fake.state, "containers": [*fake.state["containers"], anew]}
     fake.tell("container.connected", container="anew")
     wait_for("one comes", lambda: "anew" in drawn(browser))
     time.sleep(1)
@@ -277,7 +305,8 @@ def whatever_is_told(browser, fake):
     problem = {"container": HOSTILE, "network": HOSTILE, "message": HOSTILE}
     it = container(HOSTILE, HOSTILE, [bad], HOSTILE, problems=[problem])
     it["restart"] = {"policy": HOSTILE, "count": "many", "stopped": 7}
-    odd = [None, 7, {"id": ["x"], "networks": "none"}, {"id": "__proto__", "node": "constructor", "networks": [None]}]
+    known = {"id": "__proto__", "node": "constructor", "networks": [None]}
+    odd = [None, 7, {"id": ["x"], "networks": "none"}, known]
     fake.state = {
         "node": HOSTILE, "version": HOSTILE, "registry": {"connected": False, "failure": HOSTILE},
         "nodes": [{"name": HOSTILE, "state": HOSTILE, "seen": "never"}, None],
@@ -329,6 +358,8 @@ if __name__ == "__main__":
         made_up()
     elif sys.argv[2:] == ["--token"]:
         with_a_token(sys.argv[1])
+    elif sys.argv[2:] == ["--cluster"]:
+        with_a_cluster(sys.argv[1])
     else:
         with_a_daemon(sys.argv[1])
     print("all is as it should be")

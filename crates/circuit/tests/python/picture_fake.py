@@ -160,11 +160,11 @@ class Fake(ThreadingHTTPServer):
 
 def lively(fake):
     """Some things that have happened."""
+    fake.tell("node.joined", node="edge-3")
     for name, ip in [("web-1", "10.88.0.2"), ("api-1", "10.88.0.5"), ("queue", "10.89.0.8")]:
-        told = f"connected {name} to web with ip {ip}"
-        fake.tell("container.connected", container=name, network="web", ips=[ip], message=told)
-    fake.tell("node.joined", message="node edge-3 is there")
-    told = "cannot connect queue to lost: there is no network lost"
+        fake.tell("task.started", container=name, message="pid 4242")
+        fake.tell("container.connected", container=name, network="web", ips=[ip])
+    told = "there is no network lost: create it, or take it out of the label"
     fake.tell("container.problem", container="queue", network="lost", message=told)
 
 

@@ -154,7 +154,10 @@ class Browser:
 
     def text(self, selector):
         """What is to be read in an element; empty when it is hidden."""
-        script = "const it = document.querySelector(arguments[0]); return it ? it.innerText : '';"
+        script = """
+        const it = document.querySelector(arguments[0]);
+        return it?.checkVisibility() ? it.innerText : "";
+        """
         return self.run(script, selector)
 
     def shot(self, path):
