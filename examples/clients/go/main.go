@@ -3,8 +3,7 @@
 //
 // Generate the stubs, build, then run it, as root for the Unix socket:
 //
-//	go install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.10
-//	go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.5.1
+//	go install tool
 //	protoc -I PROTOS --go_out=. --go-grpc_out=. \
 //	    --go_opt=module=circuit-client --go-grpc_opt=module=circuit-client \
 //	    --go_opt=Mcircuit.proto=circuit-client/pb --go-grpc_opt=Mcircuit.proto=circuit-client/pb \

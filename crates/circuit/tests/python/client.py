@@ -322,7 +322,7 @@ class Session:
         ids = [event.id for event in found]
         equal(ids, sorted(set(ids)), "ids of events")
         equal((found[1].container, list(found[1].ips)), ("shell", ["10.30.0.77"]), "who was connected")
-        self.create("few", bridge("few", "10.30.0.0/24"))
+        self.create("few", bridge("few", "10.31.0.0/24"))
         equal(next(events).kind, "network.created", "an event as it happens")
         events.cancel()
         later = watch(pb.WatchRequest(after=ids[-1], network="few"), timeout=PATIENCE)
