@@ -35,7 +35,10 @@ fn a_generated_client_calls_every_rpc() {
     node.run_container("shell", &[], &[]);
     node.run_container("idle", &[], &[]);
     node.end_task("idle");
-    let labels = [("io.circuit.network", "auto"), ("io.circuit.restart", "")];
+    let labels = [
+        ("io.circuit.network", "auto"),
+        ("io.circuit.restart", "always"),
+    ];
     node.run_container("web", &labels, &[]);
 
     let printed = node

@@ -78,3 +78,6 @@ pub fn man(args: &ManArgs) -> Result<(), Failure> {
     };
     Ok(written.map_err(reason)?)
 }
+
+#[cfg(test)]
+mod tests;

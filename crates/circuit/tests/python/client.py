@@ -25,7 +25,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 from grpc_tools import protoc
 
-NAMES = ["Circuit", "Cluster", "Containers", "Dns", "Ipam"]
+NAMES = ["Circuit", "Cluster", "Containers", "Dns", "Doctor", "Events", "Ipam", "Networks"]
 SERVICES = ["coredns.dns.DnsService", *(f"io.circuit.v1.{name}" for name in NAMES)]
 HEALTH = "grpc.health.v1.Health"
 REFLECTION = "grpc.reflection.v1alpha.ServerReflection"
@@ -121,6 +121,12 @@ class Session:
         self.names = dns.DnsStub(channel)
         self.coredns_pb, coredns = modules["coredns"]
         self.coredns = coredns.DnsServiceStub(channel)
+        self.described_pb, described = modules["networks"]
+        self.described = described.NetworksStub(channel)
+        self.events_pb, events = modules["events"]
+        self.events = events.EventsStub(channel)
+        self.doctor_pb, doctor = modules["doctor"]
+        self.doctor = doctor.DoctorStub(channel)
 
     def ips(self, container, network=""):
         request = self.pb.GetContainerIPsRequest(container=container, network=network)
@@ -256,6 +262,84 @@ class Session:
             refused(call, request(container="none"), Code.NOT_FOUND, "none")
             refused(call, request(), Code.INVALID_ARGUMENT, "container")
 
+    def describing(self):
+        """Networks in a few words: written, seen with everyone on them, tidied up."""
+        pb, networks = self.described_pb, self.described
+        wish = {"name": "few", "subnets": ["10.30.0.0/24"], "internal": True}
+        dry = networks.Create(pb.DescribeNetworkRequest(dry_run=True, **wish), timeout=PATIENCE)
+        request = self.pb.GetNetworkRequest(name="few")
+        refused(self.networks.GetNetwork, request, Code.NOT_FOUND, "few")
+        made = networks.Create(pb.DescribeNetworkRequest(**wish), timeout=PATIENCE)
+        equal(made, dry, "what was written")
+        equal(json.loads(made.network.data)["plugins"][0]["bridge"], "br-few", "the bridge")
+        again = pb.DescribeNetworkRequest(**wish)
+        refused(networks.Create, again, Code.ALREADY_EXISTS, "few")
+        wrong = pb.DescribeNetworkRequest(name="more", driver="wormhole")
+        refused(networks.Create, wrong, Code.INVALID_ARGUMENT, "wormhole")
+        connect = self.pb.ConnectRequest(
+            container="shell", network="few", ips=["10.30.0.77"], aliases=["sh"], interface="lan0"
+        )
+        equal(self.networks.Connect(connect, timeout=PATIENCE).ip, "10.30.0.77", "the address")
+        seen = networks.Inspect(pb.InspectNetworkRequest(name="few"), timeout=PATIENCE)
+        told = (list(seen.subnets), seen.ipam, seen.pools[0].size, seen.pools[0].used)
+        equal(told, (["10.30.0.0/24"], "host-local", 253, 1), "few")
+        on = seen.members[0].attachment
+        told = (seen.members[0].container, list(on.ips), on.interface, list(on.aliases), on.origin)
+        equal(told, ("shell", ["10.30.0.77"], "lan0", ["sh"], "request"), "who is on few")
+        refused(networks.Inspect, pb.InspectNetworkRequest(name="none"), Code.NOT_FOUND, "none")
+
+    def listing(self):
+        """The containers with everything that is known of them."""
+        request = self.containers_pb.ListContainersRequest(here=True, traffic=True)
+        all_of_them = self.containers.List(request, timeout=PATIENCE).containers
+        by_id = {container.id: container for container in all_of_them}
+        equal(sorted(by_id), ["idle", "shell", "web"], "containers")
+        states = [by_id[name].state for name in ("idle", "shell", "web")]
+        equal(states, ["absent", "running", "running"], "states")
+        equal(by_id["web"].restart.policy, "always", "the policy of web")
+        on = by_id["shell"].networks[0]
+        equal((on.network, on.HasField("sent_bytes")), ("few", True), "a network of shell")
+
+    def pruning(self):
+        pb = self.described_pb
+        kept = [one for one in self.described.Prune(pb.PruneNetworksRequest(dry_run=True), timeout=PATIENCE)]
+        told = [(one.name, one.kept.split()[0] if one.kept else "") for one in kept]
+        equal(told, [("auto", "used"), ("few", "used")], "what would be kept")
+        wish = self.pb.DisconnectRequest(container="shell", network="few")
+        self.networks.Disconnect(wish, timeout=PATIENCE)
+        pruned = self.described.Prune(pb.PruneNetworksRequest(), timeout=PATIENCE)
+        gone = [one.name for one in pruned if not one.kept]
+        equal(gone, ["few"], "what was deleted")
+
+    def watching(self):
+        """What has happened, in order, and what happens from there on."""
+        pb, watch = self.events_pb, self.events.Watch
+        request = pb.WatchRequest(last=1000, network="few")
+        events = watch(request, timeout=PATIENCE)
+        kinds = ["network.created", "container.connected", "container.disconnected", "network.deleted"]
+        found = [next(events) for _ in kinds]
+        equal([event.kind for event in found], kinds, "events of few")
+        ids = [event.id for event in found]
+        equal(ids, sorted(set(ids)), "ids of events")
+        equal((found[1].container, list(found[1].ips)), ("shell", ["10.30.0.77"]), "who was connected")
+        self.create("few", bridge("few", "10.31.0.0/24"))
+        equal(next(events).kind, "network.created", "an event as it happens")
+        events.cancel()
+        later = watch(pb.WatchRequest(after=ids[-1], network="few"), timeout=PATIENCE)
+        equal(next(later).kind, "network.created", "what came after an event")
+        later.cancel()
+        request = self.pb.DeleteNetworkRequest(name="few")
+        self.networks.DeleteNetwork(request, timeout=PATIENCE)
+        wrong = pb.WatchRequest(kinds=["nonsense"])
+        refused(lambda *a, **k: list(watch(*a, **k)), wrong, Code.INVALID_ARGUMENT, "nonsense")
+
+    def examining(self):
+        found = list(self.doctor.Examine(self.doctor_pb.ExamineRequest(), timeout=PATIENCE))
+        checks = {"containerd", "store", "kernel", "attachments", "leaks", "containers"}
+        equal(checks - {one.check for one in found}, set(), "what was not examined")
+        bad = [one for one in found if one.level == "problem"]
+        equal(bad, [], "problems of the node")
+
     def nodes(self):
         request = self.cluster_pb.NodesRequest()
         nodes = self.cluster.Nodes(request, timeout=PATIENCE).nodes
@@ -357,6 +441,11 @@ def main():
     session.naming()
     session.stopping()
     session.disconnecting()
+    session.describing()
+    session.listing()
+    session.pruning()
+    session.watching()
+    session.examining()
     left = sorted(set(everything(pool)) - called.methods)
     equal(left, [], "methods that were not called")
     Session(channel(arguments.other_target), modules).nodes()
