@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::netlink::Route;
+use crate::netlink::{Netlink, NetlinkError, Route};
 
 /// Something of the host's that a subnet covers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +32,35 @@ impl fmt::Display for Clash {
             Self::Resolver(address) => write!(f, "resolver {address} from /etc/resolv.conf"),
         }
     }
+}
+
+/// Removes a bridge that nothing is on any more: without ports, and without addresses
+/// beyond `subnets`. True when it was there and is gone.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn remove_idle_bridge(name: &str, subnets: &[IpNet]) -> circuit_core::Result<bool> {
+    let refused = |error: NetlinkError| {
+        circuit_core::Error::internal(format!("cannot remove bridge {name}: {error}"))
+    };
+    let mut host = Netlink::open(None)?;
+    let Some(bridge) = host.link(name).map_err(refused)? else {
+        return Ok(false);
+    };
+    if !bridge.is("bridge") {
+        return Ok(false);
+    }
+    let addresses = host.addresses(bridge.index).map_err(refused)?;
+    let is_ours = |ip: IpAddr| {
+        let by_itself = matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        by_itself || subnets.iter().any(|subnet| subnet.contains(&ip))
+    };
+    let used = Netlink::open(None)?.any_port(bridge.index, |_| true);
+    if used.map_err(refused)? || !addresses.iter().all(|a| is_ours(a.address.addr())) {
+        return Ok(false);
+    }
+    host.delete_links(&[bridge.index]).map_err(refused)?;
+    Ok(true)
 }
 
 /// The name servers in the text of a `resolv.conf`.

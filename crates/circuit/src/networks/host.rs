@@ -7,8 +7,9 @@ use async_trait::async_trait;
 use circuit_core::cni::ConfigList;
 use circuit_core::{Error, Result};
 use circuit_net::cni::CniRuntime;
-use circuit_net::host::resolvers;
+use circuit_net::host::{remove_idle_bridge, resolvers};
 use circuit_net::netlink::{self, Route};
+use ipnet::IpNet;
 
 /// Where resolvers are named; the second file has the real ones on hosts whose
 /// first names a local stub.
@@ -31,6 +32,10 @@ pub trait Surroundings: Send + Sync {
 
     /// The host's routes and resolvers.
     async fn facts(&self) -> Result<Facts>;
+
+    /// Removes a bridge of a network that is gone, with addresses of those subnets,
+    /// unless something else is on it.
+    async fn remove_bridge(&self, name: &str, subnets: &[IpNet]) -> Result<()>;
 }
 
 /// This host.
@@ -65,6 +70,18 @@ impl Surroundings for Host {
         tokio::task::spawn_blocking(facts)
             .await
             .map_err(|e| Error::internal(format!("reading the host's routes hit a defect: {e}")))?
+    }
+
+    async fn remove_bridge(&self, name: &str, subnets: &[IpNet]) -> Result<()> {
+        let (bridge, subnets) = (name.to_owned(), subnets.to_vec());
+        let removing = move || remove_idle_bridge(&bridge, &subnets);
+        let removed = tokio::task::spawn_blocking(removing)
+            .await
+            .map_err(|e| Error::internal(format!("removing a bridge hit a defect: {e}")))??;
+        if removed {
+            tracing::debug!("removed bridge {name}");
+        }
+        Ok(())
     }
 }
 

@@ -66,20 +66,33 @@ fn free(pools: &[SubnetPool], ipv6: bool, taken: &[IpNet]) -> Result<IpNet> {
 /// A bridge that no other network has: their names may differ where the kernel's
 /// are cut.
 fn free_bridge(name: &str, others: &[ConfigList]) -> String {
-    let plugins = || others.iter().flat_map(|other| &other.plugins);
-    let taken = |bridge: &str| {
-        let is = |value: Option<&serde_json::Value>| {
-            value.and_then(serde_json::Value::as_str) == Some(bridge)
-        };
-        plugins().any(|plugin| is(plugin.raw.get("bridge")))
-    };
+    let taken = |bridge: &str| others.iter().flat_map(bridges).any(|it| it == bridge);
     let first = bridge_name(name);
     if !taken(&first) {
         return first;
     }
-    let numbered = (2..).map(|number: u32| bridge_name(&format!("{name}/{number}")));
-    let free = numbered.take(others.len() + 1).find(|name| !taken(name));
+    let further = (2..).map(|number| numbered(name, number));
+    let free = further.take(others.len() + 1).find(|name| !taken(name));
     free.unwrap_or(first)
+}
+
+fn numbered(name: &str, number: usize) -> String {
+    bridge_name(&format!("{name}/{number}"))
+}
+
+/// The bridges that a network names.
+pub(super) fn bridges(list: &ConfigList) -> impl Iterator<Item = &str> {
+    let named = list.plugins.iter().map(|plugin| plugin.raw.get("bridge"));
+    named.filter_map(|value| value?.as_str())
+}
+
+/// The bridge whose name was made from the network's, if it has one.
+pub(super) fn own_bridge(list: &ConfigList) -> Option<&str> {
+    let name = &list.name;
+    let is_own = |bridge: &str| {
+        bridge == bridge_name(name) || (2..10).any(|number| bridge == numbered(name, number))
+    };
+    bridges(list).find(|bridge| is_own(bridge))
 }
 
 #[cfg(test)]

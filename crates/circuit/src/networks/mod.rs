@@ -178,11 +178,38 @@ impl NetworkService {
 
     /// Takes a network that nobody uses out of the store.
     async fn remove(&self, name: &str) -> Result<()> {
+        let stored = self.store.get(name);
+        let list = stored.and_then(|it| ConfigList::parse(&it.data)).ok();
         let file = name.to_owned();
         self.on_disk(move |store| store.remove(&file)).await?;
         tracing::info!("deleted network {name}");
         self.tell(Kind::NetworkDeleted, name, String::new());
+        if let Some(list) = list {
+            self.remove_bridge(&list).await;
+        }
         Ok(())
+    }
+
+    /// A bridge whose name was made from the network's goes with it: one of that name
+    /// with another subnet could not use it. Others may be the host's own.
+    async fn remove_bridge(&self, list: &ConfigList) {
+        let name = &list.name;
+        let Some(bridge) = made::own_bridge(list) else {
+            return;
+        };
+        let others = self.on_disk(|store| store.list()).await;
+        let others = others.map_or_else(|_| Vec::new(), |listing| listing.networks);
+        let uses = |other: &StoredNetwork| {
+            let other = ConfigList::parse(&other.data);
+            other.is_ok_and(|other| made::bridges(&other).any(|it| it == bridge))
+        };
+        if others.iter().any(uses) {
+            return;
+        }
+        let removed = self.host.remove_bridge(bridge, &list.subnets()).await;
+        if let Err(error) = removed {
+            tracing::warn!(network = name, "its bridge stays: {error}");
+        }
     }
 
     async fn refuse_while_used(&self, name: &str, remedy: &str) -> Result<()> {

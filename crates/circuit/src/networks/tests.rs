@@ -7,6 +7,7 @@ use std::sync::Mutex as StdMutex;
 use circuit_core::ErrorKind;
 use circuit_core::request::Requested;
 use circuit_core::service::{Addresses, Connected, Problem};
+use ipnet::IpNet;
 
 use super::*;
 use crate::store::LocalStore;
@@ -56,6 +57,7 @@ impl Attachments for Users {
 struct Here {
     facts: Facts,
     missing: bool,
+    removed: Arc<StdMutex<Vec<String>>>,
 }
 
 #[async_trait]
@@ -69,6 +71,10 @@ impl Surroundings for Here {
     }
     async fn facts(&self) -> Result<Facts> {
         Ok(self.facts.clone())
+    }
+    async fn remove_bridge(&self, name: &str, _: &[IpNet]) -> Result<()> {
+        self.removed.lock().unwrap().push(name.to_owned());
+        Ok(())
     }
 }
 
@@ -88,6 +94,7 @@ fn route(dst: &str, oif: &str) -> Route {
 struct Setup {
     _dir: tempfile::TempDir,
     users: Arc<Users>,
+    removed: Arc<StdMutex<Vec<String>>>,
     service: NetworkService,
 }
 
@@ -110,14 +117,17 @@ fn setup_with(users: Users, missing: bool) -> Setup {
         ],
     };
     let store = LocalStore::open(&format!("local://{}", dir.path().display())).unwrap();
-    let service = NetworkService::on(
-        Arc::new(store),
-        users.clone(),
-        Arc::new(Here { facts, missing }),
-    );
+    let removed = Arc::<StdMutex<Vec<String>>>::default();
+    let here = Here {
+        facts,
+        missing,
+        removed: Arc::clone(&removed),
+    };
+    let service = NetworkService::on(Arc::new(store), users.clone(), Arc::new(here));
     Setup {
         _dir: dir,
         users,
+        removed,
         service,
     }
 }
@@ -150,6 +160,7 @@ async fn a_network_is_created_once_and_told_of() {
         _dir,
         users,
         service,
+        ..
     } = setup();
     let data = bridge("a", "10.1.0.0/16");
     service.create("a", &data, false).await.unwrap();
@@ -173,6 +184,7 @@ async fn what_cannot_be_a_network_is_not_stored() {
         _dir,
         service,
         users: _,
+        ..
     } = setup();
     for (name, data, part) in [
         ("../a", bridge("a", "10.1.0.0/16"), "cannot name a network"),
@@ -212,6 +224,7 @@ async fn a_missing_plugin_is_told_even_when_forced() {
         _dir,
         service,
         users,
+        ..
     } = setup_with(Users::default(), true);
     let created = service.create("a", &bridge("a", "10.1.0.0/16"), true).await;
     let error = kind(created, ErrorKind::FailedPrecondition);
@@ -225,6 +238,7 @@ async fn overlaps_are_refused_and_named() {
         _dir,
         service,
         users: _,
+        ..
     } = setup();
     service
         .create("a", &bridge("a", "10.1.0.0/16"), false)
@@ -267,6 +281,7 @@ async fn a_network_that_joins_the_lan_may_have_its_subnet() {
         _dir,
         service,
         users: _,
+        ..
     } = setup();
     let on_lan = config("lan", "macvlan", "\"master\":\"eth0\",", "192.168.1.0/24");
     service.create("lan", &on_lan, false).await.unwrap();
@@ -282,6 +297,7 @@ async fn a_network_in_use_stays() {
         _dir,
         service,
         users,
+        ..
     } = setup_with(users, false);
     service
         .create("a", &bridge("a", "10.1.0.0/16"), false)
@@ -313,6 +329,7 @@ async fn force_gives_up_on_containers_that_join_again() {
         _dir,
         service,
         users: _,
+        ..
     } = setup_with(users, false);
     service
         .create("a", &bridge("a", "10.1.0.0/16"), false)
@@ -332,6 +349,7 @@ async fn an_unknown_network_is_not_found() {
         _dir,
         service,
         users: _,
+        ..
     } = setup();
     service
         .create("ctr0", &bridge("ctr0", "10.1.0.0/16"), false)
@@ -367,6 +385,7 @@ async fn a_described_network_gets_a_free_subnet() {
         _dir,
         service,
         users: _,
+        ..
     } = setup();
     // A route of the host takes 10.88.0.0/16, a resolver 172.20.0.0/24.
     let pools = ["base=10.88.0.0/15,size=24", "base=172.20.0.0/16,size=24"];
@@ -404,6 +423,7 @@ async fn networks_that_nobody_wants_are_pruned() {
         _dir,
         service,
         users,
+        ..
     } = setup();
     for (name, third) in [("asked", 1), ("left", 2), ("gone", 3)] {
         let data = bridge(name, &format!("10.1.{third}.0/24"));
@@ -441,4 +461,32 @@ async fn networks_that_nobody_wants_are_pruned() {
     users.users.lock().unwrap().clear();
     service.prune(false, &|_| true).await.unwrap();
     assert_eq!(names(service.list().await.unwrap()), ["asked"]);
+}
+
+#[tokio::test]
+async fn a_bridge_goes_with_the_network_that_it_is_named_after() {
+    let setup = setup();
+    let service = &setup.service;
+    let config = |name: &str, bridge: &str| {
+        let text = format!(
+            r#"{{"cniVersion":"1.0.0","name":"{name}","type":"bridge","bridge":"{bridge}"}}"#
+        );
+        text.into_bytes()
+    };
+    for (name, bridge) in [
+        ("web", "br-web"),
+        ("lan", "br0"),
+        ("guest", "br-guest"),
+        ("other", "br-guest"),
+    ] {
+        service
+            .create(name, &config(name, bridge), false)
+            .await
+            .unwrap();
+    }
+    for name in ["web", "lan", "guest", "other"] {
+        service.delete(name, false).await.unwrap();
+    }
+    // br0 may be the host's, and another network was on br-guest.
+    assert_eq!(*setup.removed.lock().unwrap(), ["br-web"]);
 }

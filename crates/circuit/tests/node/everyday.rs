@@ -271,6 +271,31 @@ fn traffic_is_counted_as_containers_see_it() {
 }
 
 #[test]
+fn a_network_that_is_made_again_takes_what_is_free() {
+    let node = crate::node().start();
+    let create = ["network", "create", "web"];
+    let bridge = || node.run("ip", &["link", "show", "br-web"]).worked();
+    let made = node.circuit(&create).ok();
+    node.run_container("a", &[], &[]);
+    node.circuit(&["network", "connect", "a", "web"]).ok();
+    node.circuit(&["network", "disconnect", "a", "web"]).ok();
+    assert!(bridge(), "a bridge stays as long as its network");
+    node.circuit(&["network", "delete", "web"]).ok();
+    assert!(!bridge(), "the bridge of a network that is gone");
+    assert_eq!(node.circuit(&create).ok(), made);
+    node.circuit(&["network", "connect", "a", "web"]).ok();
+    // What somebody else has put on it keeps it.
+    let port = ["link", "add", "hand", "master", "br-web", "type", "veth"];
+    node.run("ip", &port).ok();
+    node.circuit(&["network", "delete", "--force", "web"]).ok();
+    assert!(bridge(), "a bridge with a port of somebody else");
+    node.run("ip", &["link", "del", "hand"]).ok();
+    node.run("ip", &["link", "del", "br-web"]).ok();
+    node.remove_container("a");
+    node.assert_nothing_left();
+}
+
+#[test]
 fn networks_that_nobody_wants_are_pruned() {
     let node = crate::node().start();
     for name in ["used", "labelled", "asked", "left"] {
