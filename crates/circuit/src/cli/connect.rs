@@ -164,7 +164,7 @@ where
     loop {
         let next = tokio::select! {
             next = works.next() => next,
-            _ = at_once.wait_for(|times| *times > 1) => {
+            Ok(_) = at_once.wait_for(|times| *times > 1) => {
                 progress.clear();
                 return Err("ended at once: the server goes on with what it has begun"
                     .to_owned()

@@ -42,7 +42,7 @@ impl Doctor {
         loop {
             let next = tokio::select! {
                 next = found.message() => next,
-                _ = interrupted.wait_for(|times| *times > 0) => {
+                Ok(_) = interrupted.wait_for(|times| *times > 0) => {
                     return Err("stopped: the rest was not examined".to_owned().into());
                 }
             };

@@ -154,7 +154,7 @@ impl Prune {
         loop {
             let next = tokio::select! {
                 next = pruned.message() => next,
-                _ = interrupted.wait_for(|times| *times > 0) => {
+                Ok(_) = interrupted.wait_for(|times| *times > 0) => {
                     return Err("stopped: the remaining networks were left as they are"
                         .to_owned()
                         .into());

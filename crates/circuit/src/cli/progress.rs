@@ -3,6 +3,7 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 /// A line on standard error that is overwritten; nothing where that is no terminal.
@@ -61,8 +62,17 @@ fn line(what: &str, done: usize, total: Option<usize>, name: &str) -> String {
 /// time, what runs comes to its end; the second, the command ends at once.
 pub(super) fn interruption() -> watch::Receiver<u32> {
     let (tell, told) = watch::channel(0);
+    // From here on, and not from when the task has its turn.
+    let signals = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
+    let [Ok(mut pressed), Ok(mut ended)] = signals else {
+        return told;
+    };
     tokio::spawn(async move {
-        while wanted().await {
+        loop {
+            tokio::select! {
+                _ = pressed.recv() => {}
+                _ = ended.recv() => {}
+            }
             let before = *tell.borrow();
             if before == 0 {
                 output_note();
@@ -78,17 +88,6 @@ pub(super) fn interruption() -> watch::Receiver<u32> {
 fn output_note() {
     let note = "ending after what runs now; again to end at once, the server goes on with it";
     let _ = writeln!(io::stderr().lock(), "\r\x1b[K{note}");
-}
-
-async fn wanted() -> bool {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut ended) = signal(SignalKind::terminate()) else {
-        return tokio::signal::ctrl_c().await.is_ok();
-    };
-    tokio::select! {
-        pressed = tokio::signal::ctrl_c() => pressed.is_ok(),
-        _ = ended.recv() => true,
-    }
 }
 
 #[cfg(test)]

@@ -83,7 +83,7 @@ impl Top {
             loop {
                 tokio::select! {
                     () = &mut next => break,
-                    _ = interrupted.wait_for(|times| *times > 0) => return Ok(()),
+                    Ok(_) = interrupted.wait_for(|times| *times > 0) => return Ok(()),
                     Some(key) = keys.recv() => match view.press(key) {
                         Some(changed) => {
                             view = changed;

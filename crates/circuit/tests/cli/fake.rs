@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -40,6 +40,8 @@ pub(crate) struct World {
     pub(crate) go_on: Notify,
     pub(crate) started: AtomicUsize,
     pub(crate) finished: AtomicUsize,
+    /// Whether a prune and a doctor have no end of their own.
+    pub(crate) lingers: AtomicBool,
     /// How often traffic was asked for.
     pub(crate) looks: AtomicUsize,
 }
@@ -47,6 +49,18 @@ pub(crate) struct World {
 impl World {
     fn note(&self, call: String) {
         self.calls.lock().unwrap().push(call);
+    }
+
+    /// One step each time that it may `go_on`, until a step says to stop.
+    async fn linger(&self, step: impl Fn(usize) -> bool + Send + Sync) {
+        while self.lingers.load(Ordering::SeqCst) {
+            self.begun.notify_one();
+            self.go_on.notified().await;
+            if !step(self.started.fetch_add(1, Ordering::SeqCst)) {
+                self.finished.fetch_add(1, Ordering::SeqCst);
+                return;
+            }
+        }
     }
 
     pub(crate) fn calls(&self) -> Vec<String> {
@@ -133,7 +147,15 @@ impl Networks for World {
             name: "unused".into(),
             kept: None,
         };
-        let _ = each(used) && each(unused);
+        if each(used) && each(unused) {
+            self.linger(|number| {
+                each(Pruned {
+                    name: format!("unused{number}"),
+                    kept: None,
+                })
+            })
+            .await;
+        }
         Ok(())
     }
 }
@@ -230,7 +252,9 @@ impl Doctor for World {
     ) -> Result<()> {
         let off = Finding::problem("forwarding", "it is off", "switch it on").fixable();
         let off = if fix { off.fixed() } else { off };
-        let _ = tell(Finding::fine("containerd", "7 containers")) && tell(off);
+        if tell(Finding::fine("containerd", "7 containers")) && tell(off) {
+            self.linger(|_| tell(Finding::fine("leaks", "none"))).await;
+        }
         Ok(())
     }
 }

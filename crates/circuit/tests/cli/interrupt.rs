@@ -105,3 +105,48 @@ async fn pressed_twice_only_the_server_goes_on() {
     server.serving.await.unwrap().unwrap();
     assert_eq!(server.world.finished.load(Ordering::SeqCst), AT_ONCE);
 }
+
+/// A command that goes through many things is ended between two of them.
+async fn ended_in_the_middle(words: &[&str], error: &str) {
+    let server = Server::start().await;
+    server.world.lingers.store(true, Ordering::SeqCst);
+    let mut command = circuit(&server.target(), words);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    // The first have been told, and there will be more.
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut first = String::new();
+    let reading = stdout.read_line(&mut first);
+    tokio::time::timeout(Duration::from_secs(30), reading)
+        .await
+        .expect("something is told")
+        .unwrap();
+    assert_ne!(first, "");
+    press(&child);
+    noted(&mut stderr).await;
+    assert_eq!(ended(child, stderr).await.error(), error);
+    // The server stops at the first that nobody hears of.
+    release(Arc::clone(&server.world));
+    let stopped = async {
+        while server.world.finished.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), stopped)
+        .await
+        .expect("the server stops");
+    assert_eq!(server.world.started.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prune_stops_between_two_networks() {
+    let error = "stopped: the remaining networks were left as they are";
+    ended_in_the_middle(&["network", "prune"], error).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_doctor_stops_between_two_findings() {
+    let error = "stopped: the rest was not examined";
+    ended_in_the_middle(&["doctor", "--fix"], error).await;
+}
