@@ -45,6 +45,9 @@ pub enum ConnectError {
     /// Nothing answers, or not as a daemon would.
     #[error("cannot reach circuit at {0}; is `circuit server` running?")]
     Unreachable(String),
+    /// There is a socket, and this user may not open it.
+    #[error("cannot open {0}: permission denied; run this as root, or in the group of the socket")]
+    Denied(Target),
     /// Somebody answers, but client and server do not trust each other.
     #[error("cannot talk tls with circuit at {0}; check the certificates, and that it talks tls")]
     Untrusted(String),
@@ -67,7 +70,7 @@ pub async fn connect(options: &ClientOptions) -> Result<Channel, ConnectError> {
             &defaults
         }
     };
-    let mut failures = Vec::new();
+    let (mut failures, mut denied) = (Vec::new(), None);
     for target in targets {
         let dialer = Arc::new(Dialer::new(target, options.tls.as_ref())?);
         match open(dialer).await {
@@ -75,15 +78,21 @@ pub async fn connect(options: &ClientOptions) -> Result<Channel, ConnectError> {
             Err(Failure::Untrusted(reason)) => {
                 return Err(ConnectError::Untrusted(format!("{target}: {reason}")));
             }
+            Err(Failure::Denied) => denied = Some(target.clone()),
             Err(Failure::Unreachable(reason)) => failures.push(format!("{target}: {reason}")),
         }
     }
-    Err(ConnectError::Unreachable(failures.join(", or at ")))
+    Err(match denied {
+        // That there is nothing in another place, too, would only mislead.
+        Some(target) => ConnectError::Denied(target),
+        None => ConnectError::Unreachable(failures.join(", or at ")),
+    })
 }
 
 /// Why one target cannot be used.
 enum Failure {
     Unreachable(String),
+    Denied,
     Untrusted(String),
 }
 
@@ -114,7 +123,7 @@ fn root_cause(error: &tonic::transport::Error) -> Failure {
                     Failure::Unreachable("connection refused".into())
                 }
                 io::ErrorKind::NotFound => Failure::Unreachable("no such socket".into()),
-                io::ErrorKind::PermissionDenied => Failure::Unreachable("permission denied".into()),
+                io::ErrorKind::PermissionDenied => Failure::Denied,
                 _ => Failure::Unreachable(io.to_string()),
             };
         }
@@ -209,6 +218,16 @@ mod tests {
                 "cannot reach circuit at {}: no such socket; is `circuit server` running?",
                 dir.display()
             )
+        );
+    }
+
+    #[test]
+    fn a_closed_door_is_no_daemon_that_does_not_run() {
+        let denied = ConnectError::Denied(Target::Unix("/run/circuit.sock".into()));
+        assert_eq!(
+            denied.to_string(),
+            "cannot open /run/circuit.sock: permission denied; run this as root, or in the group \
+             of the socket"
         );
     }
 

@@ -1,5 +1,5 @@
 //! The drivers as CNI executables: the protocol of environment, standard
-//! input and standard output, versions 0.3.1 to 1.1.0.
+//! input and standard output, versions 0.3.0 to 1.1.0.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};

@@ -18,7 +18,7 @@ use std::{
 
 use async_trait::async_trait;
 use circuit_core::{
-    Error, Result,
+    Error, ErrorKind, Result,
     attachment::{ContainerRecord, Phase, Sandbox},
     cni::ConfigList,
     datapath::Datapath,
@@ -191,14 +191,21 @@ impl Attachments {
 
     /// As [`see`](Self::see), without waiting for the runtime when what it said
     /// last still holds: nothing was told of the container since, and the
-    /// task's process is alive.
+    /// task's process is alive. While the runtime is away, being alive is enough.
     ///
     /// # Errors
     /// When the runtime must be asked and does not answer.
     pub(crate) async fn see_known(&self, container: &str) -> Result<Option<Seen>> {
         let started = |pid| self.parts.datapath.started(pid);
-        let Some(mut seen) = self.sightings.get(container, started) else {
-            return self.see(container).await;
+        let mut seen = match self.sightings.get(container, started) {
+            Some(seen) => seen,
+            None => match self.see(container).await {
+                Err(error) if error.kind() == ErrorKind::Unavailable => {
+                    let older = self.sightings.get_older(container, started);
+                    older.ok_or(error)?
+                }
+                asked => return asked,
+            },
         };
         if self.settled().contains(container) {
             // Our own changes to it are no news, so this may be an old one.
@@ -219,6 +226,7 @@ impl Attachments {
 
     /// Lets go of what is kept for a container that is gone.
     pub(crate) async fn retire(&self, container: &str) {
+        self.sightings.forget(container);
         self.parts.datapath.retire(&self.cni_id(container)).await;
         self.settled().remove(container);
     }

@@ -17,6 +17,9 @@ pub(super) struct Sightings {
 #[derive(Debug, Default)]
 struct Inner {
     seen: HashMap<String, (Seen, u64)>,
+    /// What the runtime may have told of since: it counts only while the runtime
+    /// cannot be asked.
+    older: HashMap<String, (Seen, u64)>,
     /// Grows with everything that the runtime tells.
     news: u64,
 }
@@ -41,6 +44,7 @@ impl Sightings {
         let mut inner = self.inner();
         if inner.news == as_of.0 {
             let id = seen.container.id.clone();
+            inner.older.remove(&id);
             inner.seen.insert(id, (seen.clone(), started));
         }
     }
@@ -52,9 +56,23 @@ impl Sightings {
         container: &str,
         started: impl Fn(u32) -> Option<u64>,
     ) -> Option<Seen> {
-        let (seen, start) = self.inner().seen.get(container).cloned()?;
-        let pid = seen.alive()?.pid;
-        (started(pid) == Some(start)).then_some(seen)
+        let sighting = self.inner().seen.get(container).cloned();
+        living(sighting?, started)
+    }
+
+    /// As [`get`](Self::get), for a runtime that cannot be asked: labels may have
+    /// changed since.
+    pub(super) fn get_older(
+        &self,
+        container: &str,
+        started: impl Fn(u32) -> Option<u64>,
+    ) -> Option<Seen> {
+        let sighting = {
+            let inner = self.inner();
+            let found = inner.seen.get(container);
+            found.or_else(|| inner.older.get(container)).cloned()
+        };
+        living(sighting?, started)
     }
 
     /// The runtime tells that something of a container changed.
@@ -62,14 +80,21 @@ impl Sightings {
         let mut inner = self.inner();
         inner.news += 1;
         inner.seen.remove(container);
+        inner.older.remove(container);
     }
 
     /// Anything may have changed.
     pub(super) fn forget_all(&self) {
         let mut inner = self.inner();
         inner.news += 1;
-        inner.seen.clear();
+        let seen = std::mem::take(&mut inner.seen);
+        inner.older.extend(seen);
     }
+}
+
+fn living((seen, start): (Seen, u64), started: impl Fn(u32) -> Option<u64>) -> Option<Seen> {
+    let pid = seen.alive()?.pid;
+    (started(pid) == Some(start)).then_some(seen)
 }
 
 #[cfg(test)]
@@ -109,6 +134,19 @@ mod tests {
         assert!(sightings.get("b", |_| Some(5)).is_none());
         sightings.forget("a");
         assert!(sightings.get("a", |_| Some(5)).is_none());
+    }
+
+    #[test]
+    fn what_may_have_changed_counts_while_nobody_can_be_asked() {
+        let sightings = Sightings::default();
+        sightings.keep(sightings.now(), &seen(TaskStatus::Running), 5);
+        sightings.forget_all();
+        sightings.forget_all();
+        assert!(sightings.get("a", |_| Some(5)).is_none());
+        assert!(sightings.get_older("a", |_| Some(5)).is_some());
+        assert!(sightings.get_older("a", |_| Some(6)).is_none());
+        sightings.forget("a");
+        assert!(sightings.get_older("a", |_| Some(5)).is_none());
     }
 
     #[test]

@@ -39,14 +39,14 @@ impl Daemon {
         let cni = CniRuntime::new(PluginPath::new(&options.cni_path), options.cni_timeout)
             .on(options.data_path.parse()?);
         let registry = fleet::connect(options)?;
-        let networks = Networks::open(options, registry.as_ref()).await?;
+        let host: Arc<dyn Surroundings> = Arc::new(Host::new(cni.clone()));
+        let networks = Networks::open(options, registry.as_ref(), Arc::clone(&host)).await?;
         let lives = lives(options, &cni, &networks)?;
         let attachments = &lives.attachments;
         let fleet = Fleet::join(options, registry.clone(), attachments).await?;
         let stored = (Arc::clone(&networks.source), networks.folder.clone());
         let naming = Naming::open(options, attachments, fleet.registry(), stored)?;
         let pools = Pools::open(pool_settings(options, registry)?).await?;
-        let host: Arc<dyn Surroundings> = Arc::new(Host::new(cni));
         let shown = shown(options, &networks, &fleet, attachments, Arc::clone(&host));
         let doctor = NodeDoctor::new(Patients {
             attachments: Arc::clone(attachments),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use circuit_core::cni::ConfigList;
 use circuit_core::event::Kind;
 use circuit_core::service::Attachments as _;
 use circuit_core::{Error, Result};
@@ -14,6 +15,7 @@ use crate::{
     attachments::{Attachments, NetworkSource},
     cli::server::ServerOptions,
     events::Happening,
+    networks::{Surroundings, remove_bridge},
     redis::{self, Failure},
     store::{Change, Datastore, LocalStore, SharedStore, Store},
 };
@@ -31,6 +33,10 @@ pub(super) struct Networks {
     /// The Redis they are in.
     pub(super) redis: Option<redis::Store>,
     shared: Option<Arc<SharedStore>>,
+    /// What became of them while this node was away.
+    missed: Vec<Change>,
+    /// Where they leave their bridges.
+    host: Arc<dyn Surroundings>,
 }
 
 impl Networks {
@@ -39,6 +45,7 @@ impl Networks {
     pub(super) async fn open(
         options: &ServerOptions,
         registry: Option<&redis::Store>,
+        host: Arc<dyn Surroundings>,
     ) -> Result<Self> {
         let url = match &options.datastore {
             Datastore::Local(dir) => {
@@ -49,6 +56,8 @@ impl Networks {
                     folder: dir.clone(),
                     redis: None,
                     shared: None,
+                    missed: Vec::new(),
+                    host,
                 });
             }
             Datastore::Shared(url) => url.clone(),
@@ -61,19 +70,24 @@ impl Networks {
         let up = redis.wait_up(PATIENCE).await;
         let dir = options.state_dir.join("networks");
         let shared = Arc::new(SharedStore::open(redis.clone(), &dir)?);
-        match up {
-            Ok(()) => drop(shared.compare().await?),
-            Err(failure) if failure.is_unavailable() => tracing::warn!(
-                "{url} does not answer: starting with the networks that this node remembers"
-            ),
+        let missed = match up {
+            Ok(()) => shared.compare().await?,
+            Err(failure) if failure.is_unavailable() => {
+                tracing::warn!(
+                    "{url} does not answer: starting with the networks that this node remembers"
+                );
+                Vec::new()
+            }
             Err(failure) => return Err(about(failure)),
-        }
+        };
         Ok(Self {
             source: Arc::clone(&shared) as _,
             store: Arc::clone(&shared) as _,
             folder: dir,
             redis: Some(redis),
             shared: Some(shared),
+            missed,
+            host,
         })
     }
 
@@ -83,15 +97,20 @@ impl Networks {
     }
 
     /// Follows the changes of other nodes until `stop`; containers that wait for
-    /// a network are looked at when it comes.
+    /// a network are looked at when it comes, and a bridge of its own goes with it.
     pub(super) async fn follow(self, attachments: Arc<Attachments>, stop: CancellationToken) {
         let Some(shared) = self.shared else {
             return stop.cancelled().await;
         };
+        let store = Arc::clone(&shared);
         let (tell, mut changes) = mpsc::unbounded_channel();
         let wake = async {
+            for change in &self.missed {
+                clear(&store, self.host.as_ref(), change).await;
+            }
             while let Some(change) = changes.recv().await {
-                told(&attachments, change).await;
+                told(&attachments, &change).await;
+                clear(&store, self.host.as_ref(), &change).await;
             }
         };
         tokio::join!(shared.follow(stop, tell), wake);
@@ -99,14 +118,10 @@ impl Networks {
 }
 
 /// Tells of a network that another node has made or deleted.
-async fn told(attachments: &Attachments, change: Change) {
-    let (kind, name) = match &change {
-        Change::Came(name) => (Kind::NetworkCreated, name),
-        Change::Went(name) => (Kind::NetworkDeleted, name),
-    };
-    let verb = match change {
-        Change::Came(_) => "comes from",
-        Change::Went(_) => "is deleted in",
+async fn told(attachments: &Attachments, change: &Change) {
+    let (kind, name, verb) = match change {
+        Change::Came(name) => (Kind::NetworkCreated, name, "comes from"),
+        Change::Went(network) => (Kind::NetworkDeleted, &network.name, "is deleted in"),
     };
     tracing::info!("network {name} {verb} the shared datastore");
     attachments.events().tell(
@@ -119,5 +134,19 @@ async fn told(attachments: &Attachments, change: Change) {
     );
     if kind == Kind::NetworkCreated {
         attachments.network_created(name).await;
+    }
+}
+
+/// Removes what this node still has of a network that is gone.
+async fn clear(store: &SharedStore, host: &dyn Surroundings, change: &Change) {
+    let Change::Went(network) = change else {
+        return;
+    };
+    let Ok(list) = ConfigList::parse(&network.data) else {
+        return;
+    };
+    match store.networks().await {
+        Ok(others) => remove_bridge(host, &list, &others).await,
+        Err(error) => tracing::warn!(network = network.name, "its bridge stays: {error}"),
     }
 }

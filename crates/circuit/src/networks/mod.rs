@@ -185,31 +185,11 @@ impl NetworkService {
         tracing::info!("deleted network {name}");
         self.tell(Kind::NetworkDeleted, name, String::new());
         if let Some(list) = list {
-            self.remove_bridge(&list).await;
+            let others = self.on_disk(|store| store.list()).await;
+            let others = others.map_or_else(|_| Vec::new(), |listing| listing.networks);
+            remove_bridge(self.host.as_ref(), &list, &others).await;
         }
         Ok(())
-    }
-
-    /// A bridge whose name was made from the network's goes with it: one of that name
-    /// with another subnet could not use it. Others may be the host's own.
-    async fn remove_bridge(&self, list: &ConfigList) {
-        let name = &list.name;
-        let Some(bridge) = made::own_bridge(list) else {
-            return;
-        };
-        let others = self.on_disk(|store| store.list()).await;
-        let others = others.map_or_else(|_| Vec::new(), |listing| listing.networks);
-        let uses = |other: &StoredNetwork| {
-            let other = ConfigList::parse(&other.data);
-            other.is_ok_and(|other| made::bridges(&other).any(|it| it == bridge))
-        };
-        if others.iter().any(uses) {
-            return;
-        }
-        let removed = self.host.remove_bridge(bridge, &list.subnets()).await;
-        if let Err(error) = removed {
-            tracing::warn!(network = name, "its bridge stays: {error}");
-        }
     }
 
     async fn refuse_while_used(&self, name: &str, remedy: &str) -> Result<()> {
@@ -310,6 +290,29 @@ impl Networks for NetworkService {
             self.refuse_while_used(name, remedy).await?;
         }
         self.remove(name).await
+    }
+}
+
+/// A bridge whose name was made from that of a network that is gone goes with it: one
+/// of that name with another subnet could not use it. Others may be the host's own, and
+/// those that one of `others` names are its.
+pub(crate) async fn remove_bridge(
+    host: &dyn Surroundings,
+    list: &ConfigList,
+    others: &[StoredNetwork],
+) {
+    let Some(bridge) = made::own_bridge(list) else {
+        return;
+    };
+    let uses = |other: &StoredNetwork| {
+        let other = ConfigList::parse(&other.data);
+        other.is_ok_and(|other| made::bridges(&other).any(|it| it == bridge))
+    };
+    if others.iter().any(uses) {
+        return;
+    }
+    if let Err(error) = host.remove_bridge(bridge, &list.subnets()).await {
+        tracing::warn!(network = list.name, "its bridge stays: {error}");
     }
 }
 

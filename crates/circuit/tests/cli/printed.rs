@@ -493,3 +493,29 @@ async fn a_doctor_says_what_to_do() {
     let fixed: serde_json::Value = serde_json::from_str(&fixed).unwrap();
     assert_eq!(fixed["findings"][1]["level"], "fixed");
 }
+
+/// As one who is not in the socket's group finds it.
+#[tokio::test]
+async fn a_socket_for_others_is_not_a_daemon_that_is_away() {
+    use circuit_api::{ClientOptions, ConnectError, connect};
+    use nix::unistd::{Uid, setfsuid};
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("circuit.sock");
+    let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let options = ClientOptions {
+        target: Some(format!("unix://{}", path.display()).parse().unwrap()),
+        tls: None,
+    };
+    // Of this thread alone, which serves nothing but this test.
+    let root = setfsuid(Uid::from_raw(65534));
+    let refused = connect(&options).await;
+    setfsuid(root);
+    let error = refused.unwrap_err();
+    assert!(matches!(error, ConnectError::Denied(_)), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("permission denied; run this as root")
+    );
+}

@@ -67,12 +67,18 @@ fn containerd_comes_back(node: NodeBuilder) {
     node.run_container("always", &[(NETWORK, "ctr0"), (RESTART, "always")], &[]);
     assert_exactly(&node, &[("stays", 1), ("always", 1)]);
     let stays = node.interfaces("stays");
+    node.create_network("b", &network::bridge("b", "10.2.0.0/16"));
     let stop: [fn(&TestNode); 2] = [TestNode::stop_containerd, TestNode::kill_containerd];
     for stop in stop {
         let pid = node.task_pid("always").unwrap();
         stop(&node);
         // What is connected stays so, and is answered for without containerd.
         assert_eq!(ips(&node, "stays").len(), 1);
+        // Long enough for what was heard of containerd to count as old.
+        thread::sleep(Duration::from_millis(500));
+        node.circuit(&["network", "connect", "stays", "b"]).ok();
+        assert_eq!(ips(&node, "stays").len(), 2);
+        node.circuit(&["network", "disconnect", "stays", "b"]).ok();
         node.start_containerd();
         node.kill_task("always");
         node.wait_for_new_task("always", pid);

@@ -44,6 +44,24 @@ fn a_network_made_on_one_node_is_used_on_the_other() {
 }
 
 #[test]
+fn a_network_leaves_no_bridge_on_other_nodes() {
+    let redis = RedisServer::start();
+    let (here, there) = (node(&redis), node(&redis));
+    let made = here.circuit(&["network", "create", "web"]).ok();
+    wait_until("it is shared", PATIENCE, || names(&there) == ["web"]);
+    there.run_container("a", &[], &[]);
+    there.circuit(&["network", "connect", "a", "web"]).ok();
+    there.circuit(&["network", "disconnect", "a", "web"]).ok();
+    let bridge = || there.run("ip", &["link", "show", "br-web"]).worked();
+    assert!(bridge(), "a bridge stays as long as its network");
+    here.circuit(&["network", "rm", "web"]).ok();
+    wait_until("its bridge is gone", PATIENCE, || !bridge());
+    assert_eq!(here.circuit(&["network", "create", "web"]).ok(), made);
+    there.remove_container("a");
+    there.assert_nothing_left();
+}
+
+#[test]
 fn a_node_starts_and_connects_without_redis() {
     let mut redis = RedisServer::start();
     let node = node(&redis);

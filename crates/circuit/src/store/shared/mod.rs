@@ -40,8 +40,8 @@ const INDEX: &str = ".revisions";
 pub enum Change {
     /// It is new, or other than it was.
     Came(String),
-    /// It was deleted.
-    Went(String),
+    /// It was deleted; this is what it was.
+    Went(StoredNetwork),
 }
 
 /// Networks that a fleet shares.
@@ -193,8 +193,9 @@ impl SharedStore {
                 Some(Change::Came(name.to_owned()))
             }
             None if self.copy.has(name) => {
+                let gone = self.copy.get(name)?;
                 self.copy.remove(name)?;
-                Some(Change::Went(name.to_owned()))
+                Some(Change::Went(gone))
             }
             None => None,
         };

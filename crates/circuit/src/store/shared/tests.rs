@@ -119,7 +119,12 @@ async fn a_network_of_one_node_is_one_of_all() {
     assert_eq!(twice.kind(), ErrorKind::AlreadyExists);
     a.remove("web").await.unwrap();
     b.comes_to(&[]).await;
-    assert_eq!(b.changed.recv().await.unwrap(), Change::Went("web".into()));
+    let gone = match b.changed.recv().await.unwrap() {
+        Change::Went(gone) => gone,
+        Change::Came(name) => panic!("{name} is not deleted"),
+    };
+    assert_eq!(gone.name, "web");
+    assert_eq!(gone.data, config("web", 1500).as_bytes());
     let gone = b.remove("web").await.unwrap_err();
     assert_eq!(gone.kind(), ErrorKind::NotFound);
 }

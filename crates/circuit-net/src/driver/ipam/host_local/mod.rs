@@ -189,8 +189,10 @@ fn take<'s>(
         return refuse(format!("requested address {ip} is the gateway's"));
     }
     if store.taken().contains(ip) || !store.reserve(ip, owner, n)? {
+        let holder = store.holder(ip);
+        let holder = holder.map_or_else(String::new, |holder| format!(": {holder} has it"));
         return refuse(format!(
-            "requested IP address {ip} is not available in range set {set}"
+            "requested IP address {ip} is not available in range set {set}{holder}"
         ));
     }
     Ok((ip, range))

@@ -217,6 +217,15 @@ impl Store<'_> {
         found.flatten().copied().collect()
     }
 
+    /// Who has an address, for people.
+    pub(super) fn holder(&self, ip: IpAddr) -> Option<String> {
+        let owner = lease::read(&self.dir.join(ip.to_string())).ok()??;
+        Some(match owner.split_once(lease::BREAK) {
+            Some((container, ifname)) => format!("{container} ({ifname})"),
+            None => owner,
+        })
+    }
+
     /// The address given out last from a range set.
     pub(super) fn last(&mut self, set: usize) -> Option<IpAddr> {
         let path = self.dir.join(format!("{LAST}{set}"));

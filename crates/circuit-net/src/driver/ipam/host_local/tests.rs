@@ -188,7 +188,9 @@ fn requested_addresses_come_from_everywhere() {
         assert_eq!(network.leases(), before, "{}", error.msg);
         error.msg
     };
-    assert!(refused(&network, "b", &args).contains("10.0.1.7 is not available"));
+    let taken = refused(&network, "b", &args);
+    assert!(taken.contains("10.0.1.7 is not available"), "{taken}");
+    assert!(taken.ends_with(": a (eth0) has it"), "{taken}");
     assert!(refused(&network, "b", &args[..1]).contains("not available"));
     assert!(refused(&network, "b", &args[2..]).contains("K8S_POD_NAME is not known"));
     network.config["runtimeConfig"] = json!({"ips": ["10.0.0.1"]});
