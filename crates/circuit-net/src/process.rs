@@ -1,12 +1,17 @@
 //! Telling one process from a later one with the same number.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read as _;
 
 /// When a process was started, in clock ticks since the machine was; `None`
 /// when it has ended, also when nobody has reaped it yet. Together with the
 /// pid it names one process for as long as the machine runs.
 pub fn started(pid: u32) -> Option<u64> {
-    parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    let mut file = File::open(format!("/proc/{pid}/stat")).ok()?;
+    // The kernel gives the line as a whole, and it is shorter than that.
+    let mut line = [0; 2048];
+    let length = file.read(&mut line).ok()?;
+    parse(&String::from_utf8_lossy(line.get(..length)?))
 }
 
 /// The fields are counted behind the command's name, which may hold anything.
@@ -31,6 +36,25 @@ mod tests {
         assert_eq!(parse(&stat.replace(") S", ") Z")), None);
         assert_eq!(parse("7 (a"), None);
         assert_eq!(parse(""), None);
+    }
+
+    #[test]
+    fn a_name_may_be_no_text() {
+        use std::os::unix::ffi::OsStrExt as _;
+
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder
+            .path()
+            .join(std::ffi::OsStr::from_bytes(b"\xff) Z\n"));
+        std::fs::copy("/bin/sleep", &program).unwrap();
+        let mut child = std::process::Command::new(&program)
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let found = started(child.id());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(found.is_some());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use circuit_core::cni::ErrorReport;
@@ -129,8 +130,8 @@ async fn start(
     let args = join_args(call.args).map_err(CniError::NotRun)?;
     let mut tries = 0;
     loop {
-        let process = process(path, &executable, call, &args, lock);
-        match tokio::process::Command::from(process).spawn() {
+        let process = process(path, &executable, call, &args);
+        match spawn(process, lock) {
             Ok(child) => return Ok(child),
             // Being installed at this moment, or held open by a fork that has
             // not come to its exec yet: over in an instant.
@@ -148,7 +149,6 @@ fn process(
     executable: &Path,
     call: &PluginCall<'_>,
     args: &str,
-    lock: Option<&OperationLock>,
 ) -> std::process::Command {
     let mut process = std::process::Command::new(executable);
     process
@@ -165,9 +165,6 @@ fn process(
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
-    if let Some(lock) = lock {
-        inherit(&mut process, lock);
-    }
     process
 }
 
@@ -181,25 +178,15 @@ fn spawn_error(executable: &Path, error: &io::Error) -> Error {
     }
 }
 
-/// Lets the child keep the lock's descriptor across exec. The flag is changed
-/// on the child's copy only, so that nothing else that the daemon starts at the
-/// same moment gets it.
-#[allow(unsafe_code)]
-fn inherit(process: &mut std::process::Command, lock: &OperationLock) {
-    let fd = lock.raw_fd();
-    let keep = move || {
-        // SAFETY: fcntl is async-signal-safe and touches no memory; the
-        // descriptor is open, as the lock outlives the call to spawn.
-        match unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } {
-            -1 => Err(io::Error::last_os_error()),
-            _ => Ok(()),
-        }
-    };
-    // SAFETY: the closure makes one system call and neither allocates nor
-    // takes a lock, so it may run between fork and exec.
-    unsafe {
-        process.pre_exec(keep);
-    }
+/// Starts a process that keeps the lock's descriptor. What could be done between
+/// fork and exec would have to be done in a copy of the daemon's memory: it costs
+/// more than the start itself, and every page that is changed afterwards once more.
+/// So the descriptor is left open for the moment, in which nothing else is started.
+fn spawn(process: std::process::Command, lock: Option<&OperationLock>) -> io::Result<Child> {
+    static STARTING: Mutex<()> = Mutex::new(());
+    let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    let _inherited = lock.map(OperationLock::inherited).transpose()?;
+    tokio::process::Command::from(process).spawn()
 }
 
 fn join_args(args: &[(String, String)]) -> Result<String> {

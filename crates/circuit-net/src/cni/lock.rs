@@ -3,12 +3,12 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use circuit_core::{Error, Result};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use tokio::time::Instant;
 
 /// The right to run plugins on something, held as a `flock` on a file.
@@ -107,8 +107,24 @@ impl OperationLock {
         &self.path
     }
 
-    pub(super) fn raw_fd(&self) -> RawFd {
-        self.file.as_raw_fd()
+    /// Lets processes that are started keep the lock, until what is returned is
+    /// dropped.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub(super) fn inherited(&self) -> io::Result<Inherited<'_>> {
+        fcntl(&self.file, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        Ok(Inherited(&self.file))
+    }
+}
+
+/// A descriptor that is left open in processes that are started.
+pub(super) struct Inherited<'a>(&'a File);
+
+impl Drop for Inherited<'_> {
+    fn drop(&mut self) {
+        // The descriptor is open: it cannot fail.
+        let _ = fcntl(self.0, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
     }
 }
 

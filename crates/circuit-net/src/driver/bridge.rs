@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use circuit_core::cni::{CniResult, ErrorReport, JsonObject, code};
 
-use super::configure::{configure, refused};
+use super::configure::{Parameter, configure, refused};
 use super::managed::{Managed, dns_of};
 use super::verify::{self, differs, look_up};
 use super::veth::{self, Ends, Pair, told};
@@ -55,7 +55,12 @@ impl Driver for Bridge {
             mac,
             master: Some(bridge.index),
         };
-        let ends = veth::create(call, &pair)?;
+        let parameters: &[Parameter] = match (ipam, config.dad) {
+            (None, _) => &[],
+            (Some(_), true) => &[("ipv6", "enhanced_dad", "1"), ("ipv6", "accept_dad", "1")],
+            (Some(_), false) => &[("ipv6", "accept_dad", "0")],
+        };
+        let ends = veth::create(call, &pair, parameters)?;
         let mut leased = None;
         let port = host::set_up_port(&mut *call.host()?, &bridge, &ends.host, &config);
         let made = port.and_then(|()| {
@@ -143,11 +148,7 @@ fn attach(
         result.interfaces[0].mac = look_again(&mut *call.host()?, &bridge)?.mac;
     }
     if routed {
-        let dad: &[_] = match config.dad {
-            true => &[("ipv6", "enhanced_dad", "1"), ("ipv6", "accept_dad", "1")],
-            false => &[("ipv6", "accept_dad", "0")],
-        };
-        let parameters = [dad, &[("ipv4", "arp_notify", "1")]].concat();
+        let parameters = [("ipv4", "arp_notify", "1")];
         configure(call, ends.container.index, &result, &parameters)?;
     } else if config.container_up {
         set_up(call, &ends.container)?;

@@ -1,6 +1,7 @@
 //! What a driver is told.
 
 use std::cell::{OnceCell, RefCell, RefMut};
+use std::fs::File;
 use std::path::Path;
 
 use circuit_core::cni::{CniResult, CniVersion, ErrorReport, JsonObject, ValidAttachment, code};
@@ -8,6 +9,7 @@ use serde_json::Value;
 
 use super::{Answer, Delegate};
 use crate::netlink::Netlink;
+use crate::netns::{Place, in_place};
 
 pub use crate::cni::Command;
 
@@ -140,6 +142,22 @@ impl<'a> Call<'a> {
     /// Code 4 when there is no namespace, 5 when it cannot be opened.
     pub fn container(&self) -> Answer<RefMut<'a, Netlink>> {
         open(&self.sockets.container, Some(self.needs_netns()?))
+    }
+
+    /// Opens the netlink socket of the container's namespace, which is open
+    /// already, and does something else in there on the way.
+    pub(super) fn enter(&self, netns: &File, beside: impl FnOnce() + Send) -> Answer<()> {
+        let place = Place::open(netns, self.needs_netns()?);
+        if self.sockets.container.get().is_some() {
+            let inside = || {
+                beside();
+                Ok(())
+            };
+            return Ok(in_place(place, inside)?);
+        }
+        let socket = Netlink::open_in(place, beside)?;
+        self.sockets.container.get_or_init(|| RefCell::new(socket));
+        Ok(())
     }
 }
 

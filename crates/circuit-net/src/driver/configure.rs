@@ -103,12 +103,18 @@ fn set_parameters(call: &Call<'_>, ipv6: bool, parameters: &[Parameter]) -> Answ
     }
     let ifname = call.ifname;
     let set = || {
-        for (family, name, value) in parameters {
-            sysctl::try_set(&format!("net/{family}/conf/{ifname}/{name}"), value);
-        }
+        try_set_all(ifname, parameters);
         if ipv6 { enable_ipv6(ifname) } else { Ok(()) }
     };
     in_netns(call.needs_netns()?, || Ok(set()))?
+}
+
+/// Sets parameters of an interface in the namespace of this thread, where the
+/// kernel has them.
+pub(super) fn try_set_all(ifname: &str, parameters: &[Parameter]) {
+    for (family, name, value) in parameters {
+        sysctl::try_set(&format!("net/{family}/conf/{ifname}/{name}"), value);
+    }
 }
 
 /// Lets the interface have IPv6 addresses, and keep them when it is set down.
@@ -195,16 +201,15 @@ pub(super) fn settle(socket: &mut Netlink, ifname: &str, index: u32) -> Answer<(
     let mut pause = Duration::from_millis(1);
     loop {
         let addresses = socket
-            .addresses(index)
+            .addresses_by(index, true)
             .map_err(|e| refused(format_args!("list the addresses of {ifname}"), &e))?;
-        let six = || addresses.iter().filter(|a| a.address.addr().is_ipv6());
-        if let Some(failed) = six().find(|address| address.dad_failed) {
+        if let Some(failed) = addresses.iter().find(|address| address.dad_failed) {
             return Err(ErrorReport::new(
                 code::OTHER,
                 format!("somebody else has address {} of {ifname}", failed.address),
             ));
         }
-        let Some(address) = six().find(|address| address.tentative) else {
+        let Some(address) = addresses.iter().find(|address| address.tentative) else {
             return Ok(());
         };
         if Instant::now() >= deadline {

@@ -37,7 +37,7 @@ impl Driver for Ptp {
         };
         ipmasq::wanted(call)?;
         let leased = ipam.add()?;
-        let made = veth::create(call, &pair).and_then(|ends| {
+        let made = veth::create(call, &pair, &[]).and_then(|ends| {
             attach(call, &ends, leased).inspect_err(|_| veth::remove(call, &ends.host))
         });
         made.inspect_err(|_| ipam.release_again())

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 
 use circuit_core::cni::{ErrorReport, Interface, code};
 
-use super::configure::refused;
+use super::configure::{Parameter, refused, try_set_all};
 use super::verify::look_up;
 use super::{Answer, Call, sysctl};
 use crate::netlink::{Link, LinkSpec, Mac, Netlink, NetlinkError};
@@ -35,15 +35,17 @@ pub(super) struct Ends {
 }
 
 /// Makes a pair, the container's end straight in its namespace and down, the
-/// host's end up.
+/// host's end up, and sets `parameters` of the former.
 ///
 /// # Errors
 /// When the container has an interface of that name, or the kernel refuses.
-pub(super) fn create(call: &Call<'_>, pair: &Pair) -> Answer<Ends> {
+pub(super) fn create(call: &Call<'_>, pair: &Pair, parameters: &[Parameter]) -> Answer<Ends> {
     let path = call.needs_netns()?;
     let netns = netns::open(path)?;
     let host = make(&mut *call.host()?, pair, call.ifname, Some(&netns), false)?;
-    let found = other_end(call, &host);
+    let ifname = call.ifname;
+    let entered = call.enter(&netns, || try_set_all(ifname, parameters));
+    let found = entered.and_then(|()| other_end(call, &host));
     let container = found.inspect_err(|_| remove(call, &host))?;
     Ok(Ends { host, container })
 }

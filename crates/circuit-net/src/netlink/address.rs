@@ -102,7 +102,30 @@ impl Netlink {
     /// # Errors
     /// When the kernel cannot be asked.
     pub fn addresses(&mut self, index: u32) -> Result<Vec<Address>, NetlinkError> {
+        self.addresses_of(index, libc::AF_UNSPEC)
+    }
+
+    /// As [`addresses`](Self::addresses), those of IPv6 or of IPv4 alone. The kernel
+    /// tells them while it makes or removes an interface, too, for which it keeps
+    /// others waiting.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub(crate) fn addresses_by(
+        &mut self,
+        index: u32,
+        ipv6: bool,
+    ) -> Result<Vec<Address>, NetlinkError> {
+        let family = if ipv6 { libc::AF_INET6 } else { libc::AF_INET };
+        let mut found = self.addresses_of(index, family)?;
+        // A kernel without that family tells others.
+        found.retain(|found| found.address.addr().is_ipv6() == ipv6);
+        Ok(found)
+    }
+
+    fn addresses_of(&mut self, index: u32, family: i32) -> Result<Vec<Address>, NetlinkError> {
         let mut header = [0; 8];
+        header[0] = u8::try_from(family).unwrap_or_default();
         header[4..].copy_from_slice(&index.to_ne_bytes());
         let replies = match self.list(&Message::new(RTM_GETADDR, 0, &header)) {
             // What is gone has none.

@@ -12,7 +12,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::attributes::Reply;
 use super::message::Message;
-use crate::netns::in_netns;
+use crate::netns::{Place, in_netns, in_place};
 
 pub(super) const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -88,36 +88,52 @@ impl Netlink {
         Self::open_protocol(NETLINK_ROUTE, netns)
     }
 
+    /// A socket of an open namespace; `beside` is done in there too.
+    pub(crate) fn open_in(netns: Place<'_>, beside: impl FnOnce() + Send) -> Result<Self> {
+        let socket = in_place(netns, || {
+            beside();
+            Self::socket(NETLINK_ROUTE)
+        });
+        socket.map(Self::of)
+    }
+
     /// As [`open`](Self::open), for a part of the kernel other than routing.
     pub(crate) fn open_protocol(protocol: isize, netns: Option<&Path>) -> Result<Self> {
-        let make = || {
-            let make = || {
-                let mut socket = Socket::new(protocol)?;
-                socket.bind_auto()?;
-                // The kernel then lists only what is asked for. Old kernels
-                // cannot, and list all.
-                let _ = socket.set_netlink_get_strict_chk(true);
-                // A refusal is not to repeat what it refuses: many of them
-                // would not fit into the socket's buffer.
-                socket.set_cap_ack(true)?;
-                setsockopt(
-                    &socket,
-                    sockopt::ReceiveTimeout,
-                    &TimeVal::seconds(PATIENCE),
-                )?;
-                Ok::<_, io::Error>(socket)
-            };
-            make().map_err(|e| Error::unavailable(format!("cannot open a netlink socket: {e}")))
-        };
+        let make = || Self::socket(protocol);
         let socket = match netns {
             Some(path) => in_netns(path, make)?,
             None => make()?,
         };
-        Ok(Self {
+        Ok(Self::of(socket))
+    }
+
+    /// A socket of the namespace that the calling thread is in.
+    fn socket(protocol: isize) -> Result<Socket> {
+        let make = || {
+            let mut socket = Socket::new(protocol)?;
+            socket.bind_auto()?;
+            // The kernel then lists only what is asked for. Old kernels
+            // cannot, and list all.
+            let _ = socket.set_netlink_get_strict_chk(true);
+            // A refusal is not to repeat what it refuses: many of them
+            // would not fit into the socket's buffer.
+            socket.set_cap_ack(true)?;
+            setsockopt(
+                &socket,
+                sockopt::ReceiveTimeout,
+                &TimeVal::seconds(PATIENCE),
+            )?;
+            Ok::<_, io::Error>(socket)
+        };
+        make().map_err(|e| Error::unavailable(format!("cannot open a netlink socket: {e}")))
+    }
+
+    fn of(socket: Socket) -> Self {
+        Self {
             socket,
             sequence: 0,
             buffer: Vec::with_capacity(BUFFER),
-        })
+        }
     }
 
     /// Asks for a list, again when it changed while it was read.

@@ -6,6 +6,7 @@
 //! can leave one in the wrong place.
 
 use std::any::Any;
+use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -15,6 +16,26 @@ use nix::sched::{CloneFlags, setns, unshare};
 use tokio::sync::oneshot;
 
 const THREAD_NAME: &str = "netns";
+
+/// A namespace, by its path and, where it is open already, by its file.
+#[derive(Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(super) path: &'a Path,
+    file: Option<&'a File>,
+}
+
+impl<'a> Place<'a> {
+    /// The namespace at a path.
+    pub(crate) fn at(path: &'a Path) -> Self {
+        Self { path, file: None }
+    }
+
+    /// A namespace that is open; the path is for error texts.
+    pub(crate) fn open(file: &'a File, path: &'a Path) -> Self {
+        let file = Some(file);
+        Self { path, file }
+    }
+}
 
 /// Runs `f` inside the namespace at `path`, and waits for it.
 ///
@@ -26,10 +47,18 @@ where
     T: Send,
     F: FnOnce() -> Result<T> + Send,
 {
-    let path = path.as_ref();
-    match super::workers::visit(path, f) {
+    in_place(Place::at(path.as_ref()), f)
+}
+
+/// As [`in_netns`], for a namespace that may be open already.
+pub(crate) fn in_place<T, F>(place: Place<'_>, f: F) -> Result<T>
+where
+    T: Send,
+    F: FnOnce() -> Result<T> + Send,
+{
+    match super::workers::visit(place, f) {
         Ok(done) => done,
-        Err(f) => on_own_thread(path, || guarded(path, || enter(path), f)),
+        Err(f) => on_own_thread(place.path, || guarded(place.path, || enter(place), f)),
     }
 }
 
@@ -80,7 +109,7 @@ where
         .name(THREAD_NAME.to_owned())
         .spawn(move || {
             // Nobody may be waiting any more.
-            let _ = answer.send(guarded(&entered, || enter(&entered), f));
+            let _ = answer.send(guarded(&entered, || enter(Place::at(&entered)), f));
         })
         .map_err(|e| no_thread(&path, &e))?;
     answered.await.unwrap_or_else(|_| {
@@ -106,12 +135,15 @@ fn guarded<T>(
     .unwrap_or_else(|payload| Err(panicked(path, payload.as_ref())))
 }
 
-pub(super) fn enter(path: &Path) -> Result<()> {
-    let namespace = super::open(path)?;
-    setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(|e| {
+pub(super) fn enter(place: Place<'_>) -> Result<()> {
+    let entered = match place.file {
+        Some(file) => setns(file, CloneFlags::CLONE_NEWNET),
+        None => setns(super::open(place.path)?, CloneFlags::CLONE_NEWNET),
+    };
+    entered.map_err(|e| {
         Error::precondition(format!(
             "cannot enter network namespace {}: {e}",
-            path.display()
+            place.path.display()
         ))
     })
 }

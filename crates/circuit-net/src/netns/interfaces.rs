@@ -1,6 +1,7 @@
 //! The names of the interfaces in a namespace.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 
 use circuit_core::{Error, Result};
@@ -18,9 +19,12 @@ const TABLE: &str = "/proc/thread-self/net/dev";
 /// When the namespace cannot be entered, or the kernel does not tell.
 pub fn interface_names(netns: impl AsRef<Path>) -> Result<Vec<String>> {
     in_netns(netns, || {
-        let table = fs::read_to_string(TABLE)
+        // Enough for a few dozen at once; the kernel has more to do for each part.
+        let mut table = Vec::with_capacity(4096);
+        File::open(TABLE)
+            .and_then(|mut file| file.read_to_end(&mut table))
             .map_err(|e| Error::unavailable(format!("cannot read {TABLE}: {e}")))?;
-        Ok(names(&table))
+        Ok(names(&String::from_utf8_lossy(&table)))
     })
 }
 

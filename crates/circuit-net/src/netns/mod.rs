@@ -20,6 +20,7 @@ pub use pin::{Pin, list_pins, pin, pin_fd, unpin};
 pub use stand_in::stand_in;
 pub use workers::Workers;
 
+pub(crate) use enter::{Place, in_place};
 pub(crate) use workers::let_this_thread_visit;
 
 /// What tells one network namespace from another, as long as it lives.

@@ -7,7 +7,6 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -16,7 +15,7 @@ use circuit_core::{Error, Result};
 use nix::sched::{CloneFlags, setns};
 use tokio::sync::oneshot;
 
-use super::enter::enter;
+use super::enter::{Place, enter};
 
 /// A thread without work ends after this time.
 const IDLE: Duration = Duration::from_secs(10);
@@ -143,13 +142,13 @@ pub(crate) fn let_this_thread_visit() {
     HOME.set(File::open("/proc/thread-self/ns/net").ok().map(Arc::new));
 }
 
-/// Runs `f` inside the namespace at `path` on this thread, if it is a worker,
-/// and comes back; gives `f` back on any other thread.
-pub(super) fn visit<T, F: FnOnce() -> Result<T>>(path: &Path, f: F) -> Result<Result<T>, F> {
+/// Runs `f` inside a namespace on this thread, if it is a worker, and comes
+/// back; gives `f` back on any other thread.
+pub(super) fn visit<T, F: FnOnce() -> Result<T>>(place: Place<'_>, f: F) -> Result<Result<T>, F> {
     let Some(home) = HOME.with_borrow(Clone::clone) else {
         return Err(f);
     };
-    if let Err(error) = enter(path) {
+    if let Err(error) = enter(place) {
         return Ok(Err(error));
     }
     let done = catch_unwind(AssertUnwindSafe(f));
@@ -157,7 +156,7 @@ pub(super) fn visit<T, F: FnOnce() -> Result<T>>(path: &Path, f: F) -> Result<Re
         // Nothing more may be done on this thread; it ends.
         resume_unwind(Box::new(format!(
             "cannot leave {}: {error}",
-            path.display()
+            place.path.display()
         )));
     }
     Ok(done.unwrap_or_else(|payload| resume_unwind(payload)))

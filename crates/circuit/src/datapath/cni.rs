@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -20,7 +20,9 @@ use circuit_core::{
 use circuit_net::{
     announce::announce_soon,
     cni::{AttachmentArgs, CniRuntime, Natives, OperationLock, Way},
-    driver, netlink, netns, process,
+    driver, netlink,
+    netns::{self, NetnsId},
+    process,
     resolv_conf::{self, Restored},
 };
 
@@ -52,6 +54,8 @@ pub struct CniDatapath {
     /// What was said of plugins that no driver can take the place of.
     told: Mutex<HashSet<String>>,
     disturbances: Disturbances,
+    /// The daemon's own namespace, which does not change.
+    host: OnceLock<NetnsId>,
 }
 
 impl CniDatapath {
@@ -65,7 +69,16 @@ impl CniDatapath {
             announcing: Mutex::default(),
             told: Mutex::default(),
             disturbances: Disturbances::default(),
+            host: OnceLock::new(),
         }
+    }
+
+    fn host(&self) -> Result<NetnsId> {
+        if let Some(host) = self.host.get() {
+            return Ok(*host);
+        }
+        let host = netns::host_identity()?;
+        Ok(*self.host.get_or_init(|| host))
     }
 
     /// Says once which key keeps a plugin from being run in this process.
@@ -260,7 +273,7 @@ impl Datapath for CniDatapath {
                 "the task with pid {pid} has just ended: start it again"
             ))
         })?;
-        if netns == netns::host_identity()? {
+        if netns == self.host()? {
             return Err(Error::precondition(
                 "the container uses the host's network namespace, which has the host's networks: \
                  start it without --net-host",

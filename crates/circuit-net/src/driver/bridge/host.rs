@@ -173,21 +173,20 @@ pub(super) fn is_gateway(
     if config.vlan.is_some() {
         return Ok(false);
     }
-    let there = socket
-        .addresses(bridge.index)
-        .map_err(|e| refused(format_args!("list the addresses of {}", bridge.name), &e))?;
-    let has = |wanted: &IpNet| there.iter().any(|address| address.address == *wanted);
-    Ok(addresses.iter().all(has) && forwards(socket, addresses)?)
-}
-
-/// Whether the host forwards what is of these addresses' families.
-fn forwards(socket: &mut Netlink, addresses: &[IpNet]) -> Answer<bool> {
     for ipv6 in [false, true] {
-        if addresses.iter().any(|net| net.addr().is_ipv6() == ipv6) {
-            let forwards = socket.forwards(ipv6);
-            if !forwards.map_err(|e| refused("ask whether the host forwards", &e))? {
-                return Ok(false);
-            }
+        let mut wanted = addresses.iter().filter(|net| net.addr().is_ipv6() == ipv6);
+        if wanted.clone().next().is_none() {
+            continue;
+        }
+        let there = socket
+            .addresses_by(bridge.index, ipv6)
+            .map_err(|e| refused(format_args!("list the addresses of {}", bridge.name), &e))?;
+        let has = |wanted: &IpNet| there.iter().any(|address| address.address == *wanted);
+        let forwards = socket
+            .forwards(ipv6)
+            .map_err(|e| refused("ask whether the host forwards", &e))?;
+        if !wanted.all(has) || !forwards {
+            return Ok(false);
         }
     }
     Ok(true)
