@@ -402,6 +402,39 @@ async fn a_lock_is_held_as_long_as_a_plugins_processes() {
     common::shell(&format!("kill {}", scripts.text("pid")));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_is_started_at_the_same_moment_does_not_inherit_the_lock() {
+    const EACH: usize = 8;
+    let scripts = Scripts::new();
+    scripts.plugin("short", "echo '{}'");
+    scripts.plugin(
+        "long",
+        "sleep 300 >/dev/null 2>&1 & echo $! >> $D/pids; echo '{}'",
+    );
+    let runtime = scripts.runtime(LIMIT);
+    let file = |kind: &str, number| scripts.file(&format!("locks/{kind}-{number}"));
+    let mut runs = tokio::task::JoinSet::new();
+    for (number, kind) in (0..EACH).flat_map(|number| [(number, "short"), (number, "long")]) {
+        let (runtime, file) = (runtime.clone(), file(kind, number));
+        runs.spawn(async move {
+            let lock = OperationLock::acquire(file, LIMIT).await.unwrap();
+            let list = list("1.0.0", &[json!({"type": kind})]);
+            runtime.add(&list, &args(), Some(&lock)).await.unwrap();
+        });
+    }
+    runs.join_all().await;
+    for number in 0..EACH {
+        let free = |kind| {
+            OperationLock::try_acquire(file(kind, number))
+                .unwrap()
+                .is_some()
+        };
+        assert!(free("short"), "{number}");
+        assert!(!free("long"), "{number}");
+    }
+    common::shell(&format!("kill {}", scripts.text("pids").replace('\n', " ")));
+}
+
 /// Not a test of its own: the daemon that the next test kills.
 #[tokio::test]
 async fn daemon_to_be_killed() {
