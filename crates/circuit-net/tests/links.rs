@@ -203,6 +203,11 @@ fn addresses_come_and_go() {
         // In the order of scopes.
         let expected = ["10.3.0.2/32", "10.1.0.2/16", "10.4.0.2/24", "fd00::2/64"];
         assert_eq!(listed(&mut all), expected);
+        for (ipv6, expected) in [(false, &expected[..3]), (true, &expected[3..])] {
+            let found = all.inside.addresses_by(index, ipv6).unwrap();
+            let found: Vec<String> = found.iter().map(|a| a.address.to_string()).collect();
+            assert_eq!(found, expected);
+        }
         for address in [plain, nodad, plain, peer, bare] {
             all.inside.delete_address(index, &address).unwrap();
         }

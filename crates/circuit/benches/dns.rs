@@ -15,7 +15,7 @@ use circuit_api::{ClientOptions, Target, connect};
 use circuit_testing::{CoreDns, Lan, Plugins, TestNode, network};
 use tonic::transport::Channel;
 
-use common::{at, join, leave, verdict};
+use common::{at, join, leave, median, verdict};
 use simulated::{EACH, address, name, open, publish};
 
 /// Connects and disconnects that are timed.
@@ -293,12 +293,6 @@ fn timed<const N: usize>(pids: [u32; N], seconds: &str, run: impl Fn() -> f64) -
     // A tick is ten milliseconds.
     let times = std::array::from_fn(|at| (after[at] - before[at]) * 10_000.0 / answers);
     (rate, times)
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 /// The processor time that a process has taken.

@@ -133,7 +133,7 @@ async fn start(
         let process = process(path, &executable, call, &args);
         match spawn(process, lock) {
             Ok(child) => return Ok(child),
-            // Being installed at this moment, or held open by a fork that has
+            // Being installed at this moment, or held open by a process that has
             // not come to its exec yet: over in an instant.
             Err(e) if e.raw_os_error() == Some(libc::ETXTBSY) && tries < 10 => {
                 tries += 1;

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{Answer, Delegate};
 use crate::netlink::Netlink;
-use crate::netns::{Place, in_place};
+use crate::netns::Place;
 
 pub use crate::cni::Command;
 
@@ -144,18 +144,15 @@ impl<'a> Call<'a> {
         open(&self.sockets.container, Some(self.needs_netns()?))
     }
 
-    /// Opens the netlink socket of the container's namespace, which is open
-    /// already, and does something else in there on the way.
-    pub(super) fn enter(&self, netns: &File, beside: impl FnOnce() + Send) -> Answer<()> {
+    /// Does something in the container's namespace, which is open already, and
+    /// opens its netlink socket on the way.
+    ///
+    /// # Errors
+    /// As [`container`](Self::container).
+    pub(super) fn enter(&self, netns: &File, work: impl FnOnce() + Send) -> Answer<()> {
         let place = Place::open(netns, self.needs_netns()?);
-        if self.sockets.container.get().is_some() {
-            let inside = || {
-                beside();
-                Ok(())
-            };
-            return Ok(in_place(place, inside)?);
-        }
-        let socket = Netlink::open_in(place, beside)?;
+        let socket = Netlink::open_in(place, work)?;
+        // One that the chain has already is as good.
         self.sockets.container.get_or_init(|| RefCell::new(socket));
         Ok(())
     }

@@ -111,11 +111,7 @@ impl Netlink {
     ///
     /// # Errors
     /// When the kernel cannot be asked.
-    pub(crate) fn addresses_by(
-        &mut self,
-        index: u32,
-        ipv6: bool,
-    ) -> Result<Vec<Address>, NetlinkError> {
+    pub fn addresses_by(&mut self, index: u32, ipv6: bool) -> Result<Vec<Address>, NetlinkError> {
         let family = if ipv6 { libc::AF_INET6 } else { libc::AF_INET };
         let mut found = self.addresses_of(index, family)?;
         // A kernel without that family tells others.

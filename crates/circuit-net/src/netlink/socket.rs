@@ -88,10 +88,10 @@ impl Netlink {
         Self::open_protocol(NETLINK_ROUTE, netns)
     }
 
-    /// A socket of an open namespace; `beside` is done in there too.
-    pub(crate) fn open_in(netns: Place<'_>, beside: impl FnOnce() + Send) -> Result<Self> {
+    /// A socket of an open namespace, in which `work` is done before.
+    pub(crate) fn open_in(netns: Place<'_>, work: impl FnOnce() + Send) -> Result<Self> {
         let socket = in_place(netns, || {
-            beside();
+            work();
             Self::socket(NETLINK_ROUTE)
         });
         socket.map(Self::of)

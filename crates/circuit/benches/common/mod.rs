@@ -198,6 +198,13 @@ impl Times {
     }
 }
 
+/// The middle one; of an even number, the upper one of both.
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
 /// A quantile in milliseconds.
 pub(crate) fn at(times: &[Duration], quantile: f64) -> f64 {
     let mut sorted = times.to_vec();

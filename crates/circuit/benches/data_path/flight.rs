@@ -10,7 +10,7 @@ use circuit_testing::TestNode;
 use futures::{StreamExt as _, stream};
 
 use crate::{
-    common::{Api, Goal, join, leave, node, row, run, run_inside, table},
+    common::{Api, Goal, join, leave, median, node, row, run, run_inside, table},
     floor::Floor,
     one::network,
 };
@@ -175,10 +175,8 @@ fn on_threads(floors: &mut [Floor], operation: impl Fn(usize, &mut Floor) + Sync
     Rate::of(count, start, 0)
 }
 
-fn median(rates: &[Rate]) -> f64 {
-    let mut all: Vec<f64> = rates.iter().map(|rate| rate.per_second).collect();
-    all.sort_by(f64::total_cmp);
-    all[all.len() / 2]
+fn typical(rates: &[Rate]) -> f64 {
+    median(rates.iter().map(|rate| rate.per_second))
 }
 
 fn print(native: &Side, exec: &Side, floor: &Side) {
@@ -200,12 +198,12 @@ fn print(native: &Side, exec: &Side, floor: &Side) {
             &floor.disconnects,
         ),
     ] {
-        let ours = median(native);
+        let ours = typical(native);
         row(
             what,
             ours,
             "exec path",
-            median(exec),
+            typical(exec),
             "/s",
             Goal::AtLeast(10.0),
         );
@@ -213,7 +211,7 @@ fn print(native: &Side, exec: &Side, floor: &Side) {
             what,
             ours,
             "kernel floor, as many threads",
-            median(floor),
+            typical(floor),
             "/s",
             Goal::None,
         );
