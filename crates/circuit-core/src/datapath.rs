@@ -126,6 +126,10 @@ pub trait Datapath: Send + Sync {
     /// The names of the interfaces in a namespace.
     async fn interfaces(&self, netns: &Path) -> Result<Vec<String>>;
 
+    /// Whether an attachment may still use its addresses: those that a server lends
+    /// come to an end when it does not renew them.
+    fn lent(&self, attachment: &Attachment) -> bool;
+
     /// What has passed the interfaces of a namespace, by their names.
     async fn traffic(&self, netns: &Path) -> Result<Vec<(String, Traffic)>>;
 

@@ -6,7 +6,7 @@ mod turns;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -57,12 +57,16 @@ pub struct LeaseKeeper {
     timer: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
+type Tell = Box<dyn Fn(&Holder) + Send + Sync>;
+
 struct Shared {
     store: Store,
     settings: Settings,
     state: Mutex<State>,
     /// Something in the state is another now.
     changed: Condvar,
+    /// Is told of leases that came to an end by themselves.
+    ends: OnceLock<Tell>,
 }
 
 impl LeaseKeeper {
@@ -94,6 +98,7 @@ impl LeaseKeeper {
             settings,
             state: Mutex::new(state),
             changed: Condvar::new(),
+            ends: OnceLock::new(),
         });
         let its = Arc::clone(&shared);
         let timer = thread::Builder::new()
@@ -104,6 +109,14 @@ impl LeaseKeeper {
             shared,
             timer: Arc::new(Mutex::new(Some(timer))),
         })
+    }
+
+    /// Has `tell` know of each lease that comes to an end without having been
+    /// released: it expired, a server refused to renew it, or its interface is gone.
+    /// It is called where leases are renewed, and must not wait. The first one
+    /// counts.
+    pub fn on_end(&self, tell: impl Fn(&Holder) + Send + Sync + 'static) {
+        let _ = self.shared.ends.set(Box::new(tell));
     }
 
     /// Gets a lease, or tells of the one that the holder has in this

@@ -30,7 +30,7 @@ const LONGEST_FRAME: usize = 64 * 1024;
 /// Why there is no lease.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
-    #[error("no dhcp server answers")]
+    #[error("no dhcp server answers: see that one serves this network")]
     NoAnswer,
     #[error("the dhcp server refuses{0}")]
     Refused(String),

@@ -311,7 +311,12 @@ impl Attachments {
         let Some(netns) = &attachment.netns else {
             return false;
         };
-        if attachment.origin == Origin::Original && attachment.sandbox != sandbox {
+        let original = attachment.origin == Origin::Original;
+        if original && attachment.sandbox != sandbox {
+            return false;
+        }
+        // The former program's leases are with somebody else's keeper.
+        if !original && !self.parts.datapath.lent(attachment) {
             return false;
         }
         if self.parts.datapath.pinned(netns).await != Some(sandbox.netns) {

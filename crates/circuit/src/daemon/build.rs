@@ -41,7 +41,12 @@ impl Daemon {
         let registry = fleet::connect(options)?;
         let host: Arc<dyn Surroundings> = Arc::new(Host::new(cni.clone()));
         let networks = Networks::open(options, registry.as_ref(), Arc::clone(&host)).await?;
-        let lives = lives(options, &cni, &networks)?;
+        let leases = Leases::start(
+            &options.run_dir.join("dhcp"),
+            &options.dhcp_socket,
+            options.cni_timeout,
+        )?;
+        let lives = lives(options, &cni, &networks, &leases)?;
         let attachments = &lives.attachments;
         let fleet = Fleet::join(options, registry.clone(), attachments).await?;
         let stored = (Arc::clone(&networks.source), networks.folder.clone());
@@ -78,7 +83,7 @@ impl Daemon {
             naming,
             metrics: doors.metrics,
             web: doors.web.map(|listener| (listener, shown)),
-            leases: Leases::start(&options.run_dir.join("dhcp"), &options.dhcp_socket)?,
+            leases,
             pools,
             _lock: lock,
         })
@@ -119,7 +124,12 @@ impl Doors {
 }
 
 /// The records of this node's containers, and who keeps containers like them.
-fn lives(options: &ServerOptions, cni: &CniRuntime, networks: &Networks) -> Result<Lives> {
+fn lives(
+    options: &ServerOptions,
+    cni: &CniRuntime,
+    networks: &Networks,
+    leases: &Leases,
+) -> Result<Lives> {
     let runtime = Containerd::new(&options.containerd, &options.containerd_namespace)
         .map_err(|error| Error::invalid(error.to_string()))?;
     let (state, loaded) = State::open(&options.state_dir, runtime.namespace())?;
@@ -129,16 +139,18 @@ fn lives(options: &ServerOptions, cni: &CniRuntime, networks: &Networks) -> Resu
     let pins = options.run_dir.join("netns");
     make_private(&pins).map_err(|error| cannot_make(&pins, &error))?;
     let locks = options.run_dir.join("locks");
+    let (wake, wakes) = mpsc::unbounded_channel();
+    leases.wake(runtime.namespace(), wake.clone());
+    let datapath = CniDatapath::new(cni.clone(), locks, pins.clone(), leases.lender());
     let parts = Parts {
         runtime: Arc::new(runtime),
-        datapath: Arc::new(CniDatapath::new(cni.clone(), locks, pins.clone())),
+        datapath: Arc::new(datapath),
         networks: Arc::clone(&networks.source),
         book: Book::new(state, &options.node_name, loaded.records),
         pins,
         label: options.network_label.clone(),
         events: Arc::new(EventLog::new(&options.node_name)),
     };
-    let (wake, wakes) = mpsc::unbounded_channel();
     let attachments = Arc::new(Attachments::new(parts, wake));
     let reconciler = Arc::new(Reconciler::new(Arc::clone(&attachments)));
     Ok(Lives {

@@ -1,39 +1,81 @@
 //! The keeper of DHCP leases, for networks whose addresses come from a server.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use circuit_core::{ErrorKind, Result};
-use circuit_net::dhcp::{LeaseKeeper, Listener, Settings};
+use circuit_net::dhcp::{LeaseKeeper, Listener, Settings, Timing};
+use tokio::sync::mpsc;
+
+use crate::datapath::Lender;
+
+/// A plugin has so much time to say why there is no lease before it is given up.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// A keeper at a socket; none when another daemon is there.
 pub(super) struct Leases {
     running: Option<(LeaseKeeper, Listener)>,
+    socket: PathBuf,
 }
 
 impl Leases {
     /// Starts a keeper whose leases are in `dir`, for plugins that call it at
-    /// `socket`.
-    pub(super) fn start(dir: &Path, socket: &Path) -> Result<Self> {
-        let keeper = LeaseKeeper::start(dir, Settings::default())?;
-        match keeper.listen(socket) {
-            Ok(listener) => Ok(Self {
-                running: Some((keeper, listener)),
-            }),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                tracing::info!(
-                    "another dhcp daemon listens at {}: leases are its business",
-                    socket.display()
-                );
-                keeper.stop();
-                Ok(Self { running: None })
-            }
-            // Nobody may ever ask for a lease.
+    /// `socket` and are given up after `limit`.
+    pub(super) fn start(dir: &Path, socket: &Path, limit: Duration) -> Result<Self> {
+        let usual = Timing::default();
+        let within = limit.saturating_sub(LAST_WORDS).max(limit / 2);
+        let timing = Timing {
+            acquisition: usual.acquisition.min(within),
+            ..usual
+        };
+        let settings = Settings {
+            timing,
+            ..Settings::default()
+        };
+        let keeper = LeaseKeeper::start(dir, settings)?;
+        let running = match keeper.listen(socket) {
+            Ok(listener) => Some((keeper, listener)),
             Err(error) => {
-                tracing::warn!("{error}: networks with ipam type dhcp will not work");
+                if error.kind() == ErrorKind::AlreadyExists {
+                    let socket = socket.display();
+                    tracing::info!(
+                        "another dhcp daemon listens at {socket}: leases are its business"
+                    );
+                } else {
+                    // Nobody may ever ask for a lease.
+                    tracing::warn!("{error}: networks with ipam type dhcp will not work");
+                }
                 keeper.stop();
-                Ok(Self { running: None })
+                None
             }
-        }
+        };
+        Ok(Self {
+            running,
+            socket: socket.to_owned(),
+        })
+    }
+
+    /// Who lends addresses, if it is us.
+    pub(super) fn lender(&self) -> Option<Lender> {
+        let (keeper, _) = self.running.as_ref()?;
+        Some(Lender {
+            keeper: keeper.clone(),
+            socket: self.socket.clone(),
+        })
+    }
+
+    /// Has containers of a containerd namespace looked at whose leases are over.
+    pub(super) fn wake(&self, namespace: &str, wake: mpsc::UnboundedSender<String>) {
+        let Some((keeper, _)) = &self.running else {
+            return;
+        };
+        let prefix = format!("{namespace}-");
+        keeper.on_end(move |holder| {
+            if let Some(container) = holder.container_id.strip_prefix(&prefix) {
+                // The reconciler is gone only when the daemon ends.
+                let _ = wake.send(container.to_owned());
+            }
+        });
     }
 
     /// Ends; the leases stay, for the next keeper to renew.

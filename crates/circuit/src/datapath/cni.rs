@@ -32,6 +32,7 @@ use tokio::task::AbortHandle;
 use super::{
     arguments::{arguments, granted},
     disturbances::Disturbances,
+    lender::Lender,
 };
 
 /// DEL is run this often before its failure is told: plugins lose races for
@@ -54,6 +55,8 @@ pub struct CniDatapath {
     /// What was said of plugins that no driver can take the place of.
     told: Mutex<HashSet<String>>,
     disturbances: Disturbances,
+    /// Who lends addresses of ipam type `dhcp`, if it is this daemon.
+    lender: Option<Lender>,
     /// The daemon's own namespace, which does not change.
     host: OnceLock<NetnsId>,
 }
@@ -61,7 +64,7 @@ pub struct CniDatapath {
 impl CniDatapath {
     /// A datapath that runs plugins by `cni` and keeps lock files in `locks`;
     /// `pins` is the folder of pinned namespaces.
-    pub fn new(cni: CniRuntime, locks: PathBuf, pins: PathBuf) -> Self {
+    pub fn new(cni: CniRuntime, locks: PathBuf, pins: PathBuf, lender: Option<Lender>) -> Self {
         Self {
             cni,
             locks,
@@ -69,6 +72,7 @@ impl CniDatapath {
             announcing: Mutex::default(),
             told: Mutex::default(),
             disturbances: Disturbances::default(),
+            lender,
             host: OnceLock::new(),
         }
     }
@@ -331,6 +335,11 @@ impl Datapath for CniDatapath {
             .workers()
             .run(move || netns::interface_names(&netns))
             .await?
+    }
+
+    fn lent(&self, attachment: &Attachment) -> bool {
+        let lender = self.lender.as_ref();
+        lender.is_none_or(|lender| lender.lent(attachment))
     }
 
     async fn traffic(&self, netns: &Path) -> Result<Vec<(String, Traffic)>> {

@@ -4,5 +4,7 @@
 mod arguments;
 mod cni;
 mod disturbances;
+mod lender;
 
 pub use cni::CniDatapath;
+pub use lender::Lender;

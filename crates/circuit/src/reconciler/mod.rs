@@ -4,6 +4,7 @@
 mod container;
 mod follow;
 mod mend;
+mod places;
 mod queue;
 mod restarts;
 mod steps;
@@ -25,10 +26,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::attachments::{Attachments, Seen};
 use crate::pulse::Answerer;
+use places::Places;
 use queue::Queue;
 
-/// Looks at this many containers side by side: plugins are processes.
-const AT_ONCE: usize = 8;
 /// The first delay after a failure; it doubles up to `LONGEST_RETRY`.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
@@ -217,25 +217,27 @@ impl Reconciler {
     ) {
         let mut queue = Queue::default();
         let mut looks: JoinSet<(String, Next)> = JoinSet::new();
+        let places = Places::default();
         loop {
-            while looks.len() < AT_ONCE
+            while let Some(place) = places.take()
                 && let Some(container) = queue.pop()
             {
                 let this = Arc::clone(&self);
                 looks.spawn(async move {
-                    let next = this.look_safely(&container).await;
+                    let next = place.during(this.look_safely(&container)).await;
                     (container, next)
                 });
             }
-            let due = queue.next_due();
+            let due = queue.next_due().filter(|_| places.are_free());
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 Some(container) = wakes.recv() => queue.wake(&container),
                 Some(Ok((container, next))) = looks.join_next(), if !looks.is_empty() => {
                     self.after(&mut queue, &container, next);
                 }
+                () = places.given_up() => {}
                 () = pulse.answer() => {}
-                () = sleep_until(due), if due.is_some() && looks.len() < AT_ONCE => {}
+                () = sleep_until(due), if due.is_some() => {}
             }
         }
         while looks.join_next().await.is_some() {}

@@ -15,6 +15,7 @@ mod cluster;
 mod cluster_kinds;
 mod cluster_steady;
 mod crash;
+mod dhcp;
 mod dns;
 mod dns_cluster;
 mod dns_servers;

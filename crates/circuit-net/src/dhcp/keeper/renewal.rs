@@ -98,8 +98,10 @@ impl Shared {
             }
             _ => {}
         }
-        if kept.need() == Need::Expired {
-            tracing::warn!(?holder, error = %failure, "lease expired: interface is set down");
+        // A server that refuses it has said that the address is not its holder's any
+        // more, RFC 2131, section 4.4.5.
+        if kept.need() == Need::Expired || matches!(failure, Failure::Refused(_)) {
+            tracing::warn!(?holder, error = %failure, "lease is over: interface is set down");
             let port = Port::open(&kept.path(), &holder.ifname, false);
             if let Err(error) = port.and_then(|mut port| port.set_down()) {
                 tracing::warn!(?holder, %error, "interface cannot be set down");
@@ -117,7 +119,8 @@ impl Shared {
     }
 
     /// Has a lease renewed. A server that does not know it any more may still
-    /// give the same address; another one would not be the container's.
+    /// give the same address; another one would not be the container's. When it is
+    /// refused, and the address not to be had anew, the failure is the refusal.
     fn try_to_renew(
         &self,
         turn: &Turn<'_>,
@@ -132,13 +135,19 @@ impl Shared {
         let grant = &kept.lease.grant;
         let within = |rest: Duration| Instant::now() + rest.min(self.settings.timing.exchange);
         let ask = |rest| client.ask(Some(grant.address), within(rest));
+        let ask_after = |failure: Failure, rest| match (ask(rest), failure) {
+            (Err(Failure::NoAnswer), refused) => Err(refused),
+            (answer, _) => answer,
+        };
         match need {
             Need::Renewal(rest) => match client.renew(grant, within(rest)) {
-                Err(Failure::Refused(_)) => ask(rest),
+                Err(refused @ Failure::Refused(_)) => ask_after(refused, rest),
                 other => other,
             },
             Need::Rebinding(rest) => match client.rebind(grant, within(rest / 2)) {
-                Err(Failure::Refused(_) | Failure::NoAnswer) => ask(rest / 2),
+                Err(failure @ (Failure::Refused(_) | Failure::NoAnswer)) => {
+                    ask_after(failure, rest / 2)
+                }
                 other => other,
             },
             Need::Nothing(_) | Need::Expired => ask(LONG),
@@ -150,5 +159,8 @@ impl Shared {
             tracing::warn!(holder = ?turn.holder, %error, "lease stays on disk");
         }
         turn.forget();
+        if let Some(tell) = self.ends.get() {
+            tell(&turn.holder);
+        }
     }
 }

@@ -1,0 +1,49 @@
+//! Addresses that a server lends for a time.
+
+use std::path::{Path, PathBuf};
+
+use circuit_core::{attachment::Attachment, cni::ConfigList};
+use circuit_net::dhcp::{DEFAULT_SOCKET, Holder, LeaseKeeper};
+use serde_json::Value;
+
+/// The keeper of DHCP leases, and the socket at which plugins find it.
+#[derive(Clone)]
+pub struct Lender {
+    /// Has the leases renewed.
+    pub keeper: LeaseKeeper,
+    /// Where it listens.
+    pub socket: PathBuf,
+}
+
+impl Lender {
+    /// Whether an attachment may still use its addresses. Those that others lend,
+    /// or nobody, are none of its business.
+    pub(super) fn lent(&self, attachment: &Attachment) -> bool {
+        // Most are not lent, which is seen without reading the configuration.
+        if !attachment.config.contains("dhcp") {
+            return true;
+        }
+        let Ok(config) = ConfigList::parse(attachment.config.as_bytes()) else {
+            return true;
+        };
+        if !self.lends(&config) {
+            return true;
+        }
+        let holder = Holder {
+            container_id: attachment.cni_id.clone(),
+            network: config.name,
+            ifname: attachment.interface.clone(),
+        };
+        self.keeper.check(&holder).is_ok()
+    }
+
+    /// Whether a network's addresses come by this keeper.
+    fn lends(&self, config: &ConfigList) -> bool {
+        let ipams = config.plugins.iter().filter_map(|plugin| plugin.ipam());
+        let mut dhcp = ipams.filter(|ipam| ipam.kind() == Some("dhcp"));
+        dhcp.any(|ipam| {
+            let told = ipam.raw().get("daemonSocketPath").and_then(Value::as_str);
+            Path::new(told.unwrap_or(DEFAULT_SOCKET)) == self.socket
+        })
+    }
+}

@@ -1,0 +1,266 @@
+//! Containers straight on the LAN, with addresses of its DHCP server.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use circuit_testing::{Ends, Lan, NodeBuilder, PATIENCE, Plugins, TestNode, network, wait_until};
+use serde_json::{Value, json};
+
+use crate::support::{NETWORK, assert_names, create_ctr0, error_of, ips, member, wait_for_problem};
+
+/// How long it may take until a failed look is repeated and a server asked again.
+const REPEATED: Duration = Duration::from_secs(90);
+
+/// dnsmasq at 192.0.2.1. Its leases are of two minutes, the shortest that it gives,
+/// and are to be renewed after three seconds.
+struct DhcpServer {
+    dir: tempfile::TempDir,
+    running: Option<Ends>,
+}
+
+impl DhcpServer {
+    fn on(lan: &Lan) -> Self {
+        let mut server = Self {
+            dir: tempfile::tempdir().unwrap(),
+            running: None,
+        };
+        server.start(lan, "192.0.2.100,192.0.2.119");
+        server
+    }
+
+    /// Has it give addresses of this range.
+    fn start(&mut self, lan: &Lan, range: &str) {
+        let file = |name: &str| self.dir.path().join(name).display().to_string();
+        let mut dnsmasq: Command = lan.command("dnsmasq");
+        dnsmasq
+            .args(["-k", "--conf-file=/dev/null", "--port=0", "--user=root"])
+            .args(["--interface=lan", "--no-ping", "--dhcp-authoritative"])
+            .arg(format!("--dhcp-range={range},2m"))
+            .args(["--dhcp-option=58,3s", "--pid-file=", "--log-dhcp"])
+            .arg(format!("--dhcp-leasefile={}", file("leases")))
+            .arg(format!("--log-facility={}", file("log")))
+            .stdin(Stdio::null());
+        self.running = Some(Ends(dnsmasq.spawn().unwrap()));
+        let listens = || {
+            let sockets = lan.command("ss").arg("-uln").output().unwrap();
+            String::from_utf8_lossy(&sockets.stdout).contains(":67 ")
+        };
+        wait_until("dnsmasq listens", PATIENCE, listens);
+    }
+
+    /// Ends it, and has it forget its leases.
+    fn lose(&mut self) {
+        self.running = None;
+        std::fs::remove_file(self.file("leases")).unwrap();
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// How many addresses are lent.
+    fn lent(&self) -> usize {
+        let leases = std::fs::read_to_string(self.file("leases")).unwrap_or_default();
+        leases.lines().count()
+    }
+
+    /// How often it said something of an address.
+    fn said(&self, word: &str, address: &str) -> usize {
+        let log = std::fs::read_to_string(self.file("log")).unwrap_or_default();
+        let address = format!(" {address} ");
+        let told = log.lines().filter(|line| line.contains(word));
+        told.filter(|line| format!("{line} ").contains(&address))
+            .count()
+    }
+}
+
+/// A network of containers straight on the LAN.
+fn home() -> String {
+    let macvlan = json!({"type": "macvlan", "master": "lan0", "ipam": {"type": "dhcp"},
+        "capabilities": {"mac": true}});
+    network::list("home", &[macvlan])
+}
+
+fn address(node: &TestNode, container: &str) -> String {
+    let told = ips(node, container);
+    let [network, ip, _] = &told[0];
+    assert_eq!((told.len(), network.as_str()), (1, "home"), "{told:?}");
+    ip.clone()
+}
+
+fn reaches(node: &TestNode, container: &str, address: &str) -> bool {
+    let ping = ["ping", "-c1", "-W2", address];
+    node.exec(container, &ping).worked()
+}
+
+/// Who has this name, by this node.
+fn named(node: &TestNode, name: &str) -> String {
+    node.circuit(&["dns", "query", name]).stdout
+}
+
+fn run(node: &TestNode, container: &str) -> String {
+    node.run_container(container, &[(NETWORK, "home")], &[]);
+    node.wait_for_addresses(container);
+    address(node, container)
+}
+
+#[test]
+fn containers_of_two_nodes_are_hosts_of_the_lan() {
+    let lan = Lan::new();
+    let _redis = lan.redis();
+    let server = DhcpServer::on(&lan);
+    let [one, two] = ["one", "two"].map(|name| {
+        let node = member(&lan, name, 30).start();
+        node.create_network("home", &home());
+        node
+    });
+    let (web, db) = (run(&one, "web"), run(&two, "db"));
+    assert_eq!(server.lent(), 2);
+    assert_ne!(web, db);
+    for to in [&db, "192.0.2.1"] {
+        assert!(reaches(&one, "web", to), "{to}");
+    }
+    let routes = one.exec("web", &["ip", "route"]).ok();
+    assert!(routes.contains("default via 192.0.2.1"), "{routes}");
+    let known = || named(&one, "db.home").contains(&db);
+    wait_until("the other node knows its name", PATIENCE, known);
+
+    // Renewed, by this daemon and by the next, and kept in between.
+    let renewed = |of: &str| {
+        let before = server.said("DHCPACK", of);
+        let renewed = || server.said("DHCPACK", of) > before;
+        wait_until("the lease is renewed", PATIENCE, renewed);
+    };
+    renewed(&web);
+    let asked = server.said("DHCPOFFER", &web);
+    one.kill_daemon();
+    one.start_daemon();
+    renewed(&web);
+    assert_eq!(server.said("DHCPOFFER", &web), asked);
+    assert_eq!(address(&one, "web"), web);
+    assert!(reaches(&one, "web", &db));
+
+    // Given back by hand, at the end of the task, and after it.
+    one.circuit(&["network", "disconnect", "web", "home"]).ok();
+    wait_until("it is given back", PATIENCE, || server.lent() == 1);
+    one.circuit(&["network", "connect", "web", "home"]).ok();
+    assert_eq!(server.lent(), 2);
+    two.remove_container("db");
+    wait_until("it is given back", PATIENCE, || server.lent() == 1);
+    one.kill_daemon();
+    one.remove_container("web");
+    assert_eq!(server.lent(), 1);
+    one.start_daemon();
+    wait_until("it is given back", PATIENCE, || server.lent() == 0);
+    for node in [&one, &two] {
+        node.assert_nothing_left();
+    }
+}
+
+#[test]
+fn without_a_server_that_is_said_and_nothing_left() {
+    let lan = Lan::new();
+    let patience = ["--cni-timeout", "4s"];
+    let node = crate::node().lan(&lan).server(&patience).start();
+    node.create_network("home", &home());
+    node.run_container("hand", &[], &[]);
+    let connect = ["network", "connect", "hand", "home"];
+    let told = error_of(node.circuit(&connect));
+    assert_names(
+        &told,
+        &["macvlan", "no dhcp server answers", "see that one"],
+    );
+    node.run_container("web", &[(NETWORK, "home")], &[]);
+    let told = wait_for_problem(&node, "web", "home");
+    assert_names(&told, &["no dhcp server answers"]);
+    assert_eq!(node.interfaces("web").len(), 1);
+    for container in ["hand", "web"] {
+        node.remove_container(container);
+    }
+    node.assert_nothing_left();
+}
+
+#[test]
+fn a_lan_that_gets_other_addresses_takes_its_containers_along() {
+    moves(crate::node());
+}
+
+#[test]
+fn also_by_the_stock_plugins() {
+    moves(crate::node_with(Plugins::Newer));
+}
+
+fn moves(node: NodeBuilder) {
+    let lan = Lan::new();
+    let mut server = DhcpServer::on(&lan);
+    let node = node.lan(&lan).start();
+    node.create_network("home", &home());
+    let before = run(&node, "web");
+    assert!(before.starts_with("192.0.2.1"), "{before}");
+    let hardware = || {
+        node.exec("web", &["cat", "/sys/class/net/eth0/address"])
+            .ok()
+    };
+    let same = hardware();
+    server.lose();
+    server.start(&lan, "192.0.2.200,192.0.2.219");
+    let moved = || {
+        let told = ips(&node, "web");
+        told.first()
+            .is_some_and(|[_, ip, _]| ip.starts_with("192.0.2.2"))
+    };
+    wait_until("the container moves", REPEATED, moved);
+    assert!(server.said("DHCPNAK", &before) > 0);
+    let after = address(&node, "web");
+    assert_eq!(node.addresses("web"), [format!("{after}/24")]);
+    assert_eq!(hardware(), same);
+    assert!(reaches(&node, "web", "192.0.2.1"));
+    let name = named(&node, "web.home");
+    assert!(name.contains(&after) && !name.contains(&before), "{name}");
+    node.remove_container("web");
+    wait_until("it is given back", PATIENCE, || server.lent() == 0);
+    node.assert_nothing_left();
+}
+
+/// Has the leases on a node's disk be of long ago.
+fn grow_old(node: &TestNode) {
+    let script = "sed -i 's/\"since\":1/\"since\":/' /run/circuit/dhcp/*; cat /run/circuit/dhcp/*";
+    let leases = node.run("sh", &["-c", script]).ok();
+    let lease: Value = serde_json::from_str(&leases).unwrap();
+    assert!(lease["grant"]["since"].as_u64() < Some(1_000_000_000));
+}
+
+#[test]
+fn a_server_that_was_away_for_longer_than_a_lease_finds_its_containers_again() {
+    let lan = Lan::new();
+    let mut server = DhcpServer::on(&lan);
+    let node = crate::node().lan(&lan).start();
+    node.create_network("home", &home());
+    create_ctr0(&node);
+    run(&node, "web");
+    node.kill_daemon();
+    server.lose();
+    grow_old(&node);
+    node.start_daemon();
+    let gone = || node.addresses("web").is_empty();
+    wait_until("it has no address any more", PATIENCE, gone);
+    // More than are looked at side by side wait for the server, each for longer than
+    // a test has patience, and nobody waits for them.
+    let waiting: Vec<String> = (0..12).map(|number| format!("waits{number}")).collect();
+    for container in &waiting {
+        node.run_container(container, &[(NETWORK, "home")], &[]);
+    }
+    node.run_container("other", &[(NETWORK, "ctr0")], &[]);
+    node.wait_for_addresses("other");
+    server.start(&lan, "192.0.2.100,192.0.2.119");
+    let back = || server.lent() == waiting.len() + 1;
+    wait_until("all have addresses", REPEATED, back);
+    let reached = || reaches(&node, "web", "192.0.2.1");
+    wait_until("it is reached again", PATIENCE, reached);
+    for container in waiting.iter().map(String::as_str).chain(["web", "other"]) {
+        node.remove_container(container);
+    }
+    wait_until("all are given back", PATIENCE, || server.lent() == 0);
+    node.assert_nothing_left();
+}
