@@ -16,6 +16,7 @@ mod cluster_kinds;
 mod cluster_steady;
 mod crash;
 mod dhcp;
+mod disk;
 mod dns;
 mod dns_cluster;
 mod dns_servers;
