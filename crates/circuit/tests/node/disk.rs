@@ -40,7 +40,7 @@ fn what_cannot_be_written_down_is_not_done() {
     let refused = (0..2000).find_map(|_| {
         let connected = connect("web");
         if !connected.worked() {
-            assert_eq!(node.interfaces("web").len(), 1, "lo alone");
+            assert!(node.interfaces("web").is_empty());
             assert_eq!(node.leases().len(), 1);
             return Some(connected);
         }
