@@ -3,6 +3,7 @@
 
 pub mod attachments;
 pub mod cli;
+mod clients;
 pub mod containerd;
 pub mod daemon;
 pub mod datapath;
@@ -18,6 +19,7 @@ pub mod metrics;
 pub mod networks;
 pub mod node;
 pub mod overview;
+mod pages;
 pub mod plugin;
 pub mod pulse;
 pub mod reconciler;

@@ -1,30 +1,26 @@
 //! Accepts connections of every listener into one stream. Nothing a client
 //! does, and no shortage of descriptors, ends it.
 
-use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::authority;
 use super::listen::{Listeners, UnixSocket};
-use crate::logging::DependencyLog;
+use crate::clients::Clients;
 
 /// Connections of one listener at a time; more of them wait. A listener's own
 /// limit keeps strangers on a port from shutting out the Unix socket.
 const MAX_CONNECTIONS: usize = 512;
 /// How long a client may take for the TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The pause after a failed accept, most likely for want of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// What is accepted.
 pub(super) type Accepted = mpsc::Receiver<Connection>;
@@ -47,8 +43,8 @@ pub(super) fn accept(listeners: Listeners, shutdown: &CancellationToken) -> Acce
 }
 
 async fn accept_unix(socket: UnixSocket, sender: Sender) {
-    let mut queue = Queue::new();
-    while let Some((permit, (stream, _))) = queue.next(|| socket.listener.accept()).await {
+    let mut clients = Clients::new(MAX_CONNECTIONS);
+    while let Some((permit, (stream, _))) = clients.next(|| socket.listener.accept()).await {
         let stream = authority::Readable::new(stream);
         if sender.send(Connection::new(stream, permit)).await.is_err() {
             return;
@@ -57,8 +53,8 @@ async fn accept_unix(socket: UnixSocket, sender: Sender) {
 }
 
 async fn accept_tcp(listener: TcpListener, tls: Option<TlsAcceptor>, sender: Sender) {
-    let mut queue = Queue::new();
-    while let Some((permit, (stream, _))) = queue.next(|| listener.accept()).await {
+    let mut clients = Clients::new(MAX_CONNECTIONS);
+    while let Some((permit, (stream, _))) = clients.next(|| listener.accept()).await {
         if stream.set_nodelay(true).is_err() {
             // Closed before it was opened.
             continue;
@@ -87,41 +83,6 @@ async fn handshake(tls: TlsAcceptor, stream: TcpStream, permit: OwnedSemaphorePe
         Ok(Ok(stream)) => drop(to.send(Connection::new(stream, permit)).await),
         Ok(Err(e)) => tracing::debug!("no tls with {peer}: {e}"),
         Err(_) => tracing::debug!("no tls with {peer}: the handshake took too long"),
-    }
-}
-
-/// The clients of one listener, as many at a time as may be.
-struct Queue {
-    permits: Arc<Semaphore>,
-    health: DependencyLog,
-}
-
-impl Queue {
-    fn new() -> Self {
-        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        Self {
-            permits,
-            health: DependencyLog::new("accepting connections"),
-        }
-    }
-
-    async fn next<T, F>(&mut self, accept: impl Fn() -> F) -> Option<(OwnedSemaphorePermit, T)>
-    where
-        F: Future<Output = io::Result<T>>,
-    {
-        let permit = self.permits.clone().acquire_owned().await.ok()?;
-        loop {
-            match accept().await {
-                Ok(accepted) => {
-                    self.health.recovered();
-                    return Some((permit, accepted));
-                }
-                Err(e) => {
-                    self.health.failed(&e);
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
     }
 }
 

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::attachments::Attachments;
 use crate::dns::Dns;
 use crate::ipam::{Account, Keeper};
+use crate::pages;
 use crate::redis::Store;
 use process::Process;
 
@@ -62,8 +63,7 @@ pub async fn serve(listener: TcpListener, told: Told, stop: CancellationToken) -
     let router = Router::new()
         .route("/metrics", get(metrics))
         .with_state(told);
-    axum::serve(listener, router)
-        .with_graceful_shutdown(stop.cancelled_owned())
+    pages::serve(listener, router, stop)
         .await
         .map_err(|error| Error::internal(format!("serving metrics failed: {error}")))
 }

@@ -9,7 +9,6 @@ mod token;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
@@ -25,12 +24,10 @@ use tokio_util::sync::CancellationToken;
 
 pub use token::Token;
 
+use crate::pages;
 use gate::Gate;
 use state::Reader;
 use stream::Streams;
-
-/// How long a browser that does not take its last bytes holds up the end.
-const DRAIN: Duration = Duration::from_secs(2);
 
 /// Listens for browsers.
 ///
@@ -89,12 +86,7 @@ pub async fn serve(
         .fallback(assets::asset)
         .layer(middleware::from_fn_with_state(gate, gate::guard))
         .with_state(site);
-    let over = stop.clone();
-    let serving = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
-    tokio::select! {
-        ended = async { serving.await } => ended.map_err(failed),
-        () = async { over.cancelled().await; tokio::time::sleep(DRAIN).await } => Ok(()),
-    }
+    pages::serve(listener, router, stop).await.map_err(failed)
 }
 
 /// Everything that the page draws.

@@ -4,7 +4,7 @@ mod site;
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use circuit_core::cni::Description;

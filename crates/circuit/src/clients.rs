@@ -1,0 +1,54 @@
+//! Accepting clients for as long as the daemon lives, whatever they do.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::logging::DependencyLog;
+
+/// The pause after a failed accept, most likely for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// The clients of one listener, as many at a time as may be.
+pub(crate) struct Clients {
+    permits: Arc<Semaphore>,
+    health: DependencyLog,
+}
+
+impl Clients {
+    /// At most so many at a time.
+    pub(crate) fn new(most: usize) -> Self {
+        let permits = Arc::new(Semaphore::new(most));
+        Self {
+            permits,
+            health: DependencyLog::new("accepting connections"),
+        }
+    }
+
+    /// The next one, once there is a place for it; the place is free again when the
+    /// permit is dropped.
+    pub(crate) async fn next<T, F>(
+        &mut self,
+        accept: impl Fn() -> F,
+    ) -> Option<(OwnedSemaphorePermit, T)>
+    where
+        F: Future<Output = io::Result<T>>,
+    {
+        let permit = self.permits.clone().acquire_owned().await.ok()?;
+        loop {
+            match accept().await {
+                Ok(accepted) => {
+                    self.health.recovered();
+                    return Some((permit, accepted));
+                }
+                Err(e) => {
+                    self.health.failed(&e);
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Pages over HTTP, for browsers and monitoring programs: so many clients at a time,
+//! and none for longer than it has something to say.
+
+use std::future::pending;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::Router;
+use axum::serve::Listener;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, Sleep, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::clients::Clients;
+
+/// What clients of one listener may do.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// How many there are at a time; more of them wait.
+    clients: usize,
+    /// For so long one may be silent, and be told nothing.
+    silence: Duration,
+    /// For so long one that does not come to an end holds up the end.
+    drain: Duration,
+}
+
+const LIMITS: Limits = Limits {
+    clients: 256,
+    silence: Duration::from_secs(60),
+    drain: Duration::from_secs(2),
+};
+
+/// Serves these pages until `stop`.
+///
+/// # Errors
+/// When the listener fails.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    pages: Router,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    serve_within(LIMITS, listener, pages, stop).await
+}
+
+async fn serve_within(
+    limits: Limits,
+    listener: TcpListener,
+    pages: Router,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    let bounded = Bounded {
+        listener,
+        clients: Clients::new(limits.clients),
+        silence: limits.silence,
+    };
+    let over = stop.clone();
+    let serving = axum::serve(bounded, pages).with_graceful_shutdown(stop.cancelled_owned());
+    tokio::select! {
+        ended = async { serving.await } => ended,
+        () = async { over.cancelled().await; sleep(limits.drain).await } => Ok(()),
+    }
+}
+
+struct Bounded {
+    listener: TcpListener,
+    clients: Clients,
+    silence: Duration,
+}
+
+impl Listener for Bounded {
+    type Io = Client;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Client, SocketAddr) {
+        let next = self.clients.next(|| self.listener.accept()).await;
+        let Some((place, (stream, address))) = next else {
+            // Nobody takes the places away.
+            return pending().await;
+        };
+        let client = Client {
+            stream,
+            silence: self.silence,
+            patience: Box::pin(sleep(self.silence)),
+            _place: place,
+        };
+        (client, address)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// A connection that ends when nothing has passed it for long.
+struct Client {
+    stream: TcpStream,
+    silence: Duration,
+    patience: Pin<Box<Sleep>>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Client {
+    fn is_alive(&mut self) {
+        let until = Instant::now() + self.silence;
+        self.patience.as_mut().reset(until);
+    }
+}
+
+impl AsyncRead for Client {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(cx, buf) {
+            self.is_alive();
+            return Poll::Ready(read);
+        }
+        ready!(self.patience.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncWrite for Client {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(written) = Pin::new(&mut self.stream).poll_write(cx, buf) {
+            self.is_alive();
+            return Poll::Ready(written);
+        }
+        ready!(self.patience.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::task::JoinHandle;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    struct Served {
+        address: SocketAddr,
+        stop: CancellationToken,
+        serving: JoinHandle<io::Result<()>>,
+    }
+
+    impl Served {
+        async fn start(limits: Limits) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let pages = Router::new().route("/", get(|| async { "a page" }));
+            let stop = CancellationToken::new();
+            let serving = tokio::spawn(serve_within(limits, listener, pages, stop.clone()));
+            Self {
+                address,
+                stop,
+                serving,
+            }
+        }
+
+        async fn client(&self) -> TcpStream {
+            TcpStream::connect(self.address).await.unwrap()
+        }
+
+        /// Asks by a new connection, which is ended with the answer.
+        async fn ask(&self) -> String {
+            let mut client = self.client().await;
+            let question = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+            client.write_all(question.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            answer
+        }
+    }
+
+    #[tokio::test]
+    async fn who_is_silent_makes_room_for_others() {
+        let served = Served::start(Limits {
+            clients: 2,
+            silence: Duration::from_millis(300),
+            ..LIMITS
+        })
+        .await;
+        let mut silent = [served.client().await, served.client().await];
+        silent[1].write_all(b"GET / HT").await.unwrap();
+        let answer = timeout(PATIENCE, served.ask()).await.unwrap();
+        assert!(answer.ends_with("a page"), "{answer}");
+        for client in &mut silent {
+            let mut rest = Vec::new();
+            let ended = timeout(PATIENCE, client.read_to_end(&mut rest)).await;
+            assert!(ended.is_ok(), "it goes on");
+        }
+    }
+
+    #[tokio::test]
+    async fn there_is_room_for_so_many() {
+        let served = Served::start(Limits {
+            clients: 2,
+            ..LIMITS
+        })
+        .await;
+        let first = served.client().await;
+        let _second = served.client().await;
+        let mut asked = Box::pin(served.ask());
+        let early = timeout(Duration::from_millis(200), &mut asked).await;
+        assert!(early.is_err(), "{early:?}");
+        drop(first);
+        let answer = timeout(PATIENCE, asked).await.unwrap();
+        assert!(answer.ends_with("a page"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn who_asks_half_a_question_does_not_hold_up_the_end() {
+        let served = Served::start(Limits {
+            drain: Duration::from_millis(100),
+            ..LIMITS
+        })
+        .await;
+        let mut client = served.client().await;
+        client.write_all(b"GET / HTTP/1.1\r\nHost: ").await.unwrap();
+        assert!(served.ask().await.ends_with("a page"));
+        served.stop.cancel();
+        let ended = timeout(PATIENCE, served.serving).await;
+        ended.unwrap().unwrap().unwrap();
+    }
+}
