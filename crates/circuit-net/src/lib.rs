@@ -10,6 +10,7 @@ pub mod cni;
 pub mod dhcp;
 pub mod driver;
 pub mod host;
+pub mod listening;
 pub mod names;
 pub mod netlink;
 pub mod netns;

@@ -5,6 +5,7 @@ use std::fs;
 use circuit_core::cni::ConfigList;
 use circuit_core::doctor::Finding;
 use circuit_core::{Error, Result};
+use circuit_net::listening::{self, Listening};
 use circuit_net::netlink::Netlink;
 use circuit_net::nft::{ChainInfo, Family, HookPoint, Nft};
 use circuit_net::probe::{self, Feature};
@@ -20,6 +21,11 @@ async fn on_host<T: Send + 'static>(
 ) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|error| Error::internal(format!("examining the host hit a defect: {error}")))?
+}
+
+/// What listens on the host.
+pub(super) async fn listening() -> Result<Vec<Listening>> {
+    on_host(listening::listening).await
 }
 
 /// Kinds of interfaces that the kernel has, and those that networks need.

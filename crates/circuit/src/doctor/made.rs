@@ -2,12 +2,31 @@
 //! that nobody has.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use circuit_core::attachment::{Attachment, Phase};
 use circuit_core::cni::ConfigList;
 use circuit_core::doctor::Finding;
+use circuit_core::labels::PortMapping;
+use circuit_net::listening::Listening;
+use serde_json::Value;
 
-use super::NodeDoctor;
+use super::{NodeDoctor, host};
+
+/// The ports of the host that lead to an attachment.
+fn published(attachment: &Attachment) -> Vec<PortMapping> {
+    let ports = attachment.capability_args.get("portMappings");
+    let ports = ports.and_then(Value::as_array).into_iter().flatten();
+    ports.filter_map(PortMapping::from_json).collect()
+}
+
+/// Whether a published port is one that a program listens at.
+fn hides(port: &PortMapping, program: &Listening) -> bool {
+    let same_address = port.host_ip.is_none_or(|ip| {
+        ip.is_unspecified() || program.address.is_unspecified() || ip == program.address
+    });
+    port.protocol == program.protocol && port.host_port == program.port && same_address
+}
 
 impl NodeDoctor {
     /// Asks the plugins of each attachment. Returns whether to go on.
@@ -62,6 +81,42 @@ impl NodeDoctor {
             && datapath.mend(attachment).await.is_ok()
             && datapath.check(attachment).await.is_ok();
         Some(if mended { broken.fixed() } else { broken })
+    }
+
+    /// Published ports that take the place of programs of the host: the firewall
+    /// leads packets to the container before a program sees them.
+    pub(super) async fn ports(&self) -> Vec<Finding> {
+        let listening = match host::listening().await {
+            Ok(listening) => listening,
+            Err(error) => {
+                let remedy = "see that /proc is mounted";
+                return vec![Finding::problem("ports", error.to_string(), remedy)];
+            }
+        };
+        let records = self.of.attachments.book().records();
+        let mut found = Vec::new();
+        for record in &records {
+            for port in record.attachments.iter().flat_map(published) {
+                let Some(program) = listening.iter().find(|program| hides(&port, program)) else {
+                    continue;
+                };
+                let at = SocketAddr::new(program.address, program.port);
+                found.push(Finding::warning(
+                    "ports",
+                    format!(
+                        "port {port} of container {} goes before a program of the host that \
+                         listens at {at}",
+                        record.container
+                    ),
+                    "end that program, or publish another port",
+                ));
+            }
+        }
+        if found.is_empty() {
+            let fine = "none that is published takes the place of a program's";
+            found.push(Finding::fine("ports", fine));
+        }
+        found
     }
 
     /// Pins and addresses that nobody has.
@@ -163,5 +218,33 @@ impl NodeDoctor {
                 )
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_that_take_a_programs_place() {
+        let hidden = |published: &str, protocol, address: &str| {
+            let ports = circuit_core::labels::parse_ports(published).unwrap();
+            let program = Listening {
+                protocol,
+                address: address.parse().unwrap(),
+                port: 80,
+            };
+            hides(&ports[0], &program)
+        };
+        assert!(hidden("80:8080", "tcp", "0.0.0.0"));
+        assert!(hidden("80:8080", "tcp", "127.0.0.1"));
+        assert!(hidden("80:8080", "tcp", "::"));
+        assert!(hidden("192.0.2.7:80:8080", "tcp", "0.0.0.0"));
+        assert!(hidden("192.0.2.7:80:8080", "tcp", "192.0.2.7"));
+        assert!(!hidden("192.0.2.7:80:8080", "tcp", "192.0.2.8"));
+        assert!(!hidden("80:8080", "udp", "0.0.0.0"));
+        assert!(!hidden("81:80", "tcp", "0.0.0.0"));
+        assert!(hidden("80:53/udp", "udp", "::1"));
     }
 }

@@ -73,6 +73,7 @@ impl Doctor for NodeDoctor {
             && all(self.redis().await)
             && all(self.dns(&lists).await)
             && self.rules(fix, tell).await
+            && all(self.ports().await)
             && all(self.leaks(&lists, fix).await);
         if go_on {
             all(self.containers());

@@ -580,6 +580,7 @@ fn a_doctor_finds_what_is_wrong_and_mends_what_is_safe() {
         "redis",
         "dns",
         "attachments",
+        "ports",
         "leaks",
         "containers",
     ] {
@@ -637,4 +638,33 @@ fn a_doctor_finds_what_is_wrong_and_mends_what_is_safe() {
     let found = examined(&node, &[]);
     assert_found(&found, "containerd", "problem", "");
     node.start_containerd();
+}
+
+#[test]
+fn a_doctor_tells_of_programs_whose_ports_are_taken() {
+    let node = crate::node().start();
+    node.create_network("web", &network::full("web", "10.88.0.0/24"));
+    let labels = [
+        (NETWORK, "web"),
+        ("io.circuit.ports", "8081:80,127.0.0.1:8082:80,8083:80"),
+    ];
+    node.run_container("a", &labels, &[]);
+    node.wait_for_addresses("a");
+    let found = examined(&node, &[]);
+    assert_found(&found, "ports", "fine", "");
+    let mut program = node.command("busybox");
+    program.args(["httpd", "-f", "-p", "0.0.0.0:8081"]);
+    let _program = circuit_testing::Ends(program.spawn().unwrap());
+    let told = || {
+        let found = examined(&node, &[]);
+        found.iter().any(|[check, level, message]| {
+            check == "ports"
+                && level == "warning"
+                && message.contains("port 8081:80/tcp of container a")
+                && message.contains("0.0.0.0:8081")
+        })
+    };
+    wait_until("it is told of", PATIENCE, told);
+    let ports = |found: Vec<[String; 3]>| found.iter().filter(|[c, ..]| c == "ports").count();
+    assert_eq!(ports(examined(&node, &[])), 1);
 }
