@@ -126,9 +126,9 @@ pub trait Datapath: Send + Sync {
     /// The names of the interfaces in a namespace.
     async fn interfaces(&self, netns: &Path) -> Result<Vec<String>>;
 
-    /// Whether an attachment may still use its addresses: those that a server lends
-    /// come to an end when it does not renew them.
-    fn lent(&self, attachment: &Attachment) -> bool;
+    /// Whether what an attachment needs outside of its container is there: what a
+    /// driver made on the host, and the lease of addresses that a server lends.
+    fn stands(&self, attachment: &Attachment) -> bool;
 
     /// What has passed the interfaces of a namespace, by their names.
     async fn traffic(&self, netns: &Path) -> Result<Vec<(String, Traffic)>>;

@@ -34,6 +34,11 @@ impl fmt::Display for Clash {
     }
 }
 
+/// Whether the calling thread's namespace has an interface of that name.
+pub fn has_interface(name: &str) -> bool {
+    nix::net::if_::if_nametoindex(name).is_ok()
+}
+
 /// Removes a bridge that nothing is on any more: without ports, and without addresses
 /// beyond `subnets`. True when it was there and is gone.
 ///

@@ -315,8 +315,8 @@ impl Attachments {
         if original && attachment.sandbox != sandbox {
             return false;
         }
-        // The former program's leases are with somebody else's keeper.
-        if !original && !self.parts.datapath.lent(attachment) {
+        // Of what the former program made, neither is known.
+        if !original && !self.parts.datapath.stands(attachment) {
             return false;
         }
         if self.parts.datapath.pinned(netns).await != Some(sandbox.netns) {

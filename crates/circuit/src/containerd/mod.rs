@@ -114,11 +114,17 @@ fn failed(what: &str, status: &Status) -> Error {
         Code::DeadlineExceeded | Code::Cancelled => {
             Error::deadline(format!("cannot {what}: containerd does not answer"))
         }
-        Code::Unavailable => Error::unavailable(format!(
-            "cannot {what}: containerd cannot be reached: is it running, and is --containerd its socket?"
-        )),
+        Code::Unavailable => unreachable(what),
+        // Only what never reached containerd, or broke on the way, has a cause here.
+        Code::Unknown if std::error::Error::source(status).is_some() => unreachable(what),
         _ => Error::internal(text),
     }
+}
+
+fn unreachable(what: &str) -> Error {
+    Error::unavailable(format!(
+        "cannot {what}: containerd cannot be reached: is it running, and is --containerd its socket?"
+    ))
 }
 
 #[async_trait]
@@ -222,5 +228,22 @@ impl Runtime for Containerd {
 
     fn events(&self) -> BoxStream<'static, Result<Notice>> {
         self.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use circuit_core::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn what_broke_on_the_way_is_unavailable() {
+        let broken = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        let broken = Status::from_error(Box::new(broken));
+        assert_eq!(broken.code(), Code::Unknown);
+        assert_eq!(failed("a", &broken).kind(), ErrorKind::Unavailable);
+        let told = Status::unknown("containerd has no idea");
+        assert_eq!(failed("a", &told).kind(), ErrorKind::Internal);
     }
 }

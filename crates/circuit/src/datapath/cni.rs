@@ -32,7 +32,7 @@ use tokio::task::AbortHandle;
 use super::{
     arguments::{arguments, granted},
     disturbances::Disturbances,
-    lender::Lender,
+    standing::{self, Lender},
 };
 
 /// DEL is run this often before its failure is told: plugins lose races for
@@ -337,9 +337,8 @@ impl Datapath for CniDatapath {
             .await?
     }
 
-    fn lent(&self, attachment: &Attachment) -> bool {
-        let lender = self.lender.as_ref();
-        lender.is_none_or(|lender| lender.lent(attachment))
+    fn stands(&self, attachment: &Attachment) -> bool {
+        standing::stands(attachment, self.lender.as_ref())
     }
 
     async fn traffic(&self, netns: &Path) -> Result<Vec<(String, Traffic)>> {

@@ -4,7 +4,7 @@
 mod arguments;
 mod cni;
 mod disturbances;
-mod lender;
+mod standing;
 
 pub use cni::CniDatapath;
-pub use lender::Lender;
+pub use standing::Lender;

@@ -12,6 +12,10 @@ use crate::support::{NETWORK, assert_names, create_ctr0, error_of, ips, member, 
 /// How long it may take until a failed look is repeated and a server asked again.
 const REPEATED: Duration = Duration::from_secs(90);
 
+/// A hardware address, and the address that the server has reserved for it.
+const RESERVED: &str = "02:00:00:00:00:77";
+const RESERVATION: &str = "192.0.2.50";
+
 /// dnsmasq at 192.0.2.1. Its leases are of two minutes, the shortest that it gives,
 /// and are to be renewed after three seconds.
 struct DhcpServer {
@@ -36,6 +40,7 @@ impl DhcpServer {
         dnsmasq
             .args(["-k", "--conf-file=/dev/null", "--port=0", "--user=root"])
             .args(["--interface=lan", "--no-ping", "--dhcp-authoritative"])
+            .arg(format!("--dhcp-host={RESERVED},{RESERVATION}"))
             .arg(format!("--dhcp-range={range},2m"))
             .args(["--dhcp-option=58,3s", "--pid-file=", "--log-dhcp"])
             .arg(format!("--dhcp-leasefile={}", file("leases")))
@@ -110,9 +115,10 @@ fn containers_of_two_nodes_are_hosts_of_the_lan() {
     let lan = Lan::new();
     let _redis = lan.redis();
     let server = DhcpServer::on(&lan);
+    let words = "network create home --driver macvlan --parent lan0 --ipam dhcp";
     let [one, two] = ["one", "two"].map(|name| {
         let node = member(&lan, name, 30).start();
-        node.create_network("home", &home());
+        node.circuit(&words.split(' ').collect::<Vec<_>>()).ok();
         node
     });
     let (web, db) = (run(&one, "web"), run(&two, "db"));
@@ -144,8 +150,12 @@ fn containers_of_two_nodes_are_hosts_of_the_lan() {
     // Given back by hand, at the end of the task, and after it.
     one.circuit(&["network", "disconnect", "web", "home"]).ok();
     wait_until("it is given back", PATIENCE, || server.lent() == 1);
-    one.circuit(&["network", "connect", "web", "home"]).ok();
-    assert_eq!(server.lent(), 2);
+    let reserved = ["network", "connect", "web", "home", "--mac", RESERVED];
+    one.circuit(&reserved).ok();
+    assert_eq!(
+        (server.lent(), address(&one, "web")),
+        (2, RESERVATION.to_owned())
+    );
     two.remove_container("db");
     wait_until("it is given back", PATIENCE, || server.lent() == 1);
     one.kill_daemon();

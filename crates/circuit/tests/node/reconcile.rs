@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use circuit_testing::{NodeBuilder, PATIENCE, TestNode, network, wait_until};
+use circuit_testing::{NodeBuilder, PATIENCE, Plugins, TestNode, network, wait_until};
 
 use crate::support::{NETWORK, RESTART, assert_exactly, create_ctr0, ips, names, run_containers};
 
@@ -255,6 +255,36 @@ fn an_attachment_broken_by_hand_is_made_again() {
     node.in_netns("web", &["ip", "link", "del", "eth0"]).ok();
     assert_eq!(node.wait_for_addresses("web"), ["10.255.0.2/16"]);
     assert_exactly(&node, &[("web", 1)]);
+}
+
+#[test]
+fn a_bridge_that_somebody_removes_is_made_again() {
+    let node = crate::node()
+        .plugins(Plugins::None)
+        .server(&["--reconcile-interval", "1s"])
+        .start();
+    create_ctr0(&node);
+    for name in ["one", "two"] {
+        node.run_container(name, &[(NETWORK, "ctr0")], &[]);
+        node.wait_for_addresses(name);
+    }
+    let before = [ips(&node, "one"), ips(&node, "two")];
+    node.run("ip", &["link", "del", "ctr0"]).ok();
+    let reached = || {
+        let ping = ["ping", "-c1", "-W1", &before[1][0][1]];
+        node.exec("one", &ping).worked()
+    };
+    wait_until("they reach each other again", PATIENCE, reached);
+    assert!(
+        node.exec("two", &["ping", "-c1", "-W2", "10.255.0.1"])
+            .worked()
+    );
+    assert_eq!([ips(&node, "one"), ips(&node, "two")], before);
+    assert_exactly(&node, &[("one", 1), ("two", 1)]);
+    for name in ["one", "two"] {
+        node.remove_container(name);
+    }
+    node.assert_nothing_left();
 }
 
 #[test]

@@ -1,10 +1,31 @@
-//! Addresses that a server lends for a time.
+//! What an attachment needs outside of its container: what is on the host, and
+//! addresses that a server lends for a time.
 
 use std::path::{Path, PathBuf};
 
 use circuit_core::{attachment::Attachment, cni::ConfigList};
 use circuit_net::dhcp::{DEFAULT_SOCKET, Holder, LeaseKeeper};
+use circuit_net::host;
 use serde_json::Value;
+
+/// Whether all of it is there.
+pub(super) fn stands(attachment: &Attachment, lender: Option<&Lender>) -> bool {
+    on_host(attachment).all(host::has_interface)
+        && lender.is_none_or(|lender| lender.lent(attachment))
+}
+
+/// The interfaces on the host that drivers made for an attachment. Of what
+/// executables tell, nobody knows how long it is true.
+fn on_host(attachment: &Attachment) -> impl Iterator<Item = &str> {
+    let native = attachment.natives.contains(&0);
+    let result = attachment.result.as_ref().filter(|_| native);
+    let interfaces = result.and_then(|result| result.get("interfaces")?.as_array());
+    let of_host = interfaces.into_iter().flatten().filter(|interface| {
+        let sandbox = interface.get("sandbox").and_then(Value::as_str);
+        sandbox.is_none_or(str::is_empty)
+    });
+    of_host.filter_map(|interface| interface.get("name")?.as_str())
+}
 
 /// The keeper of DHCP leases, and the socket at which plugins find it.
 #[derive(Clone)]
@@ -18,7 +39,7 @@ pub struct Lender {
 impl Lender {
     /// Whether an attachment may still use its addresses. Those that others lend,
     /// or nobody, are none of its business.
-    pub(super) fn lent(&self, attachment: &Attachment) -> bool {
+    fn lent(&self, attachment: &Attachment) -> bool {
         // Most are not lent, which is seen without reading the configuration.
         if !attachment.config.contains("dhcp") {
             return true;
