@@ -31,6 +31,12 @@ pub fn replace(path: &Path, data: &[u8]) -> io::Result<()> {
     }
 }
 
+/// Whether the disk had no room.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

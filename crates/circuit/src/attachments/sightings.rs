@@ -22,6 +22,18 @@ struct Inner {
     older: HashMap<String, (Seen, u64)>,
     /// Grows with everything that the runtime tells.
     news: u64,
+    /// The news that each container had last, since those that all had.
+    told: HashMap<String, u64>,
+    /// The last news that all containers had.
+    told_all: u64,
+}
+
+impl Inner {
+    /// Whether something was told of a container since.
+    fn has_news(&self, container: &str, since: AsOf) -> bool {
+        let told = self.told.get(container).copied().unwrap_or(0);
+        told.max(self.told_all) > since.0
+    }
 }
 
 /// The news that were known when the runtime was asked.
@@ -39,10 +51,10 @@ impl Sightings {
     }
 
     /// Keeps what the runtime answered, with the start of the task's process,
-    /// unless it has told of something since: that may be newer.
+    /// unless it has told of something of the container since: that may be newer.
     pub(super) fn keep(&self, as_of: AsOf, seen: &Seen, started: u64) {
         let mut inner = self.inner();
-        if inner.news == as_of.0 {
+        if !inner.has_news(&seen.container.id, as_of) {
             let id = seen.container.id.clone();
             inner.older.remove(&id);
             inner.seen.insert(id, (seen.clone(), started));
@@ -79,6 +91,8 @@ impl Sightings {
     pub(super) fn forget(&self, container: &str) {
         let mut inner = self.inner();
         inner.news += 1;
+        let news = inner.news;
+        inner.told.insert(container.to_owned(), news);
         inner.seen.remove(container);
         inner.older.remove(container);
     }
@@ -87,6 +101,8 @@ impl Sightings {
     pub(super) fn forget_all(&self) {
         let mut inner = self.inner();
         inner.news += 1;
+        inner.told_all = inner.news;
+        inner.told.clear();
         let seen = std::mem::take(&mut inner.seen);
         inner.older.extend(seen);
     }
@@ -158,5 +174,14 @@ mod tests {
         assert!(sightings.get("a", |_| Some(5)).is_none());
         sightings.keep(sightings.now(), &seen(TaskStatus::Stopped), 5);
         assert!(sightings.get("a", |_| Some(5)).is_none());
+        let asked = sightings.now();
+        sightings.forget_all();
+        sightings.keep(asked, &seen(TaskStatus::Running), 5);
+        assert!(sightings.get("a", |_| Some(5)).is_none());
+        // News of others are none.
+        let asked = sightings.now();
+        sightings.forget("b");
+        sightings.keep(asked, &seen(TaskStatus::Running), 5);
+        assert!(sightings.get("a", |_| Some(5)).is_some());
     }
 }

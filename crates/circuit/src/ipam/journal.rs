@@ -55,6 +55,8 @@ pub(super) struct Loaded {
     pub(super) lines: Vec<Line>,
     /// How many lines cannot be read although others follow.
     pub(super) damaged: usize,
+    /// Where the last whole line ends; zero when there is no journal.
+    end: u64,
 }
 
 /// Reads a journal; one that is not there is empty.
@@ -67,7 +69,11 @@ pub(super) fn load(path: &Path) -> io::Result<Loaded> {
     if !text.starts_with(HEADER.as_bytes()) {
         return Err(io::Error::other("it is of another version of circuit"));
     }
-    let mut loaded = Loaded::default();
+    let whole = text.iter().rposition(|byte| *byte == b'\n');
+    let mut loaded = Loaded {
+        end: whole.map_or(0, |at| at as u64 + 1),
+        ..Loaded::default()
+    };
     let mut doubtful = 0;
     for line in text[HEADER.len()..].split(|byte| *byte == b'\n') {
         if line.is_empty() {
@@ -114,6 +120,21 @@ impl Journal {
         })
     }
 
+    /// Goes on in the journal that was loaded: for a disk without room for another.
+    pub(super) fn resume(path: &Path, loaded: &Loaded) -> io::Result<Self> {
+        let file = OpenOptions::new().append(true).open(path)?;
+        file.set_len(loaded.end)?;
+        let open = Open {
+            file: Arc::new(file),
+            written: loaded.end,
+            base: loaded.end,
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            file: Mutex::new(open),
+        })
+    }
+
     fn open(&self) -> MutexGuard<'_, Open> {
         self.file.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -123,7 +144,11 @@ impl Journal {
         let bytes = encode(lines)?;
         let mut open = self.open();
         let mut file: &File = &open.file;
-        file.write_all(&bytes)?;
+        if let Err(error) = file.write_all(&bytes) {
+            // A torn line would spoil the next one.
+            file.set_len(open.written)?;
+            return Err(error);
+        }
         open.written += bytes.len() as u64;
         Ok(())
     }
@@ -152,14 +177,12 @@ fn write_whole(path: &Path, lines: &[Line]) -> io::Result<Open> {
     let temporary = path.with_extension("tmp");
     let mut bytes = HEADER.as_bytes().to_vec();
     bytes.extend(encode(lines)?);
-    let mut file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    file.set_len(0)?;
-    file.write_all(&bytes)?;
-    file.sync_all()?;
+    let written = write_synced(&temporary, &bytes);
+    if written.is_err() {
+        // What is left of it would take up room.
+        let _ = fs::remove_file(&temporary);
+    }
+    let file = written?;
     fs::rename(&temporary, path)?;
     if let Some(folder) = path.parent() {
         File::open(folder)?.sync_all()?;
@@ -169,6 +192,18 @@ fn write_whole(path: &Path, lines: &[Line]) -> io::Result<Open> {
         written: bytes.len() as u64,
         base: bytes.len() as u64,
     })
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<File> {
+    let mut file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)?;
+    file.set_len(0)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -212,5 +247,20 @@ mod tests {
         assert!(!journal.has_grown());
         fs::write(&path, "something else\n").unwrap();
         assert!(load(&path).is_err());
+    }
+
+    #[test]
+    fn one_that_is_there_is_gone_on_with() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ipam.journal");
+        Journal::create(&path, &[change(1)]).unwrap();
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, [&whole[..], b"00000000 {\"torn"].concat()).unwrap();
+        let journal = Journal::resume(&path, &load(&path).unwrap()).unwrap();
+        journal.append(&[change(2)]).unwrap();
+        let loaded = load(&path).unwrap();
+        assert_eq!(loaded.lines, [change(1), change(2)]);
+        assert_eq!(loaded.damaged, 0);
+        assert!(!journal.has_grown());
     }
 }

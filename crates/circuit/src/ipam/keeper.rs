@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep};
 use super::clock::{boot_id, now};
 use super::journal::{Journal, Line, load};
 use super::ledger::Ledger;
+use crate::files::is_full;
 use crate::logging::DependencyLog;
 
 /// How long a request waits for addresses that others may give back.
@@ -105,7 +106,11 @@ impl Keeper {
         };
         let mut agent = Agent::new(hello, parts.timing);
         take_up(&mut agent, &loaded.lines, &boot);
-        let journal = Journal::create(&path, &whole(&agent, &boot)).map_err(refused)?;
+        let journal = match Journal::create(&path, &whole(&agent, &boot)) {
+            Err(error) if is_full(&error) && path.exists() => Journal::resume(&path, &loaded),
+            made => made,
+        };
+        let journal = journal.map_err(refused)?;
         if let Some(epoch) = parts.ledger.own_epoch() {
             agent.hello.epoch = epoch;
             agent.hello.count = 0;

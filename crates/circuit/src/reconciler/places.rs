@@ -8,16 +8,22 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 const AT_ONCE: usize = 8;
 /// A look that takes longer waits for somebody, such as a DHCP server that is not
 /// there, and gives up its place.
-const UNHURRIED: Duration = Duration::from_secs(2);
+const UNHURRIED: Duration = Duration::from_secs(5);
+/// Together with those that gave theirs up: what is slow because the machine is, is
+/// not to make it slower.
+const AT_MOST: usize = 128;
+
 /// Places for looks.
 pub(super) struct Places {
     free: Arc<Semaphore>,
+    all: Arc<Semaphore>,
     given_up: Arc<Notify>,
 }
 
 /// A look's place; it is free again when this is dropped.
 pub(super) struct Place {
     permit: OwnedSemaphorePermit,
+    any: OwnedSemaphorePermit,
     given_up: Arc<Notify>,
 }
 
@@ -25,6 +31,7 @@ impl Default for Places {
     fn default() -> Self {
         Self {
             free: Arc::new(Semaphore::new(AT_ONCE)),
+            all: Arc::new(Semaphore::new(AT_MOST)),
             given_up: Arc::default(),
         }
     }
@@ -33,13 +40,15 @@ impl Default for Places {
 impl Places {
     /// A place, if one is free.
     pub(super) fn take(&self) -> Option<Place> {
-        let permit = Arc::clone(&self.free).try_acquire_owned().ok()?;
-        let given_up = Arc::clone(&self.given_up);
-        Some(Place { permit, given_up })
+        Some(Place {
+            permit: Arc::clone(&self.free).try_acquire_owned().ok()?,
+            any: Arc::clone(&self.all).try_acquire_owned().ok()?,
+            given_up: Arc::clone(&self.given_up),
+        })
     }
 
     pub(super) fn are_free(&self) -> bool {
-        self.free.available_permits() > 0
+        self.free.available_permits() > 0 && self.all.available_permits() > 0
     }
 
     /// Returns when a place was given up before its look had ended.
@@ -57,7 +66,9 @@ impl Place {
         }
         drop(self.permit);
         self.given_up.notify_one();
-        look.await
+        let done = look.await;
+        drop(self.any);
+        done
     }
 }
 
@@ -71,15 +82,22 @@ mod tests {
         let places = Places::default();
         let taken: Vec<Place> = std::iter::from_fn(|| places.take()).collect();
         assert_eq!((taken.len(), places.are_free()), (AT_ONCE, false));
-        let looks: Vec<_> = taken
-            .into_iter()
-            .map(|place| tokio::spawn(place.during(std::future::pending::<()>())))
-            .collect();
+        let mut looks = tokio::task::JoinSet::new();
+        for place in taken {
+            looks.spawn(place.during(std::future::pending::<()>()));
+        }
         places.given_up().await;
         assert!(places.take().is_some());
-        for look in looks {
-            look.abort();
+        // But not for ever.
+        tokio::time::sleep(UNHURRIED).await;
+        while let Some(place) = places.take() {
+            looks.spawn(place.during(std::future::pending::<()>()));
+            tokio::time::sleep(UNHURRIED).await;
         }
+        assert_eq!(looks.len(), AT_MOST);
+        looks.abort_all();
+        while looks.join_next().await.is_some() {}
+        assert!(places.are_free());
     }
 
     #[tokio::test(start_paused = true)]

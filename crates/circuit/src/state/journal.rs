@@ -67,6 +67,26 @@ impl Journal {
         let (file, position, capacity) = write_whole(&path, records.values())?;
         fs::rename(temporary(&path), &path)?;
         sync_folder(&path)?;
+        Self::start(path, records, (file, position, capacity))
+    }
+
+    /// Goes on in the journal that is there, whose lines end at `position`: for a
+    /// disk without room for another.
+    pub(super) fn resume(
+        path: PathBuf,
+        records: HashMap<String, Arc<ContainerRecord>>,
+        position: u64,
+    ) -> io::Result<Arc<Self>> {
+        let file = OpenOptions::new().write(true).open(&path)?;
+        let capacity = file.metadata()?.len();
+        Self::start(path, records, (file, position, capacity))
+    }
+
+    fn start(
+        path: PathBuf,
+        records: HashMap<String, Arc<ContainerRecord>>,
+        (file, position, capacity): (File, u64, u64),
+    ) -> io::Result<Arc<Self>> {
         let log = Log {
             file: Arc::new(file),
             position,
@@ -237,7 +257,7 @@ fn temporary(path: &Path) -> PathBuf {
 }
 
 /// Writes a journal beside `path`, synced, with zeros ahead; returns where its
-/// lines and its zeros end.
+/// lines and its zeros end. When that fails, nothing of it takes up room.
 fn write_whole<'a>(
     path: &Path,
     records: impl Iterator<Item = &'a Arc<ContainerRecord>>,
@@ -249,15 +269,23 @@ fn write_whole<'a>(
     let position = bytes.len() as u64;
     let capacity = (position * 3).next_multiple_of(PIECE);
     bytes.resize(usize::try_from(capacity).unwrap_or(bytes.len()), 0);
+    let written = write_synced(&temporary(path), &bytes);
+    if written.is_err() {
+        let _ = fs::remove_file(temporary(path));
+    }
+    Ok((written?, position, capacity))
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<File> {
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(0o600)
-        .open(temporary(path))?;
-    file.write_all(&bytes)?;
+        .open(path)?;
+    file.write_all(bytes)?;
     file.sync_all()?;
-    Ok((file, position, capacity))
+    Ok(file)
 }
 
 fn sync_folder(path: &Path) -> io::Result<()> {

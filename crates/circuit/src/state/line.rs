@@ -12,6 +12,8 @@ pub(super) struct Parsed {
     pub(super) records: Vec<ContainerRecord>,
     /// Lines that cannot be read although others follow, with the reason.
     pub(super) damaged: Vec<(usize, String)>,
+    /// Where the last whole line ends.
+    pub(super) end: u64,
 }
 
 pub(super) fn encode(record: &ContainerRecord) -> serde_json::Result<Vec<u8>> {
@@ -27,7 +29,11 @@ pub(super) fn encode(record: &ContainerRecord) -> serde_json::Result<Vec<u8>> {
 pub(super) fn parse(bytes: &[u8]) -> Parsed {
     let end = bytes.iter().position(|byte| *byte == 0);
     let text = &bytes[..end.unwrap_or(bytes.len())];
-    let mut parsed = Parsed::default();
+    let whole = text.iter().rposition(|byte| *byte == b'\n');
+    let mut parsed = Parsed {
+        end: whole.map_or(0, |at| at as u64 + 1),
+        ..Parsed::default()
+    };
     let mut doubtful = Vec::new();
     for (number, line) in text.split(|byte| *byte == b'\n').enumerate().skip(1) {
         if line.is_empty() {

@@ -13,6 +13,7 @@ use std::{
 
 use circuit_core::{Error, Result, attachment::ContainerRecord};
 
+use crate::files::is_full;
 use journal::Journal;
 pub(crate) use journal::Ticket;
 
@@ -30,6 +31,8 @@ pub struct Loaded {
     pub records: BTreeMap<String, Arc<ContainerRecord>>,
     /// What could not be read, in words; the file that has it is kept.
     pub damage: Vec<String>,
+    /// Where the journal's lines end; zero when there is none.
+    end: u64,
 }
 
 impl State {
@@ -51,7 +54,18 @@ impl State {
         make_private(root).map_err(|e| refused(&e))?;
         let loaded = load(&path).map_err(|e| refused(&e))?;
         let records: HashMap<_, _> = loaded.records.clone().into_iter().collect();
-        let journal = Journal::create(path.clone(), records).map_err(|e| refused(&e))?;
+        let journal = match Journal::create(path.clone(), records.clone()) {
+            // There may be room left that was set aside.
+            Err(error) if is_full(&error) && loaded.end > 0 => {
+                tracing::error!(
+                    "{error}: going on in the journal {} as it is, for as long as its room lasts",
+                    path.display()
+                );
+                Journal::resume(path.clone(), records, loaded.end)
+            }
+            made => made,
+        };
+        let journal = journal.map_err(|e| refused(&e))?;
         Ok((Self { journal, path }, loaded))
     }
 
@@ -100,7 +114,10 @@ fn load(path: &Path) -> io::Result<Loaded> {
         ));
     }
     let parsed = line::parse(&bytes);
-    let mut loaded = Loaded::default();
+    let mut loaded = Loaded {
+        end: parsed.end,
+        ..Loaded::default()
+    };
     for record in parsed.records {
         if record.is_empty() {
             loaded.records.remove(&record.container);

@@ -2,7 +2,7 @@
 
 use circuit_testing::{PATIENCE, TestNode, wait_until};
 
-use crate::support::{assert_exactly, assert_names, create_ctr0, error_of};
+use crate::support::{assert_exactly, assert_names, create_ctr0, error_of, logged};
 
 const STATE: &str = "/var/lib/circuit/state";
 
@@ -69,19 +69,50 @@ fn what_cannot_be_written_down_is_not_done() {
 }
 
 #[test]
-fn a_start_on_a_full_disk_says_so() {
+fn a_start_on_a_full_disk_goes_on_with_what_is_there() {
     let node = node();
-    node.run_container("kept", &[], &[]);
-    node.circuit(&["network", "connect", "kept", "ctr0"]).ok();
+    for name in ["one", "two"] {
+        node.run_container(name, &[], &[]);
+        node.circuit(&["network", "connect", name, "ctr0"]).ok();
+    }
     node.kill_daemon();
     fill(&node);
+    for _ in 0..2 {
+        node.start_daemon();
+        let told = [
+            "ERROR No space left on device",
+            "for as long as its room lasts",
+        ];
+        assert_eq!(logged(&node, &told), 1, "{}", node.daemon_log());
+        assert_exactly(&node, &[("one", 1), ("two", 1)]);
+        node.circuit(&["network", "disconnect", "one", "ctr0"]).ok();
+        node.circuit(&["network", "connect", "one", "ctr0"]).ok();
+        node.kill_daemon();
+    }
+    empty(&node);
+    node.start_daemon();
+    assert_exactly(&node, &[("one", 1), ("two", 1)]);
+    for name in ["one", "two"] {
+        node.remove_container(name);
+    }
+    node.assert_nothing_left();
+}
+
+#[test]
+fn a_first_start_on_a_full_disk_says_so() {
+    let node = node();
+    node.kill_daemon();
+    fill(&node);
+    node.run("rm", &[&format!("{STATE}/default.journal")]).ok();
+    node.run("sh", &["-c", &format!("cat /dev/zero >> {STATE}/ballast")]);
     let arguments = node.server_arguments();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let told = error_of(node.circuit(&words));
     assert_names(&told, &[STATE, "No space left on device", "--state-dir"]);
     empty(&node);
     node.start_daemon();
-    assert_exactly(&node, &[("kept", 1)]);
-    node.remove_container("kept");
+    node.run_container("web", &[], &[]);
+    node.circuit(&["network", "connect", "web", "ctr0"]).ok();
+    node.remove_container("web");
     node.assert_nothing_left();
 }
