@@ -10,21 +10,18 @@ use serde_json::Value;
 
 /// Whether all of it is there.
 pub(super) fn stands(attachment: &Attachment, lender: Option<&Lender>) -> bool {
-    on_host(attachment).all(host::has_interface)
+    on_host(attachment).is_none_or(host::has_interface)
         && lender.is_none_or(|lender| lender.lent(attachment))
 }
 
-/// The interfaces on the host that drivers made for an attachment. Of what
-/// executables tell, nobody knows how long it is true.
-fn on_host(attachment: &Attachment) -> impl Iterator<Item = &str> {
-    let native = attachment.natives.contains(&0);
-    let result = attachment.result.as_ref().filter(|_| native);
-    let interfaces = result.and_then(|result| result.get("interfaces")?.as_array());
-    let of_host = interfaces.into_iter().flatten().filter(|interface| {
-        let sandbox = interface.get("sandbox").and_then(Value::as_str);
-        sandbox.is_none_or(str::is_empty)
-    });
-    of_host.filter_map(|interface| interface.get("name")?.as_str())
+/// The interface on the host that a driver attached the container to: a bridge, or
+/// its end of a pair. Of what executables tell, nobody knows how long it is true.
+fn on_host(attachment: &Attachment) -> Option<&str> {
+    let result = attachment.result.as_ref()?;
+    let first = result.get("interfaces")?.as_array()?.first()?;
+    let sandbox = first.get("sandbox").and_then(Value::as_str);
+    let on_host = sandbox.is_none_or(str::is_empty) && attachment.natives.contains(&0);
+    first.get("name")?.as_str().filter(|_| on_host)
 }
 
 /// The keeper of DHCP leases, and the socket at which plugins find it.
