@@ -77,13 +77,13 @@ fn a_start_on_a_full_disk_goes_on_with_what_is_there() {
     }
     node.kill_daemon();
     fill(&node);
-    for _ in 0..2 {
+    for start in 1..=2 {
         node.start_daemon();
         let told = [
             "ERROR No space left on device",
             "for as long as its room lasts",
         ];
-        assert_eq!(logged(&node, &told), 1, "{}", node.daemon_log());
+        assert_eq!(logged(&node, &told), start, "{}", node.daemon_log());
         assert_exactly(&node, &[("one", 1), ("two", 1)]);
         node.circuit(&["network", "disconnect", "one", "ctr0"]).ok();
         node.circuit(&["network", "connect", "one", "ctr0"]).ok();

@@ -4,7 +4,7 @@ use circuit_testing::{PATIENCE, Ran, TestNode, network, wait_until};
 use serde_json::{Value, json};
 
 use crate::node;
-use crate::support::{NETWORK, assert_names, error_of, json};
+use crate::support::{NETWORK, assert_exactly, assert_names, error_of, json};
 
 const DNS: &str = "io.circuit.dns";
 const LISTEN: [&str; 2] = ["--dns-listen", "127.0.0.1:5353"];
@@ -52,10 +52,8 @@ fn containers_find_each_other_by_name() {
     node.run_container("web", &[(NETWORK, "ctr0")], &[]);
     let aliases = ("io.circuit.network.ctr0.aliases", "store,My.DB");
     node.run_container("db", &[(NETWORK, "ctr0,ctr1"), aliases], &[]);
-    let (web, db) = (
-        node.wait_for_addresses("web"),
-        node.wait_for_addresses("db"),
-    );
+    assert_exactly(&node, &[("web", 1), ("db", 2)]);
+    let (web, db) = (node.addresses("web"), node.addresses("db"));
     let bare = |address: &str| address.split('/').next().unwrap().to_owned();
     let (web, [db0, db1]) = (bare(&web[0]), [bare(&db[0]), bare(&db[1])]);
     for (name, expected) in [
@@ -143,7 +141,7 @@ fn resolv_conf_or_none(node: &TestNode, container: &str) -> Option<String> {
 fn people_ask_the_daemon() {
     let node = two_networks();
     node.run_container("web", &[(NETWORK, "ctr0")], &[]);
-    node.wait_for_addresses("web");
+    assert_exactly(&node, &[("web", 1)]);
     let told = node.circuit(&["dns", "query", "web.ctr0"]).ok();
     assert_names(
         &told,
@@ -307,8 +305,11 @@ fn the_c_library_finds_names_of_both_families() {
     let flags: Vec<&str> = shown.iter().flat_map(|mount| ["--mount", mount]).collect();
     node.run_container_with(&flags, "web", &[(NETWORK, "ctr0")], &[]);
     node.run_container("db", &[(NETWORK, "ctr0")], &[]);
-    node.wait_for_addresses("web");
-    let addresses = node.wait_for_addresses("db");
+    wait_until("db has its name", PATIENCE, || {
+        let told = node.circuit(&["dns", "query", "db.ctr0"]);
+        told.worked() && told.stdout.contains("NOERROR")
+    });
+    let addresses = node.addresses("db");
     wait_until("a resolver", PATIENCE, || {
         resolv_conf_or_none(&node, "web").is_some_and(|it| it.contains("nameserver 10.88.0.1"))
     });
