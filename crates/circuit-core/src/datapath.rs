@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -72,6 +73,24 @@ pub struct Pool {
     pub size: u64,
     /// How many are in use; `None` when others keep account of it.
     pub used: Option<u64>,
+}
+
+/// Something that is held for a container on a network: an address, or rules of the
+/// firewall.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// The CNI container id that it was asked for with, by whatever runtime.
+    pub cni_id: String,
+    /// The interface; empty when that was not written down.
+    pub interface: String,
+    /// The address, if it is one.
+    pub address: Option<IpAddr>,
+}
+
+/// Holds addresses for containers.
+pub trait Holder: Send + Sync {
+    /// Those of a network.
+    fn held(&self, network: &str) -> Vec<Held>;
 }
 
 /// Brings attachments into the kernel and takes them away.
@@ -180,6 +199,12 @@ pub trait Datapath: Send + Sync {
     /// Removes whatever the network's plugins hold beyond these attachments,
     /// given as CNI container id and interface.
     async fn gc(&self, config: &str, valid: &[(String, String)]) -> Result<()>;
+
+    /// What is held on a network, as far as it can be told for whom.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    async fn held(&self, config: &str) -> Result<Vec<Held>>;
 
     /// Lets go of what was kept for a container that is gone.
     async fn retire(&self, cni_id: &str);

@@ -141,6 +141,9 @@ pub trait Runtime: Send + Sync {
     /// The namespace.
     fn namespace(&self) -> &str;
 
+    /// Every namespace that there is.
+    async fn namespaces(&self) -> Result<Vec<String>>;
+
     /// Every container.
     async fn containers(&self) -> Result<Vec<Container>>;
 

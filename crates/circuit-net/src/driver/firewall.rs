@@ -14,6 +14,8 @@ mod firewalld;
 mod iptables;
 mod tokens;
 
+pub(super) use iptables::owners;
+
 use std::net::IpAddr;
 
 use circuit_core::cni::{CniResult, ErrorReport, JsonObject, code};

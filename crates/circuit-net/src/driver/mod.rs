@@ -17,6 +17,7 @@ mod dhcp;
 mod dummy;
 pub mod executable;
 mod firewall;
+mod held;
 mod host_device;
 mod ipam;
 mod ipmasq;
@@ -42,6 +43,7 @@ use circuit_core::cni::{CniResult, ErrorReport, JsonObject};
 pub use call::{Call, Command, Sockets};
 pub use delegate::Delegate;
 pub use executable::dispatch;
+pub use held::held;
 pub use ipam::pools;
 pub use options::{Options, Unsupported};
 

@@ -1,5 +1,7 @@
 //! Whose an element of a set is, as its comment says.
 
+use circuit_core::datapath::Held;
+
 use crate::driver::Call;
 use crate::nft::fnv;
 
@@ -49,6 +51,16 @@ impl Owner {
             ifname: parts.next()?,
         };
         parts.next().is_none().then_some(owner)
+    }
+
+    /// As others know it. A long id is shortened, and so is one that it is compared
+    /// with.
+    pub(super) fn held(self) -> Held {
+        Held {
+            cni_id: self.container_id,
+            interface: self.ifname,
+            address: None,
+        }
     }
 
     /// A key of 16 bytes by which the attachment is found.

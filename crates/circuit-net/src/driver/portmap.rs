@@ -9,6 +9,8 @@ mod config;
 mod rules;
 mod store;
 
+pub(super) use store::owners;
+
 use std::net::IpAddr;
 use std::path::Path;
 

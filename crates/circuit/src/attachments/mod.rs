@@ -3,6 +3,7 @@
 
 mod attach;
 mod book;
+mod garbage;
 mod locks;
 mod original;
 mod resolver;
@@ -387,38 +388,7 @@ impl Attachments {
     fn container_of_pin(&self, pin: &std::path::Path) -> Option<String> {
         let name = pin.file_name()?.to_str()?;
         let (id, _) = name.rsplit_once('.')?;
-        id.strip_prefix(self.runtime().namespace())?
-            .strip_prefix('-')
-            .map(str::to_owned)
-    }
-
-    /// Lets the plugins remove what no attachment of this node accounts for.
-    /// Networks whose configuration is too old for it are passed over.
-    pub async fn collect_garbage(&self) {
-        let networks = match self.parts.networks.networks().await {
-            Ok(networks) => networks,
-            Err(error) => {
-                tracing::warn!(%error, "cannot list the networks to clean up after");
-                return;
-            }
-        };
-        for network in networks {
-            let Ok(config) = String::from_utf8(network.data) else {
-                continue;
-            };
-            let _nothing_else = self.collecting.write().await;
-            let valid: Vec<(String, String)> = self
-                .book()
-                .records()
-                .iter()
-                .flat_map(|record| record.attachments.clone())
-                .filter(|attachment| attachment.network == network.name)
-                .map(|attachment| (attachment.cni_id, attachment.interface))
-                .collect();
-            if let Err(error) = self.parts.datapath.gc(&config, &valid).await {
-                tracing::warn!(network = network.name, %error, "the plugins cannot clean up");
-            }
-        }
+        garbage::container_in(self.runtime().namespace(), id).map(str::to_owned)
     }
 }
 

@@ -8,6 +8,10 @@ use std::{
 
 use super::Seen;
 
+/// Of so many containers the news are told apart: those that are gone are not to
+/// fill the memory.
+const TOLD_APART: usize = 4096;
+
 /// Containers with a task that was alive when it was seen.
 #[derive(Debug, Default)]
 pub(super) struct Sightings {
@@ -29,6 +33,13 @@ struct Inner {
 }
 
 impl Inner {
+    /// All containers have news now.
+    fn tell_all(&mut self) {
+        self.news += 1;
+        self.told_all = self.news;
+        self.told.clear();
+    }
+
     /// Whether something was told of a container since.
     fn has_news(&self, container: &str, since: AsOf) -> bool {
         let told = self.told.get(container).copied().unwrap_or(0);
@@ -93,6 +104,9 @@ impl Sightings {
         inner.news += 1;
         let news = inner.news;
         inner.told.insert(container.to_owned(), news);
+        if inner.told.len() > TOLD_APART {
+            inner.tell_all();
+        }
         inner.seen.remove(container);
         inner.older.remove(container);
     }
@@ -100,9 +114,7 @@ impl Sightings {
     /// Anything may have changed.
     pub(super) fn forget_all(&self) {
         let mut inner = self.inner();
-        inner.news += 1;
-        inner.told_all = inner.news;
-        inner.told.clear();
+        inner.tell_all();
         let seen = std::mem::take(&mut inner.seen);
         inner.older.extend(seen);
     }
@@ -183,5 +195,14 @@ mod tests {
         sightings.forget("b");
         sightings.keep(asked, &seen(TaskStatus::Running), 5);
         assert!(sightings.get("a", |_| Some(5)).is_some());
+        // Those of very many are everybody's.
+        let asked = sightings.now();
+        sightings.forget("a");
+        for number in 0..TOLD_APART {
+            sightings.forget(&format!("gone-{number}"));
+        }
+        sightings.keep(asked, &seen(TaskStatus::Running), 5);
+        assert!(sightings.get("a", |_| Some(5)).is_none());
+        assert!(sightings.inner().told.len() < TOLD_APART);
     }
 }

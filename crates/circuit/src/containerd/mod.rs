@@ -22,7 +22,8 @@ use circuit_core::{
 };
 use containerd_client::services::v1::{
     Container as ContainerRecord, GetContainerRequest, ListContainersRequest,
-    UpdateContainerRequest, containers_client::ContainersClient,
+    ListNamespacesRequest, UpdateContainerRequest, containers_client::ContainersClient,
+    namespaces_client::NamespacesClient,
 };
 use futures::stream::BoxStream;
 use prost::Message as _;
@@ -131,6 +132,16 @@ fn unreachable(what: &str) -> Error {
 impl Runtime for Containerd {
     fn namespace(&self) -> &str {
         &self.namespace
+    }
+
+    async fn namespaces(&self) -> Result<Vec<String>> {
+        let request = self.timed(ListNamespacesRequest::default());
+        let response = NamespacesClient::new(self.channel.clone())
+            .list(request)
+            .await
+            .map_err(|status| failed("list the namespaces", &status))?;
+        let all = response.into_inner().namespaces.into_iter();
+        Ok(all.map(|namespace| namespace.name).collect())
     }
 
     async fn containers(&self) -> Result<Vec<Container>> {

@@ -46,12 +46,12 @@ impl Daemon {
             &options.dhcp_socket,
             options.cni_timeout,
         )?;
-        let lives = lives(options, &cni, &networks, &leases)?;
+        let pools = Pools::open(pool_settings(options, registry.clone())?).await?;
+        let lives = lives(options, &cni, &networks, (&leases, &pools))?;
         let attachments = &lives.attachments;
-        let fleet = Fleet::join(options, registry.clone(), attachments).await?;
+        let fleet = Fleet::join(options, registry, attachments).await?;
         let stored = (Arc::clone(&networks.source), networks.folder.clone());
         let naming = Naming::open(options, attachments, fleet.registry(), stored)?;
-        let pools = Pools::open(pool_settings(options, registry)?).await?;
         let shown = shown(options, &networks, &fleet, attachments, Arc::clone(&host));
         let doctor = NodeDoctor::new(Patients {
             attachments: Arc::clone(attachments),
@@ -128,7 +128,7 @@ fn lives(
     options: &ServerOptions,
     cni: &CniRuntime,
     networks: &Networks,
-    leases: &Leases,
+    (leases, pools): (&Leases, &Pools),
 ) -> Result<Lives> {
     let runtime = Containerd::new(&options.containerd, &options.containerd_namespace)
         .map_err(|error| Error::invalid(error.to_string()))?;
@@ -141,7 +141,8 @@ fn lives(
     let locks = options.run_dir.join("locks");
     let (wake, wakes) = mpsc::unbounded_channel();
     leases.wake(runtime.namespace(), wake.clone());
-    let datapath = CniDatapath::new(cni.clone(), locks, pins.clone(), leases.lender());
+    let (lender, holder) = (leases.lender(), pools.holder());
+    let datapath = CniDatapath::new(cni.clone(), locks, pins.clone(), lender, holder);
     let parts = Parts {
         runtime: Arc::new(runtime),
         datapath: Arc::new(datapath),

@@ -36,6 +36,9 @@ use crate::{
 /// What runs has this long to come to its end after a signal.
 const DRAIN: Duration = Duration::from_secs(30);
 
+/// Cleaning up after an earlier life waits so long for a runtime that is away.
+const TIDY_AGAIN: Duration = Duration::from_secs(10);
+
 /// Runs the daemon until SIGTERM or SIGINT. Attachments stay up.
 ///
 /// # Errors
@@ -228,7 +231,10 @@ async fn tidy(attachments: Arc<Attachments>) {
     if let Err(error) = attachments.sweep_pins().await {
         tracing::warn!(%error, "cannot remove pinned namespaces that nothing uses");
     }
-    attachments.collect_garbage().await;
+    while let Err(error) = attachments.collect_garbage().await {
+        tracing::debug!(%error, "cleaning up after an earlier life has to wait");
+        tokio::time::sleep(TIDY_AGAIN).await;
+    }
 }
 
 /// Waits for the first part to end, has the others end, and waits for them.

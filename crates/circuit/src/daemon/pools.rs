@@ -3,7 +3,7 @@
 use std::{net::IpAddr, path::Path, sync::Arc};
 
 use async_trait::async_trait;
-use circuit_core::{ErrorKind, Result, ipam::Timing};
+use circuit_core::{ErrorKind, Result, datapath::Holder, ipam::Timing};
 use circuit_net::announce::answering_async;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -84,6 +84,12 @@ impl Pools {
     /// The keeper.
     pub(super) fn keeper(&self) -> Arc<Keeper> {
         Arc::clone(&self.keeper)
+    }
+
+    /// Who gives addresses, if it is us.
+    pub(super) fn holder(&self) -> Option<Arc<dyn Holder>> {
+        let ours = self.listener.is_some();
+        ours.then(|| self.keeper() as Arc<dyn Holder>)
     }
 
     /// Runs until `stop`.

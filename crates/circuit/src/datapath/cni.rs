@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     path::{Path, PathBuf},
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -13,7 +13,7 @@ use circuit_core::{
     Error, ErrorKind, Result,
     attachment::{Attachment, LastAddresses, Sandbox},
     cni::ConfigList,
-    datapath::{AddFailure, Added, Arguments, Datapath, Pool},
+    datapath::{AddFailure, Added, Arguments, Datapath, Held, Holder, Pool},
     labels::{DesiredNetwork, PortMapping},
     resolver::Present,
 };
@@ -57,6 +57,8 @@ pub struct CniDatapath {
     disturbances: Disturbances,
     /// Who lends addresses of ipam type `dhcp`, if it is this daemon.
     lender: Option<Lender>,
+    /// Who gives addresses of ipam type `circuit`, if it is this daemon.
+    pools: Option<Arc<dyn Holder>>,
     /// The daemon's own namespace, which does not change.
     host: OnceLock<NetnsId>,
 }
@@ -64,7 +66,13 @@ pub struct CniDatapath {
 impl CniDatapath {
     /// A datapath that runs plugins by `cni` and keeps lock files in `locks`;
     /// `pins` is the folder of pinned namespaces.
-    pub fn new(cni: CniRuntime, locks: PathBuf, pins: PathBuf, lender: Option<Lender>) -> Self {
+    pub fn new(
+        cni: CniRuntime,
+        locks: PathBuf,
+        pins: PathBuf,
+        lender: Option<Lender>,
+        pools: Option<Arc<dyn Holder>>,
+    ) -> Self {
         Self {
             cni,
             locks,
@@ -73,6 +81,7 @@ impl CniDatapath {
             told: Mutex::default(),
             disturbances: Disturbances::default(),
             lender,
+            pools,
             host: OnceLock::new(),
         }
     }
@@ -126,6 +135,18 @@ impl CniDatapath {
         if let Some(task) = announcing.remove(&key(attachment)) {
             task.abort();
         }
+    }
+
+    /// Whether this daemon knows for whom a network's addresses are held: those by
+    /// DHCP and of pools are the business of the one that others ask.
+    fn keeps_account(&self, config: &ConfigList) -> bool {
+        let kinds = config.plugins.iter().filter_map(|plugin| plugin.ipam());
+        let mut kinds = kinds.filter_map(|ipam| ipam.kind().map(str::to_owned));
+        kinds.all(|kind| match kind.as_str() {
+            "dhcp" => self.lender.as_ref().is_some_and(|it| it.lends(config)),
+            "circuit" => self.pools.is_some(),
+            _ => true,
+        })
     }
 
     async fn lock(&self, attachment: &Attachment) -> Result<OperationLock> {
@@ -428,7 +449,27 @@ impl Datapath for CniDatapath {
 
     async fn gc(&self, config: &str, valid: &[(String, String)]) -> Result<()> {
         let config = ConfigList::parse(config.as_bytes())?;
-        Ok(self.cni.gc(&config, valid, None).await?)
+        if self.keeps_account(&config) {
+            self.cni.gc(&config, valid, None).await?;
+        }
+        Ok(())
+    }
+
+    async fn held(&self, config: &str) -> Result<Vec<Held>> {
+        let config = ConfigList::parse(config.as_bytes())?;
+        let mut all = Vec::new();
+        if let Some(lender) = &self.lender {
+            all.extend(lender.held(&config.name));
+        }
+        if let Some(pools) = &self.pools {
+            all.extend(pools.held(&config.name));
+        }
+        let read = tokio::task::spawn_blocking(move || driver::held(&config));
+        let read = read
+            .await
+            .map_err(|error| Error::internal(format!("reading leases failed: {error}")))?;
+        all.extend(read.map_err(|report| Error::internal(report.text()))?);
+        Ok(all)
     }
 
     async fn retire(&self, cni_id: &str) {

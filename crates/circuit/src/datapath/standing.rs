@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use circuit_core::{attachment::Attachment, cni::ConfigList};
+use circuit_core::{attachment::Attachment, cni::ConfigList, datapath::Held};
 use circuit_net::dhcp::{DEFAULT_SOCKET, Holder, LeaseKeeper};
 use circuit_net::host;
 use serde_json::Value;
@@ -55,8 +55,20 @@ impl Lender {
         self.keeper.check(&holder).is_ok()
     }
 
+    /// What is lent on a network.
+    pub(super) fn held(&self, network: &str) -> Vec<Held> {
+        let holders = self.keeper.holders().into_iter();
+        let holders = holders.filter(|holder| holder.network == network);
+        let held = |holder: Holder| Held {
+            cni_id: holder.container_id,
+            interface: holder.ifname,
+            address: None,
+        };
+        holders.map(held).collect()
+    }
+
     /// Whether a network's addresses come by this keeper.
-    fn lends(&self, config: &ConfigList) -> bool {
+    pub(super) fn lends(&self, config: &ConfigList) -> bool {
         let ipams = config.plugins.iter().filter_map(|plugin| plugin.ipam());
         let mut dhcp = ipams.filter(|ipam| ipam.kind() == Some("dhcp"));
         dhcp.any(|ipam| {

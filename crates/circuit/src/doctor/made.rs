@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use circuit_core::ErrorKind;
 use circuit_core::attachment::{Attachment, Phase};
 use circuit_core::cni::ConfigList;
 use circuit_core::doctor::Finding;
@@ -18,6 +19,10 @@ fn published(attachment: &Attachment) -> Vec<PortMapping> {
     let ports = attachment.capability_args.get("portMappings");
     let ports = ports.and_then(Value::as_array).into_iter().flatten();
     ports.filter_map(PortMapping::from_json).collect()
+}
+
+fn is_silence(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Unavailable | ErrorKind::DeadlineExceeded)
 }
 
 /// Whether a published port is one that a program listens at.
@@ -129,7 +134,9 @@ impl NodeDoctor {
             if let Err(error) = self.of.attachments.sweep_pins().await {
                 tracing::warn!(%error, "cannot remove pinned namespaces that nothing uses");
             }
-            self.of.attachments.collect_garbage().await;
+            if let Err(error) = self.of.attachments.collect_garbage().await {
+                tracing::warn!(%error, "cannot clean up");
+            }
             let left: BTreeSet<String> = self
                 .leaked(lists)
                 .await
@@ -170,22 +177,26 @@ impl NodeDoctor {
                 continue;
             };
             let text = String::from_utf8_lossy(&stored.data);
-            for pool in parts.datapath.pools(&text).await {
-                let of_family = |ip: &&ipnet::IpNet| ip.addr().is_ipv6() == pool.ipv6;
-                let here = attachments().filter(|a| a.network == *name);
-                let had = here.flat_map(|a| &a.ips).filter(of_family).count();
-                let had = u64::try_from(had).unwrap_or(u64::MAX);
-                let over = pool.used.unwrap_or(0).saturating_sub(had);
-                if over > 0 {
-                    found.push(
-                        Finding::warning(
-                            "leaks",
-                            format!("{over} addresses of network {name} that no container has"),
-                            "circuit doctor --fix, for networks of cniVersion 1.1.0",
-                        )
-                        .fixable(),
-                    );
+            let stray = match self.of.attachments.stray(name, &text).await {
+                Ok(stray) => stray,
+                // Another check tells of a runtime that does not answer.
+                Err(error) if is_silence(error.kind()) => continue,
+                Err(error) => {
+                    let remedy = "see that circuit may read it";
+                    found.push(Finding::problem("leaks", error.to_string(), remedy));
+                    continue;
                 }
+            };
+            let over = stray.iter().filter(|held| held.address.is_some()).count();
+            if over > 0 {
+                found.push(
+                    Finding::warning(
+                        "leaks",
+                        format!("{over} addresses of network {name} that no container has"),
+                        "circuit doctor --fix, for networks of cniVersion 1.1.0",
+                    )
+                    .fixable(),
+                );
             }
         }
         found

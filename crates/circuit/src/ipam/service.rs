@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use async_trait::async_trait;
+use circuit_core::datapath::{Held, Holder};
 use circuit_core::ipam::{Listed, Use};
 use circuit_core::service::{Address, AddressState, Addressing, Release};
 use circuit_core::{Error, Result};
@@ -98,6 +99,20 @@ pub struct Account {
     pub held: usize,
     /// How many of them its containers have.
     pub used: usize,
+}
+
+impl Holder for Keeper {
+    fn held(&self, network: &str) -> Vec<Held> {
+        let agent = self.agent();
+        let uses = agent.pools().values().flat_map(|pool| pool.holding.used());
+        let uses = uses.filter(|(_, by)| by.network == network);
+        let held = |(address, by): (&IpAddr, &Use)| Held {
+            cni_id: by.user.container.clone(),
+            interface: by.user.ifname.clone(),
+            address: Some(*address),
+        };
+        uses.map(held).collect()
+    }
 }
 
 impl Keeper {

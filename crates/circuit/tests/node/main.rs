@@ -26,6 +26,7 @@ mod load;
 mod main_job;
 mod metrics;
 mod native;
+mod neighbours;
 mod networks;
 mod original;
 mod original_cluster;

@@ -42,7 +42,7 @@ fn table(v6: bool) -> Table {
     }
 }
 
-fn owners(v6: bool) -> &'static str {
+fn owner_set(v6: bool) -> &'static str {
     OWNERS[usize::from(v6)].name
 }
 
@@ -264,15 +264,15 @@ fn own(
         .iter()
         .map(|address| Element::new(ip_key(*address)).comment(owner.comment()))
         .collect();
-    let found = nft.find(TABLE, owners(v6), &wanted)?;
+    let found = nft.find(TABLE, owner_set(v6), &wanted)?;
     for (wanted, found) in wanted.into_iter().zip(found) {
         if found.as_ref() == Some(&wanted) {
             continue;
         }
         if let Some(found) = found {
-            batch.delete_elements(TABLE, owners(v6), &[found]);
+            batch.delete_elements(TABLE, owner_set(v6), &[found]);
         }
-        batch.add_elements(TABLE, owners(v6), &[wanted]);
+        batch.add_elements(TABLE, owner_set(v6), &[wanted]);
     }
     Ok(())
 }
@@ -296,6 +296,17 @@ pub(super) fn keep_only(network: &str, valid: &BTreeSet<Owner>) -> Result<(), Nf
     take_away(is_lost, &[])
 }
 
+/// Whose addresses are let through.
+pub(in crate::driver) fn owners(nft: &mut Nft) -> Result<BTreeSet<Owner>, NftError> {
+    let mut all = BTreeSet::new();
+    for v6 in [false, true] {
+        let elements = nft.elements(TABLE, owner_set(v6))?;
+        let comments = elements.iter().filter_map(|it| it.comment.as_deref());
+        all.extend(comments.filter_map(Owner::parse));
+    }
+    Ok(all)
+}
+
 fn take_away(goes: impl Fn(IpAddr, &Element) -> bool, told: &[IpAddr]) -> Result<(), NftError> {
     let mut nft = Nft::open(None)?;
     nft.transaction(|nft, _| {
@@ -303,7 +314,7 @@ fn take_away(goes: impl Fn(IpAddr, &Element) -> bool, told: &[IpAddr]) -> Result
         for v6 in [false, true] {
             let mut going: BTreeSet<IpAddr> = of_family(told, v6).into_iter().collect();
             let mut elements = Vec::new();
-            for element in nft.elements(TABLE, owners(v6))? {
+            for element in nft.elements(TABLE, owner_set(v6))? {
                 let Some(address) = address_of(&element.key) else {
                     continue;
                 };
@@ -317,7 +328,7 @@ fn take_away(goes: impl Fn(IpAddr, &Element) -> bool, told: &[IpAddr]) -> Result
             if going.is_empty() {
                 continue;
             }
-            batch.delete_elements(TABLE, owners(v6), &elements);
+            batch.delete_elements(TABLE, owner_set(v6), &elements);
             let mut filter = Filter::read(nft, v6)?;
             going.into_iter().for_each(|address| filter.remove(address));
             batch.extend(filter.batch);

@@ -16,6 +16,7 @@ use super::{Answer, Call, Options, Unsupported};
 
 pub(super) use circuit::Circuit;
 pub(super) use host_local::HostLocal;
+pub(super) use pools::leases;
 pub use pools::pools;
 pub(super) use static_ip::Static;
 

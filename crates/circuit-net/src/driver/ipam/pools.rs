@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use circuit_core::cni::{CniResult, ConfigList, ErrorReport, JsonObject, code};
-use circuit_core::datapath::Pool;
+use circuit_core::datapath::{Held, Pool};
 use serde_json::Value;
 
 use super::host_local;
@@ -12,13 +12,30 @@ use crate::driver::{Answer, Call, Command, Delegate, Sockets};
 /// The pools of a network whose addresses are given out of ranges, one for each
 /// family. What cannot be read has none: whoever connects is told why.
 pub fn pools(list: &ConfigList) -> Vec<Pool> {
-    let found = list.plugins.iter().find_map(|plugin| {
+    let pools = asking(list, &["circuit", "host-local"], read);
+    pools.and_then(Result::ok).unwrap_or_default()
+}
+
+/// The leases of a network in files. Those who write there need not be waited for.
+///
+/// # Errors
+/// Code 5 when they cannot be read.
+pub(in crate::driver) fn leases(list: &ConfigList) -> Answer<Vec<Held>> {
+    let read = |call: &Call<'_>, _: &str| host_local::leases(call);
+    asking(list, &["host-local"], read).unwrap_or_else(|| Ok(Vec::new()))
+}
+
+/// What can be told of the first plugin whose addresses are managed in one of these
+/// ways.
+fn asking<T>(
+    list: &ConfigList,
+    kinds: &[&str],
+    ask: impl FnOnce(&Call<'_>, &str) -> Answer<T>,
+) -> Option<Answer<T>> {
+    let (plugin, kind) = list.plugins.iter().find_map(|plugin| {
         let kind = plugin.ipam()?.kind()?;
-        matches!(kind, "circuit" | "host-local").then_some((plugin, kind))
-    });
-    let Some((plugin, kind)) = found else {
-        return Vec::new();
-    };
+        kinds.contains(&kind).then_some((plugin, kind))
+    })?;
     let mut config = plugin.raw.clone();
     config.insert("name".to_owned(), Value::String(list.name.clone()));
     let sockets = Sockets::default();
@@ -34,7 +51,7 @@ pub fn pools(list: &ConfigList) -> Vec<Pool> {
         delegate: &Nobody,
         sockets: &sockets,
     };
-    read(&call, kind).unwrap_or_default()
+    Some(ask(&call, kind))
 }
 
 fn read(call: &Call<'_>, kind: &str) -> Answer<Vec<Pool>> {

@@ -325,6 +325,16 @@ pub(super) fn works() -> Answer<()> {
     Ok(())
 }
 
+/// Whose ports are published.
+pub(in crate::driver) fn owners(nft: &mut Nft) -> Result<BTreeSet<Owner>, NftError> {
+    let all = all(nft)?;
+    let comments = all
+        .values()
+        .flatten()
+        .filter_map(|it| it.comment.as_deref());
+    Ok(comments.filter_map(Owner::parse).collect())
+}
+
 fn all(nft: &mut Nft) -> Result<Elements, NftError> {
     let mut all = Elements::new();
     for set in SETS {

@@ -14,10 +14,12 @@ mod taken;
 #[cfg(test)]
 mod tests;
 
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::Path;
 
 use circuit_core::cni::{CniResult, Dns, ErrorReport, IpConfig, JsonObject, code};
+use circuit_core::datapath::Held;
 use ipnet::IpNet;
 use nix::unistd::{AccessFlags, access};
 use serde_json::Value;
@@ -109,6 +111,35 @@ impl Driver for HostLocal {
         let dir = config::directory(call)?;
         store::with(&dir, false, |store| store.retain(&call.valid())).map(drop)
     }
+}
+
+/// The leases in the folder of a network.
+pub(super) fn leases(call: &Call<'_>) -> Answer<Vec<Held>> {
+    let dir = config::directory(call)?;
+    let failed = |e| ErrorReport::new(code::IO_FAILURE, format!("read {}: {e}", dir.display()));
+    let files = match std::fs::read_dir(&dir) {
+        Ok(files) => files,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(failed(e)),
+    };
+    let mut leases = Vec::new();
+    for file in files {
+        let file = file.map_err(failed)?;
+        let Some(address) = file.file_name().to_str().and_then(address) else {
+            continue;
+        };
+        // Without an owner it is being written, or is what is left of that.
+        let Ok(Some(owner)) = lease::read(&file.path()) else {
+            continue;
+        };
+        let (id, interface) = owner.split_once(lease::BREAK).unwrap_or((&owner, ""));
+        leases.push(Held {
+            cni_id: id.to_owned(),
+            interface: interface.to_owned(),
+            address: Some(address),
+        });
+    }
+    Ok(leases)
 }
 
 fn owner<'a>(call: &Call<'a>) -> Owner<'a> {

@@ -1,0 +1,110 @@
+//! What is held on networks for nobody. Other programs of the host may use the same
+//! networks: another daemon for another namespace of containerd, `ctr run --cni`,
+//! nerdctl. What is theirs stays.
+
+use std::collections::HashSet;
+
+use circuit_core::{Result, datapath::Held, service::StoredNetwork};
+
+use super::Attachments;
+
+impl Attachments {
+    /// Lets the plugins remove what is held for nobody. Networks whose
+    /// configuration is too old for it are passed over.
+    ///
+    /// # Errors
+    /// When the networks cannot be listed, or the runtime does not answer. What a
+    /// network's plugins cannot do is only logged.
+    pub async fn collect_garbage(&self) -> Result<()> {
+        self.claims().await?;
+        for network in self.parts.networks.networks().await? {
+            if let Err(error) = self.clean(&network).await {
+                tracing::warn!(network = network.name, %error, "the plugins cannot clean up");
+            }
+        }
+        Ok(())
+    }
+
+    async fn clean(&self, network: &StoredNetwork) -> Result<()> {
+        let Ok(config) = std::str::from_utf8(&network.data) else {
+            return Ok(());
+        };
+        let stray = self.stray(&network.name, config).await?;
+        let datapath = &self.parts.datapath;
+        let _nothing_else = self.collecting.write().await;
+        // What came since is somebody's.
+        let mut valid = self.attached(&network.name);
+        let held = datapath.held(config).await?.into_iter();
+        let others = held.filter(|held| !stray.contains(held));
+        valid.extend(others.map(|held| (held.cni_id, held.interface)));
+        datapath.gc(config, &valid).await
+    }
+
+    /// What is held on a network for nobody.
+    ///
+    /// # Errors
+    /// When it cannot be read, or the runtime does not say which tasks there are.
+    pub(crate) async fn stray(&self, network: &str, config: &str) -> Result<Vec<Held>> {
+        let held = self.parts.datapath.held(config).await?;
+        // Asked afterwards: whoever holds something then has a task, if it is alive.
+        let claims = self.claims().await?;
+        let ours = self.attached(network);
+        let is_ours = |held: &Held| {
+            ours.iter().any(|(id, interface)| {
+                *id == held.cni_id && (held.interface.is_empty() || *interface == held.interface)
+            })
+        };
+        let stray = |held: &Held| !is_ours(held) && self.is_stray(&held.cni_id, &claims);
+        Ok(held.into_iter().filter(stray).collect())
+    }
+
+    /// Our own attachments to a network.
+    fn attached(&self, network: &str) -> Vec<(String, String)> {
+        let records = self.book().records();
+        let attachments = records.iter().flat_map(|record| &record.attachments);
+        attachments
+            .filter(|attachment| attachment.network == network)
+            .map(|attachment| (attachment.cni_id.clone(), attachment.interface.clone()))
+            .collect()
+    }
+
+    async fn claims(&self) -> Result<Claims> {
+        let tasks = self.runtime().tasks().await?;
+        let alive = tasks.into_iter().filter(|task| task.is_alive());
+        let own = self.runtime().namespace();
+        let namespaces = self.runtime().namespaces().await?.into_iter();
+        let longer = namespaces.filter(|other| container_in(own, other).is_some());
+        Ok(Claims {
+            alive: alive.map(|task| task.container).collect(),
+            longer: longer.collect(),
+        })
+    }
+
+    /// Whether nobody has what is held for this CNI container id, of which no record
+    /// speaks. Others of this namespace name their containers as we do; the former
+    /// program took the pids of tasks.
+    fn is_stray(&self, cni_id: &str, claims: &Claims) -> bool {
+        if let Ok(pid) = cni_id.parse() {
+            return self.parts.datapath.started(pid).is_none();
+        }
+        let Some(container) = container_in(self.runtime().namespace(), cni_id) else {
+            return false;
+        };
+        let mut longer = claims.longer.iter();
+        let elsewhere = longer.any(|other| container_in(other, cni_id).is_some());
+        !elsewhere && !claims.alive.contains(container)
+    }
+}
+
+/// Who may have what no record speaks of.
+struct Claims {
+    /// The containers with a task that is alive.
+    alive: HashSet<String>,
+    /// Namespaces whose names go on where that of ours ends.
+    longer: Vec<String>,
+}
+
+/// The container of a CNI container id, if it is of that namespace.
+pub(super) fn container_in<'a>(namespace: &str, cni_id: &'a str) -> Option<&'a str> {
+    cni_id.strip_prefix(namespace)?.strip_prefix('-')
+}
