@@ -118,7 +118,8 @@ impl CniDatapath {
             return;
         };
         let ips = added.ips.iter().map(ipnet::IpNet::addr).collect();
-        let task = tokio::spawn(announce_soon(netns, attachment.interface.clone(), ips));
+        let (workers, interface) = (self.cni.workers().clone(), attachment.interface.clone());
+        let task = tokio::spawn(announce_soon(workers, netns, interface, ips));
         let mut announcing = self
             .announcing
             .lock()
@@ -344,9 +345,6 @@ impl Datapath for CniDatapath {
 
     async fn pinned(&self, pin: &Path) -> Option<u64> {
         // A file that is left after an unmount is no namespace.
-        if !netns::is_netns(pin) {
-            return None;
-        }
         netns::identity(pin).ok().map(|identity| identity.inode)
     }
 
