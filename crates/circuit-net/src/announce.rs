@@ -13,6 +13,7 @@ use std::io::{Read, Seek};
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use circuit_core::{Error, ErrorKind, Result};
@@ -24,7 +25,7 @@ use nix::sys::socket::{
 };
 use tokio::time::{Instant, sleep_until};
 
-use crate::netns::{Workers, in_netns};
+use crate::netns::{in_netns, in_netns_async};
 use frames::Mac;
 
 pub use probe::{answering, answering_async};
@@ -66,32 +67,24 @@ pub fn announce(netns: &Path, ifname: &str, addresses: &[IpAddr]) -> Result<()> 
 /// more after 1.2 s. Failures are only logged, at debug level; it ends early
 /// when the namespace or the interface is gone.
 ///
-/// The namespace is entered once, for the first time, by one of these workers;
+/// The namespace is entered once, for the first time, by a thread of its own;
 /// its path may be gone afterwards. Until the future ends or is dropped, an open
 /// socket keeps the namespace, as a process in it would. The runtime is never
 /// held up.
-pub async fn announce_soon(
-    workers: Workers,
-    netns: PathBuf,
-    ifname: String,
-    addresses: Vec<IpAddr>,
-) {
+pub async fn announce_soon(netns: PathBuf, ifname: String, addresses: Vec<IpAddr>) {
     let start = Instant::now();
     let [first, later] = ROUNDS.map(|round| start + round);
     sleep_until(first).await;
     let (path, name, first_addresses) = (netns.clone(), ifname.clone(), addresses.clone());
-    let closing = workers.clone();
-    let opened = workers.run(move || {
-        in_netns(&path, || {
-            let announcer = Announcer::open(&path, &name, &first_addresses)?;
-            let told = announcer.announce(&first_addresses);
-            Ok((ClosedElsewhere::new(announcer, closing), told))
-        })
+    let opened = in_netns_async(netns.clone(), move || {
+        let announcer = Announcer::open(&path, &name, &first_addresses)?;
+        let told = announcer.announce(&first_addresses);
+        Ok((ClosedElsewhere::new(announcer), told))
     });
     let failed = |error: &Error| {
         tracing::debug!(netns = %netns.display(), ifname, %error, "neighbours were not told");
     };
-    let announcer = match opened.await.flatten() {
+    let announcer = match opened.await {
         Ok((announcer, told)) => {
             if let Err(error) = told {
                 failed(&error);
@@ -105,8 +98,8 @@ pub async fn announce_soon(
     };
     sleep_until(later).await;
     // The kernel brings it to each port of a bridge before it returns.
-    let again = workers.run(move || announcer.announce(&addresses));
-    if let Err(error) = again.await.flatten() {
+    let again = tokio::task::spawn_blocking(move || announcer.announce(&addresses));
+    if let Ok(Err(error)) = again.await {
         failed(&error);
     }
 }
@@ -238,30 +231,26 @@ fn refused(name: &str, errno: Errno) -> Error {
 
 /// An [`Announcer`] that a runtime may drop: closing a packet socket waits
 /// until no processor uses it any more, which takes the kernel tens of
-/// milliseconds, so a worker does that.
-struct ClosedElsewhere {
-    announcer: Option<Announcer>,
-    workers: Workers,
-}
+/// milliseconds, so a thread of its own does that.
+struct ClosedElsewhere(Option<Announcer>);
 
 impl ClosedElsewhere {
-    fn new(announcer: Announcer, workers: Workers) -> Self {
-        let announcer = Some(announcer);
-        Self { announcer, workers }
+    fn new(announcer: Announcer) -> Self {
+        Self(Some(announcer))
     }
 
     fn announce(&self, addresses: &[IpAddr]) -> Result<()> {
-        self.announcer
-            .as_ref()
-            .map_or(Ok(()), |it| it.announce(addresses))
+        self.0.as_ref().map_or(Ok(()), |it| it.announce(addresses))
     }
 }
 
 impl Drop for ClosedElsewhere {
     fn drop(&mut self) {
-        let announcer = self.announcer.take();
+        let announcer = self.0.take();
         // Without a thread it is closed here.
-        let _ = self.workers.begin(move || drop(announcer));
+        let _ = thread::Builder::new()
+            .name("netns-close".to_owned())
+            .spawn(move || drop(announcer));
     }
 }
 

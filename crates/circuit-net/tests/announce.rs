@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use circuit_core::ErrorKind;
 use circuit_net::announce::{announce, announce_soon, answering};
-use circuit_net::netns::{Workers, in_netns};
+use circuit_net::netns::in_netns;
 use common::{Netns, eventually};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket, sockopt,
@@ -146,12 +146,7 @@ async fn neighbours_learn_a_new_hardware_address() {
 async fn neighbours_learn_it_soon() {
     let net = Net::new().await;
     net.outdate().await;
-    let soon = announce_soon(
-        Workers::default(),
-        net.web.path(),
-        "eth0".to_owned(),
-        web().into(),
-    );
+    let soon = announce_soon(net.web.path(), "eth0".to_owned(), web().into());
     tokio::spawn(soon).await.unwrap();
     net.is_told().await;
 }
@@ -161,12 +156,7 @@ async fn a_port_that_joins_its_bridge_late_is_no_obstacle() {
     let net = Net::new().await;
     net.outdate().await;
     net.bridge.ip("link set web nomaster");
-    let soon = announce_soon(
-        Workers::default(),
-        net.web.path(),
-        "eth0".to_owned(),
-        web().into(),
-    );
+    let soon = announce_soon(net.web.path(), "eth0".to_owned(), web().into());
     let open = async {
         tokio::time::sleep(Duration::from_millis(400)).await;
         assert!(net.entry(WEB[0]).contains(OLD));
@@ -382,13 +372,7 @@ async fn what_cannot_be_announced_is_an_error() {
         (path.as_path(), "lo"),
         (other, "eth0"),
     ] {
-        announce_soon(
-            Workers::default(),
-            path.to_owned(),
-            name.to_owned(),
-            web().into(),
-        )
-        .await;
+        announce_soon(path.to_owned(), name.to_owned(), web().into()).await;
     }
 }
 
@@ -397,12 +381,7 @@ async fn an_interface_that_comes_up_meanwhile_is_announced() {
     let cable = Cable::new().await;
     cable.web.ip("link set eth0 down");
     cable.frames();
-    let soon = announce_soon(
-        Workers::default(),
-        cable.web.path(),
-        "eth0".to_owned(),
-        web()[..1].into(),
-    );
+    let soon = announce_soon(cable.web.path(), "eth0".to_owned(), web()[..1].into());
     let up = async {
         tokio::time::sleep(Duration::from_millis(400)).await;
         cable.web.ip("link set eth0 up");
@@ -417,12 +396,7 @@ async fn later_announcements_need_no_path_and_keep_nothing() {
     cable.frames();
     let path = cable.web.path();
     let namespace = read_namespace(&path);
-    let soon = announce_soon(
-        Workers::default(),
-        path,
-        "eth0".to_owned(),
-        web()[..1].into(),
-    );
+    let soon = announce_soon(path, "eth0".to_owned(), web()[..1].into());
     let (Cable { web, peer, end }, start) = (cable, Instant::now());
     let cut = async {
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -445,14 +419,7 @@ async fn a_dropped_future_announces_no_more_and_keeps_nothing() {
     let cable = Cable::new().await;
     cable.frames();
     let path = cable.web.path();
-    let soon = || {
-        announce_soon(
-            Workers::default(),
-            path.clone(),
-            "eth0".to_owned(),
-            web()[..1].into(),
-        )
-    };
+    let soon = || announce_soon(path.clone(), "eth0".to_owned(), web()[..1].into());
     for patience in [0, 500] {
         assert!(
             timeout(Duration::from_millis(patience), soon())
@@ -477,12 +444,7 @@ async fn a_dropped_future_announces_no_more_and_keeps_nothing() {
 async fn an_interface_that_goes_ends_it() {
     let cable = Cable::new().await;
     let start = Instant::now();
-    let soon = announce_soon(
-        Workers::default(),
-        cable.web.path(),
-        "eth0".to_owned(),
-        web().into(),
-    );
+    let soon = announce_soon(cable.web.path(), "eth0".to_owned(), web().into());
     let cut = async {
         cable.web.ip("link del eth0");
     };

@@ -12,7 +12,8 @@ use circuit_core::{Error, ErrorKind, Result};
 use circuit_net::host::overlaps;
 use circuit_net::netlink::{self, Link};
 use circuit_net::netns::{
-    self, Workers, host_identity, identity, in_netns, is_netns, list_pins, pin, pin_fd, unpin,
+    self, Workers, host_identity, identity, in_netns, in_netns_async, is_netns, list_pins, pin,
+    pin_fd, unpin,
 };
 use common::{Netns, eventually, on_private_host, shell};
 
@@ -235,20 +236,11 @@ fn work_is_done_inside_and_nobody_else_moves() {
     assert_eq!(here().unwrap(), outside);
 }
 
-async fn by_worker<T: Send + 'static>(
-    path: impl Into<PathBuf>,
-    f: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    let path = path.into();
-    let work = move || in_netns(path, f);
-    Workers::default().run(work).await.flatten()
-}
-
 #[tokio::test]
 async fn work_inside_does_not_hold_up_the_runtime() {
     let container = Netns::new();
     let (outside, inside) = (here().unwrap(), identity(container.path()).unwrap());
-    let slow = by_worker(container.path(), || {
+    let slow = in_netns_async(container.path(), || {
         std::thread::sleep(std::time::Duration::from_millis(300));
         here()
     });
@@ -260,9 +252,9 @@ async fn work_inside_does_not_hold_up_the_runtime() {
         () = &mut quick => {}
     }
     assert_eq!(slow.await.unwrap(), inside);
-    let panicked = by_worker(container.path(), || -> Result<(), Error> { panic!("x") }).await;
-    assert_eq!(panicked.unwrap_err().kind(), ErrorKind::Internal);
-    let gone = by_worker("/run/netns/none-of-that-name", here)
+    let panicked = in_netns_async(container.path(), || -> Result<(), Error> { panic!("x") }).await;
+    assert!(panicked.unwrap_err().message().ends_with("panicked: x"));
+    let gone = in_netns_async("/run/netns/none-of-that-name", here)
         .await
         .unwrap_err();
     assert_eq!(gone.kind(), ErrorKind::NotFound);
@@ -275,7 +267,7 @@ async fn dropped_work_still_ends() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("done");
     let written = file.clone();
-    let work = by_worker(container.path(), move || {
+    let work = in_netns_async(container.path(), move || {
         std::thread::sleep(std::time::Duration::from_millis(100));
         std::fs::write(&written, "").map_err(|e| Error::internal(e.to_string()))
     });

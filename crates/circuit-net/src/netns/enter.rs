@@ -8,11 +8,12 @@
 use std::any::Any;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use circuit_core::{Error, Result};
 use nix::sched::{CloneFlags, setns, unshare};
+use tokio::sync::oneshot;
 
 const THREAD_NAME: &str = "netns";
 
@@ -88,6 +89,34 @@ fn on_own_thread<T: Send>(path: &Path, work: impl FnOnce() -> Result<T> + Send) 
         worker
             .join()
             .unwrap_or_else(|payload| Err(panicked(path, payload.as_ref())))
+    })
+}
+
+/// Runs `f` inside the namespace at `path` without keeping the runtime from
+/// anything else. When the future is dropped, `f` still runs to its end.
+///
+/// # Errors
+/// As [`in_netns`].
+pub async fn in_netns_async<T, F>(path: impl Into<PathBuf>, f: F) -> Result<T>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T> + Send + 'static,
+{
+    let path = path.into();
+    let (answer, answered) = oneshot::channel();
+    let entered = path.clone();
+    thread::Builder::new()
+        .name(THREAD_NAME.to_owned())
+        .spawn(move || {
+            // Nobody may be waiting any more.
+            let _ = answer.send(guarded(&entered, || enter(Place::at(&entered)), f));
+        })
+        .map_err(|e| no_thread(&path, &e))?;
+    answered.await.unwrap_or_else(|_| {
+        Err(Error::internal(format!(
+            "work in network namespace {} was lost",
+            path.display()
+        )))
     })
 }
 

@@ -14,7 +14,7 @@ use std::path::Path;
 use circuit_core::{Error, Result};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs, statfs};
 
-pub use enter::in_netns;
+pub use enter::{in_netns, in_netns_async};
 pub use interfaces::interface_names;
 pub use pin::{Pin, list_pins, pin, pin_fd, unpin};
 pub use stand_in::stand_in;

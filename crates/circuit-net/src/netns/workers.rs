@@ -74,14 +74,6 @@ impl Workers {
             .map_err(|_| Error::internal("work in a network namespace hit a defect"))
     }
 
-    /// Has a worker do something that nobody waits for.
-    ///
-    /// # Errors
-    /// When there is no thread for it.
-    pub(crate) fn begin(&self, f: impl FnOnce() + Send + 'static) -> Result<()> {
-        self.give(Box::new(f))
-    }
-
     fn give(&self, job: Job) -> Result<()> {
         let mut queue = self.shared.lock();
         queue.jobs.push_back(job);

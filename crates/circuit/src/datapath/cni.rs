@@ -118,8 +118,7 @@ impl CniDatapath {
             return;
         };
         let ips = added.ips.iter().map(ipnet::IpNet::addr).collect();
-        let (workers, interface) = (self.cni.workers().clone(), attachment.interface.clone());
-        let task = tokio::spawn(announce_soon(workers, netns, interface, ips));
+        let task = tokio::spawn(announce_soon(netns, attachment.interface.clone(), ips));
         let mut announcing = self
             .announcing
             .lock()
