@@ -32,11 +32,13 @@ impl Attachments {
         let stray = self.stray(&network.name, config).await?;
         let datapath = &self.parts.datapath;
         let _nothing_else = self.collecting.write().await;
-        // What came since is somebody's.
         let mut valid = self.attached(&network.name);
-        let held = datapath.held(config).await?.into_iter();
-        let others = held.filter(|held| !stray.contains(held));
-        valid.extend(others.map(|held| (held.cni_id, held.interface)));
+        for held in datapath.held(config).await? {
+            // What came since is somebody's.
+            if !stray.contains(&held) && !is_among(&valid, &held) {
+                valid.push((held.cni_id, held.interface));
+            }
+        }
         datapath.gc(config, &valid).await
     }
 
@@ -49,12 +51,7 @@ impl Attachments {
         // Asked afterwards: whoever holds something then has a task, if it is alive.
         let claims = self.claims().await?;
         let ours = self.attached(network);
-        let is_ours = |held: &Held| {
-            ours.iter().any(|(id, interface)| {
-                *id == held.cni_id && (held.interface.is_empty() || *interface == held.interface)
-            })
-        };
-        let stray = |held: &Held| !is_ours(held) && self.is_stray(&held.cni_id, &claims);
+        let stray = |held: &Held| !is_among(&ours, held) && self.is_stray(&held.cni_id, &claims);
         Ok(held.into_iter().filter(stray).collect())
     }
 
@@ -94,6 +91,13 @@ impl Attachments {
         let elsewhere = longer.any(|other| container_in(other, cni_id).is_some());
         !elsewhere && !claims.alive.contains(container)
     }
+}
+
+/// Whether something is held for one of these attachments.
+fn is_among(attachments: &[(String, String)], held: &Held) -> bool {
+    attachments.iter().any(|(id, interface)| {
+        *id == held.cni_id && (held.interface.is_empty() || *interface == held.interface)
+    })
 }
 
 /// Who may have what no record speaks of.
