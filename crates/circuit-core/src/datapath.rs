@@ -93,6 +93,16 @@ pub trait Holder: Send + Sync {
     fn held(&self, network: &str) -> Vec<Held>;
 }
 
+/// What took firewall rules of attachments away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disturbance {
+    /// Another program, such as `nft flush ruleset`: any attachment may miss some.
+    Rules,
+    /// A reload, a start or the end of firewalld, which forgets what it was told
+    /// for the plugin `firewall`.
+    Firewalld,
+}
+
 /// Brings attachments into the kernel and takes them away.
 #[async_trait]
 pub trait Datapath: Send + Sync {
@@ -189,12 +199,12 @@ pub trait Datapath: Send + Sync {
     /// firewall rules. Doing it in vain is no error.
     async fn mend(&self, attachment: &Attachment) -> Result<()>;
 
-    /// Returns when another program has taken firewall rules of attachments
-    /// away: all of them are to be mended.
+    /// Returns when firewall rules of attachments were taken away: those that it
+    /// concerns are to be mended.
     ///
     /// # Errors
     /// When it cannot be told.
-    async fn disturbed(&self) -> Result<()>;
+    async fn disturbed(&self) -> Result<Disturbance>;
 
     /// Removes whatever the network's plugins hold beyond these attachments,
     /// given as CNI container id and interface.

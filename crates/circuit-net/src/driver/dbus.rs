@@ -1,9 +1,13 @@
 //! As much of D-Bus as it takes to call a method of a service of the system
-//! bus and to read its answer.
+//! bus and to read its answer, and to hear a signal.
 
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Where the system bus is, unless the environment says otherwise.
 const SYSTEM_BUS: &str = "/var/run/dbus/system_bus_socket";
@@ -17,6 +21,7 @@ const LIMIT: usize = 1 << 20;
 const METHOD_CALL: u8 = 1;
 const METHOD_RETURN: u8 = 2;
 const ERROR: u8 = 3;
+const SIGNAL: u8 = 4;
 
 const PATH: u8 = 1;
 const INTERFACE: u8 = 2;
@@ -45,10 +50,22 @@ pub(super) struct Method<'a> {
     pub(super) name: &'a str,
 }
 
+/// The bus itself, as a service.
+const BUS: &str = "org.freedesktop.DBus";
+
+/// A signal that was asked for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Signal {
+    pub(super) interface: String,
+    pub(super) member: String,
+}
+
 /// A connection to the system bus.
 pub(super) struct Bus {
     stream: UnixStream,
     serial: u32,
+    /// Signals that came while an answer was waited for.
+    signals: VecDeque<Signal>,
 }
 
 impl Bus {
@@ -59,29 +76,38 @@ impl Bus {
         let stream = UnixStream::connect(path)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        let mut bus = Self { stream, serial: 0 };
+        let mut bus = Self {
+            stream,
+            serial: 0,
+            signals: VecDeque::new(),
+        };
         bus.authenticate()?;
-        bus.call(
-            &Method {
-                service: "org.freedesktop.DBus",
-                path: "/org/freedesktop/DBus",
-                interface: "org.freedesktop.DBus",
-                name: "Hello",
-            },
-            &[],
-        )?;
+        bus.call(&of_the_bus("Hello"), &[])?;
         Ok(bus)
+    }
+
+    /// Asks for the signals that a rule describes, in the bus' words.
+    pub(super) fn listen(&mut self, rule: &str) -> Result<(), DbusError> {
+        self.call(&of_the_bus("AddMatch"), &[rule]).map(drop)
+    }
+
+    /// The next signal; `None` when there is none within `timeout`.
+    pub(super) fn signal(&mut self, timeout: Duration) -> Result<Option<Signal>, DbusError> {
+        if let Some(signal) = self.signals.pop_front() {
+            return Ok(Some(signal));
+        }
+        let mut waits = [PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+        if poll(&mut waits, timeout).map_err(io::Error::from)? == 0 {
+            return Ok(None);
+        }
+        let answer = self.read()?;
+        Ok((answer.kind == SIGNAL).then_some(answer.signal))
     }
 
     /// Whether somebody offers the service.
     pub(super) fn has(&mut self, service: &str) -> Result<bool, DbusError> {
-        let method = Method {
-            service: "org.freedesktop.DBus",
-            path: "/org/freedesktop/DBus",
-            interface: "org.freedesktop.DBus",
-            name: "GetNameOwner",
-        };
-        match self.call(&method, &[service]) {
+        match self.call(&of_the_bus("GetNameOwner"), &[service]) {
             Ok(_) => Ok(true),
             Err(DbusError::Refused(_)) => Ok(false),
             Err(error) => Err(error),
@@ -99,6 +125,10 @@ impl Bus {
             .write_all(&call_message(self.serial, method, arguments))?;
         loop {
             let answer = self.read()?;
+            if answer.kind == SIGNAL {
+                self.signals.push_back(answer.signal);
+                continue;
+            }
             if answer.reply_to != Some(self.serial) {
                 continue;
             }
@@ -169,6 +199,16 @@ impl Bus {
     }
 }
 
+/// A method of the bus itself.
+fn of_the_bus(name: &str) -> Method<'_> {
+    Method {
+        service: BUS,
+        path: "/org/freedesktop/DBus",
+        interface: BUS,
+        name,
+    }
+}
+
 /// The path in an address such as `unix:path=/run/bus`.
 fn path_of(address: &str) -> Option<&str> {
     address
@@ -183,6 +223,7 @@ struct Answer {
     kind: u8,
     reply_to: Option<u32>,
     error_name: String,
+    signal: Signal,
     text: Option<String>,
     body: Vec<u8>,
 }
@@ -205,6 +246,8 @@ impl Answer {
             match (code, value) {
                 (REPLY_SERIAL, Field::Number(serial)) => answer.reply_to = Some(serial),
                 (ERROR_NAME, Field::Text(name)) => answer.error_name = name,
+                (INTERFACE, Field::Text(name)) => answer.signal.interface = name,
+                (MEMBER, Field::Text(name)) => answer.signal.member = name,
                 (SIGNATURE, Field::Text(types)) => signature = types,
                 _ => {}
             }

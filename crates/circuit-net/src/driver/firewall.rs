@@ -21,6 +21,7 @@ use std::net::IpAddr;
 use circuit_core::cni::{CniResult, ErrorReport, JsonObject, code};
 
 use self::firewalld::Firewalld;
+pub use self::firewalld::FirewalldWatch;
 use self::iptables::Wanted;
 use super::dbus::DbusError;
 use super::owner::Owner;

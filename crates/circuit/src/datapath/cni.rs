@@ -13,7 +13,7 @@ use circuit_core::{
     Error, ErrorKind, Result,
     attachment::{Attachment, LastAddresses, Sandbox},
     cni::ConfigList,
-    datapath::{AddFailure, Added, Arguments, Datapath, Held, Holder, Pool},
+    datapath::{AddFailure, Added, Arguments, Datapath, Disturbance, Held, Holder, Pool},
     labels::{DesiredNetwork, PortMapping},
     resolver::Present,
 };
@@ -440,7 +440,7 @@ impl Datapath for CniDatapath {
             .await?)
     }
 
-    async fn disturbed(&self) -> Result<()> {
+    async fn disturbed(&self) -> Result<Disturbance> {
         self.disturbances.next().await
     }
 

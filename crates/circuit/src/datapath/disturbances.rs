@@ -1,50 +1,73 @@
-//! Noticing that another program took firewall rules of ours away, as a reload
-//! of a firewall or `nft flush ruleset` does.
+//! Noticing that another program took firewall rules of ours away, as
+//! `nft flush ruleset` does, or that firewalld forgot what it was told.
 
 use std::{sync::OnceLock, time::Duration};
 
-use circuit_core::{Error, Result};
+use circuit_core::{Error, Result, datapath::Disturbance};
+use circuit_net::driver::FirewalldWatch;
 use circuit_net::nft;
 use tokio::sync::{Mutex, mpsc};
 
-/// How often the watching thread looks whether anybody still listens.
+/// How often a watching thread looks whether anybody still listens, and for a bus
+/// where there is none.
 const GLANCE: Duration = Duration::from_secs(5);
 /// A reload takes rules away and makes others, in several steps.
 const SETTLE: Duration = Duration::from_millis(50);
 
-type Told = Result<()>;
+type Told = Result<Disturbance>;
 
-/// A thread that watches the ruleset, started when it is first asked.
+/// Threads that watch the ruleset and firewalld, started when it is first asked.
 #[derive(Default)]
 pub(super) struct Disturbances {
-    watch: OnceLock<Mutex<mpsc::Receiver<Told>>>,
+    watches: OnceLock<Mutex<Watches>>,
+}
+
+struct Watches {
+    rules: mpsc::Receiver<Told>,
+    firewalld: mpsc::Receiver<Told>,
 }
 
 impl Disturbances {
     /// Returns when rules of ours were taken away since it was last asked.
-    pub(super) async fn next(&self) -> Result<()> {
-        let watch = self.watch.get_or_init(|| Mutex::new(start()));
-        let told = watch.lock().await.recv().await;
+    pub(super) async fn next(&self) -> Told {
+        let start = || {
+            Mutex::new(Watches {
+                rules: spawn("firewall-watch", watch_rules),
+                firewalld: spawn("firewalld-watch", watch_firewalld),
+            })
+        };
+        let mut watches = self.watches.get_or_init(start).lock().await;
+        let Watches { rules, firewalld } = &mut *watches;
+        let told = tokio::select! {
+            told = rules.recv() => told,
+            told = firewalld.recv() => told,
+        };
         told.unwrap_or_else(|| Err(Error::internal("nobody watches the firewall any more")))
     }
 }
 
-fn start() -> mpsc::Receiver<Told> {
+/// What is waiting to be told of says it for what follows, too.
+fn spawn(
+    name: &str,
+    watch: impl FnOnce(&mpsc::Sender<Told>) + Send + 'static,
+) -> mpsc::Receiver<Told> {
     let (tell, told) = mpsc::channel(1);
     let failed = tell.clone();
     let spawned = std::thread::Builder::new()
-        .name("firewall-watch".to_owned())
-        .spawn(move || {
-            if let Err(error) = watch(&tell) {
-                let _ = tell.blocking_send(Err(error));
-            }
-        });
+        .name(name.to_owned())
+        .spawn(move || watch(&tell));
     if let Err(error) = spawned {
         let _ = failed.try_send(Err(Error::unavailable(format!(
             "cannot start a thread that watches the firewall: {error}"
         ))));
     }
     told
+}
+
+fn watch_rules(tell: &mpsc::Sender<Told>) {
+    if let Err(error) = watch(tell) {
+        let _ = tell.blocking_send(Err(error));
+    }
 }
 
 fn watch(tell: &mpsc::Sender<Told>) -> Result<()> {
@@ -58,10 +81,32 @@ fn watch(tell: &mpsc::Sender<Told>) -> Result<()> {
             continue;
         }
         std::thread::sleep(SETTLE);
-        // One that is waiting to be told of says it for this one too.
-        let _ = tell.try_send(Ok(()));
+        let _ = tell.try_send(Ok(Disturbance::Rules));
     }
     Ok(())
+}
+
+/// A host without a system bus, or without firewalld, is the usual one: nothing
+/// is said of it.
+fn watch_firewalld(tell: &mpsc::Sender<Told>) {
+    let mut heard_all = true;
+    while !tell.is_closed() {
+        if let Ok(mut firewalld) = FirewalldWatch::open() {
+            if !heard_all && firewalld.runs().unwrap_or(false) {
+                let _ = tell.try_send(Ok(Disturbance::Firewalld));
+            }
+            while !tell.is_closed() {
+                match firewalld.wait(GLANCE) {
+                    Ok(true) => drop(tell.try_send(Ok(Disturbance::Firewalld))),
+                    Ok(false) => {}
+                    Err(_) => break,
+                }
+            }
+        }
+        // Until there is a bus again it may start, or lose what it knows.
+        heard_all = false;
+        std::thread::sleep(GLANCE);
+    }
 }
 
 fn unwatched(error: &nft::NftError) -> Error {

@@ -177,8 +177,11 @@ fn failed(error: impl std::fmt::Display) -> Error {
 /// Chains that drop what they do not know, and networks that they do not know.
 fn dropping(chains: &[ChainInfo], lists: &[ConfigList]) -> Vec<Finding> {
     let drops = |chain: &&ChainInfo| {
+        // firewalld has a rule for it, the last one.
+        let firewalld = chain.table == "firewalld";
         let hook = chain.hook.as_ref();
-        hook.is_some_and(|hook| hook.point == HookPoint::Forward as u32 && hook.drops)
+        let hook = hook.filter(|hook| hook.point == HookPoint::Forward as u32);
+        hook.is_some_and(|hook| hook.drops || (firewalld && hook.kind == "filter"))
     };
     let dropping: Vec<String> = chains
         .iter()
@@ -251,9 +254,9 @@ mod tests {
 
     #[test]
     fn firewalls_that_drop_are_told_of() {
-        let chain = |drops| ChainInfo {
+        let chain = |table: &str, drops| ChainInfo {
             family: Family::Ip,
-            table: "filter".to_owned(),
+            table: table.to_owned(),
             name: "FORWARD".to_owned(),
             hook: Some(HookInfo {
                 kind: "filter".to_owned(),
@@ -262,10 +265,12 @@ mod tests {
                 drops,
             }),
         };
-        let level = |drops, plugins: &str| dropping(&[chain(drops)], &[list(plugins)])[0].level;
-        assert_eq!(level(false, BRIDGE), Level::Fine);
-        assert_eq!(level(true, BRIDGE), Level::Warning);
+        let level = |chain, plugins: &str| dropping(&[chain], &[list(plugins)])[0].level;
         let known = format!(r#"{BRIDGE},{{"type":"firewall"}}"#);
-        assert_eq!(level(true, &known), Level::Fine);
+        assert_eq!(level(chain("filter", false), BRIDGE), Level::Fine);
+        for drops in [chain("filter", true), chain("firewalld", false)] {
+            assert_eq!(level(drops.clone(), BRIDGE), Level::Warning);
+            assert_eq!(level(drops, &known), Level::Fine);
+        }
     }
 }

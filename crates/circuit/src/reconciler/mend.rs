@@ -3,7 +3,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use circuit_core::attachment::{Attachment, Phase};
+use circuit_core::attachment::{Attachment, ContainerRecord, Phase};
+use circuit_core::cni::ConfigList;
+use circuit_core::datapath::Disturbance;
 use circuit_core::event::Kind;
 use tokio_util::sync::CancellationToken;
 
@@ -23,31 +25,49 @@ impl Reconciler {
                 () = shutdown.cancelled() => return,
                 disturbed = self.attachments.parts.datapath.disturbed() => disturbed,
             };
-            if let Err(error) = disturbed {
-                tracing::warn!(
-                    "{error}: firewall rules that other programs take away are missing until the \
-                     next start"
-                );
-                return shutdown.cancelled().await;
+            let disturbance = match disturbed {
+                Ok(disturbance) => disturbance,
+                Err(error) => {
+                    tracing::warn!(
+                        "{error}: firewall rules that other programs take away are missing until \
+                         the next start"
+                    );
+                    return shutdown.cancelled().await;
+                }
+            };
+            let concerned = self.concerned(disturbance);
+            if concerned.is_empty() && disturbance == Disturbance::Firewalld {
+                continue;
             }
             let figures = self.attachments.figures();
             figures.found(Difference::Firewall, Found::Event);
-            tracing::warn!("another program took firewall rules away: making them again");
+            match disturbance {
+                Disturbance::Rules => {
+                    tracing::warn!("another program took firewall rules away: making them again");
+                }
+                Disturbance::Firewalld => tracing::info!(
+                    "firewalld was reloaded, started or ended: telling it of containers again"
+                ),
+            }
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = self.mend_all() => {}
+                () = self.mend_all(concerned) => {}
             }
         }
     }
 
-    async fn mend_all(&self) {
-        let mut left: Vec<String> = self
-            .attachments
-            .book()
-            .records()
-            .iter()
-            .map(|record| record.container.clone())
-            .collect();
+    /// The containers that may have lost something.
+    fn concerned(&self, disturbance: Disturbance) -> Vec<String> {
+        let is_concerned = |record: &ContainerRecord| match disturbance {
+            Disturbance::Rules => true,
+            Disturbance::Firewalld => record.attachments.iter().any(has_firewall),
+        };
+        let records = self.attachments.book().records();
+        let concerned = records.iter().filter(|record| is_concerned(record));
+        concerned.map(|record| record.container.clone()).collect()
+    }
+
+    async fn mend_all(&self, mut left: Vec<String>) {
         for _ in 0..TRIES {
             let mut failed = Vec::new();
             for container in left {
@@ -96,4 +116,10 @@ impl Reconciler {
         }
         mended.is_ok()
     }
+}
+
+/// Whether its network has the plugin `firewall`.
+fn has_firewall(attachment: &Attachment) -> bool {
+    let config = ConfigList::parse(attachment.config.as_bytes());
+    config.is_ok_and(|list| list.uses("firewall"))
 }

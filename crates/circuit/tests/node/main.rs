@@ -21,6 +21,7 @@ mod dns;
 mod dns_cluster;
 mod dns_servers;
 mod everyday;
+mod firewalld;
 mod labels;
 mod load;
 mod main_job;

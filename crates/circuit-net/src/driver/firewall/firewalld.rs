@@ -2,6 +2,9 @@
 //! zone, over D-Bus.
 
 use std::net::IpAddr;
+use std::time::Duration;
+
+use circuit_core::{Error, Result as CoreResult};
 
 use crate::driver::dbus::{Bus, DbusError, Method};
 
@@ -55,4 +58,59 @@ impl Firewalld {
         self.bus
             .call(&method, &[zone, &format!("{address}/{bits}")])
     }
+}
+
+/// The signals that firewalld gives when it has forgotten what it was told while
+/// it ran, and that the bus gives when it starts or ends.
+const FORGETTING: [&str; 2] = [
+    "type='signal',interface='org.fedoraproject.FirewallD1',member='Reloaded'",
+    "type='signal',sender='org.freedesktop.DBus',member='NameOwnerChanged',\
+     arg0='org.fedoraproject.FirewallD1'",
+];
+
+/// Hears of the reloads of firewalld, its starts and ends. Each of them loses the
+/// sources of zones that were added while it ran: they are to be
+/// [mended](crate::driver::Driver::mend).
+pub struct FirewalldWatch {
+    bus: Bus,
+}
+
+impl FirewalldWatch {
+    /// Listens on the system bus.
+    ///
+    /// # Errors
+    /// When there is no bus, or it refuses.
+    pub fn open() -> CoreResult<Self> {
+        let listening = || {
+            let mut bus = Bus::connect()?;
+            for rule in FORGETTING {
+                bus.listen(rule)?;
+            }
+            Ok(Self { bus })
+        };
+        listening().map_err(unheard)
+    }
+
+    /// Whether firewalld runs.
+    ///
+    /// # Errors
+    /// When the bus is gone.
+    pub fn runs(&mut self) -> CoreResult<bool> {
+        self.bus.has(SERVICE).map_err(unheard)
+    }
+
+    /// Waits, at most for `timeout`; returns whether firewalld was reloaded, has
+    /// started or has ended meanwhile.
+    ///
+    /// # Errors
+    /// When the bus is gone.
+    pub fn wait(&mut self, timeout: Duration) -> CoreResult<bool> {
+        // The bus also tells everybody the names that they have themselves.
+        let heard = self.bus.signal(timeout).map_err(unheard)?;
+        Ok(heard.is_some_and(|it| matches!(it.member.as_str(), "Reloaded" | "NameOwnerChanged")))
+    }
+}
+
+fn unheard(error: DbusError) -> Error {
+    Error::unavailable(format!("firewalld cannot be heard: {error}"))
 }

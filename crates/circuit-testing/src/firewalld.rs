@@ -1,0 +1,121 @@
+//! The real firewalld, on a system bus of its own in a node.
+
+use std::{
+    fs::{self, File},
+    path::PathBuf,
+    process::Stdio,
+};
+
+use crate::{
+    Ends, PATIENCE, TestNode,
+    plugins::{cache, present},
+    wait_until,
+};
+
+/// Where programs look for the system bus.
+const SOCKET: &str = "/run/dbus/system_bus_socket";
+
+/// A bus that lets everybody do everything.
+const BUS: &str = r#"<!DOCTYPE busconfig PUBLIC
+  "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <type>system</type>
+  <listen>unix:path=/run/dbus/system_bus_socket</listen>
+  <auth>EXTERNAL</auth>
+  <policy context="default">
+    <allow user="*"/>
+    <allow own="*"/>
+    <allow send_destination="*"/>
+    <allow receive_sender="*"/>
+  </policy>
+</busconfig>
+"#;
+
+/// Debian's firewalld, which `scripts/firewalld` has unpacked, as it is after its
+/// installation, in a node. It ends with this value.
+pub struct Firewalld<'a> {
+    node: &'a TestNode,
+    running: Option<Ends>,
+    _bus: Ends,
+}
+
+impl<'a> Firewalld<'a> {
+    /// Starts a bus and firewalld, and waits until it answers.
+    ///
+    /// # Panics
+    /// When they are not there.
+    #[track_caller]
+    pub fn start(node: &'a TestNode) -> Self {
+        node.run("mkdir", &["-p", "/run/dbus"]).ok();
+        let file = node.file("bus.conf", BUS);
+        let bus = node
+            .command("dbus-daemon")
+            .args(["--nofork", "--nopidfile", "--config-file", &file])
+            .stdout(Stdio::null())
+            .stderr(log(node, "bus.log"))
+            .spawn()
+            .expect("dbus-daemon: run scripts/setup");
+        let mut firewalld = Self {
+            node,
+            running: None,
+            _bus: Ends(bus),
+        };
+        wait_until("the system bus is there", PATIENCE, || {
+            node.run("test", &["-S", SOCKET]).worked()
+        });
+        firewalld.come_back();
+        firewalld
+    }
+
+    /// Starts it again.
+    #[track_caller]
+    pub fn come_back(&mut self) {
+        let started = self
+            .node
+            .command(&program("firewalld"))
+            .args(["--nofork", "--nopid", "--log-target", "console"])
+            .stdout(Stdio::null())
+            .stderr(log(self.node, "firewalld.log"))
+            .spawn()
+            .expect("firewalld: run scripts/setup");
+        self.running = Some(Ends(started));
+        wait_until("firewalld runs", PATIENCE, || {
+            self.node
+                .run(&program("firewall-cmd"), &["--state"])
+                .worked()
+        });
+    }
+
+    /// Ends it as its service does, which takes its rules away.
+    #[track_caller]
+    pub fn end(&mut self) {
+        self.node
+            .run("pkill", &["-TERM", "-f", "sbin/firewalld"])
+            .ok();
+        let mut running = self.running.take().expect("it runs");
+        running.0.wait().expect("it ends");
+    }
+
+    /// What `firewall-cmd` prints.
+    #[track_caller]
+    pub fn ask(&self, arguments: &[&str]) -> String {
+        let told = self.node.run(&program("firewall-cmd"), arguments).ok();
+        told.trim().to_owned()
+    }
+}
+
+fn program(name: &str) -> String {
+    let program: PathBuf = cache().join("firewalld").join(name);
+    present(&program);
+    program.display().to_string()
+}
+
+fn log(node: &TestNode, name: &str) -> File {
+    let path = node.folder().join(name);
+    fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .expect("a log")
+}
