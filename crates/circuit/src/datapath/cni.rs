@@ -20,7 +20,7 @@ use circuit_core::{
 use circuit_net::{
     announce::announce_soon,
     cni::{AttachmentArgs, CniRuntime, Natives, OperationLock, Way},
-    driver, netlink,
+    netlink,
     netns::{self, NetnsId},
     process,
     resolv_conf::{self, Restored},
@@ -30,6 +30,7 @@ use ipnet::IpNet;
 use tokio::task::AbortHandle;
 
 use super::{
+    accounts::{self, Accounts},
     arguments::{arguments, granted},
     disturbances::Disturbances,
     standing::{self, Lender},
@@ -39,8 +40,6 @@ use super::{
 /// iptables' chains against each other.
 const DEL_ATTEMPTS: u32 = 4;
 const DEL_PAUSE: Duration = Duration::from_millis(50);
-/// Where host-local keeps leases when the configuration does not say.
-const LEASES: &str = "/var/lib/cni/networks";
 
 /// Attaches by CNI plugins.
 pub struct CniDatapath {
@@ -55,10 +54,7 @@ pub struct CniDatapath {
     /// What was said of plugins that no driver can take the place of.
     told: Mutex<HashSet<String>>,
     disturbances: Disturbances,
-    /// Who lends addresses of ipam type `dhcp`, if it is this daemon.
-    lender: Option<Lender>,
-    /// Who gives addresses of ipam type `circuit`, if it is this daemon.
-    pools: Option<Arc<dyn Holder>>,
+    accounts: Accounts,
     /// The daemon's own namespace, which does not change.
     host: OnceLock<NetnsId>,
 }
@@ -80,8 +76,7 @@ impl CniDatapath {
             announcing: Mutex::default(),
             told: Mutex::default(),
             disturbances: Disturbances::default(),
-            lender,
-            pools,
+            accounts: Accounts { lender, pools },
             host: OnceLock::new(),
         }
     }
@@ -135,18 +130,6 @@ impl CniDatapath {
         if let Some(task) = announcing.remove(&key(attachment)) {
             task.abort();
         }
-    }
-
-    /// Whether this daemon knows for whom a network's addresses are held: those by
-    /// DHCP and of pools are the business of the one that others ask.
-    fn keeps_account(&self, config: &ConfigList) -> bool {
-        let kinds = config.plugins.iter().filter_map(|plugin| plugin.ipam());
-        let mut kinds = kinds.filter_map(|ipam| ipam.kind().map(str::to_owned));
-        kinds.all(|kind| match kind.as_str() {
-            "dhcp" => self.lender.as_ref().is_some_and(|it| it.lends(config)),
-            "circuit" => self.pools.is_some(),
-            _ => true,
-        })
     }
 
     async fn lock(&self, attachment: &Attachment) -> Result<OperationLock> {
@@ -356,7 +339,7 @@ impl Datapath for CniDatapath {
     }
 
     fn stands(&self, attachment: &Attachment) -> bool {
-        standing::stands(attachment, self.lender.as_ref())
+        standing::stands(attachment, self.accounts.lender.as_ref())
     }
 
     async fn traffic(&self, netns: &Path) -> Result<Vec<(String, Traffic)>> {
@@ -446,7 +429,7 @@ impl Datapath for CniDatapath {
 
     async fn gc(&self, config: &str, valid: &[(String, String)]) -> Result<()> {
         let config = ConfigList::parse(config.as_bytes())?;
-        if self.keeps_account(&config) {
+        if self.accounts.are_complete(&config) {
             self.cni.gc(&config, valid, None).await?;
         }
         Ok(())
@@ -454,19 +437,7 @@ impl Datapath for CniDatapath {
 
     async fn held(&self, config: &str) -> Result<Vec<Held>> {
         let config = ConfigList::parse(config.as_bytes())?;
-        let mut all = Vec::new();
-        if let Some(lender) = &self.lender {
-            all.extend(lender.held(&config.name));
-        }
-        if let Some(pools) = &self.pools {
-            all.extend(pools.held(&config.name));
-        }
-        let read = tokio::task::spawn_blocking(move || driver::held(&config));
-        let read = read
-            .await
-            .map_err(|error| Error::internal(format!("reading leases failed: {error}")))?;
-        all.extend(read.map_err(|report| Error::internal(report.text()))?);
-        Ok(all)
+        self.accounts.held(config).await
     }
 
     async fn retire(&self, cni_id: &str) {
@@ -482,24 +453,14 @@ impl Datapath for CniDatapath {
 
     async fn owner_of(&self, config: &str, ip: &str) -> Option<String> {
         let config = ConfigList::parse(config.as_bytes()).ok()?;
-        let ipam = config.plugins.iter().find_map(|plugin| plugin.ipam())?;
-        let dir = ipam
-            .raw()
-            .get("dataDir")
-            .and_then(|dir| dir.as_str())
-            .unwrap_or(LEASES);
-        let lease = Path::new(dir).join(&config.name).join(ip);
-        let text = std::fs::read_to_string(lease).ok()?;
-        text.lines().next().map(|owner| owner.trim().to_owned())
+        accounts::owner_of(&config, ip)
     }
 
     async fn pools(&self, config: &str) -> Vec<Pool> {
-        let Ok(config) = ConfigList::parse(config.as_bytes()) else {
-            return Vec::new();
-        };
-        // Leases are files, and there may be thousands.
-        let counted = tokio::task::spawn_blocking(move || driver::pools(&config));
-        counted.await.unwrap_or_default()
+        match ConfigList::parse(config.as_bytes()) {
+            Ok(config) => accounts::pools(config).await,
+            Err(_) => Vec::new(),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! How attachments come into the kernel: by the plugins of CNI, those that
 //! Circuit has drivers of in this process.
 
+mod accounts;
 mod arguments;
 mod cni;
 mod disturbances;
