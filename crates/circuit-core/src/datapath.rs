@@ -196,7 +196,7 @@ pub trait Datapath: Send + Sync {
     async fn check(&self, attachment: &Attachment) -> Result<()>;
 
     /// Makes again what other programs may have taken away of an attachment's
-    /// firewall rules. Doing it in vain is no error.
+    /// firewall rules, and of its gateway. Doing it in vain is no error.
     async fn mend(&self, attachment: &Attachment) -> Result<()>;
 
     /// Returns when firewall rules of attachments were taken away: those that it

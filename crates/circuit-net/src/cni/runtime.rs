@@ -224,7 +224,7 @@ impl CniRuntime {
     }
 
     /// Makes again what other programs may have taken away of an attachment's
-    /// firewall rules, as far as drivers made them.
+    /// firewall rules and of its gateway, as far as drivers made them.
     ///
     /// # Errors
     /// The first [`CniError`]; the other plugins are asked all the same.

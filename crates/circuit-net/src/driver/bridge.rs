@@ -90,7 +90,9 @@ impl Driver for Bridge {
     }
 
     fn mend(&self, call: &Call<'_>) -> Answer<()> {
-        ipmasq::mend(call)
+        let masqueraded = ipmasq::mend(call);
+        host::mend(call, &Config::read(call)?, CONTAINER)?;
+        masqueraded
     }
 
     fn check(&self, call: &Call<'_>) -> Answer<()> {

@@ -186,8 +186,8 @@ impl Lives {
         });
         let (stop, reconciler) = (shutdown.clone(), Arc::clone(&self.reconciler));
         parts.spawn(async move {
-            reconciler.guard(stop).await;
-            ("firewall", Ok(()))
+            reconciler.guard(every, stop).await;
+            ("mending", Ok(()))
         });
         let (stop, reconciler) = (shutdown.clone(), self.reconciler);
         let alive = pulse.answerer("events");

@@ -1,12 +1,13 @@
-//! Firewall rules that other programs take away, by a reload or a flush, are
-//! made again.
+//! What other programs take away of what networks share is made again: firewall
+//! rules when that is noticed, and the addresses of gateways from time to time.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use circuit_core::attachment::{Attachment, ContainerRecord, Phase};
+use circuit_core::attachment::{Attachment, ContainerRecord, Origin, Phase};
 use circuit_core::cni::ConfigList;
 use circuit_core::datapath::Disturbance;
 use circuit_core::event::Kind;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
 use super::Reconciler;
@@ -18,21 +19,24 @@ const AGAIN: Duration = Duration::from_secs(1);
 const TRIES: u32 = 5;
 
 impl Reconciler {
-    /// Waits for disturbances of the firewall until `shutdown`, and mends.
-    pub async fn guard(self: Arc<Self>, shutdown: CancellationToken) {
+    /// Waits for disturbances of the firewall until `shutdown`, and mends; what no
+    /// program tells of is looked at once in the time `every`.
+    pub async fn guard(self: Arc<Self>, every: Duration, shutdown: CancellationToken) {
+        let work = async {
+            tokio::join!(self.mend_when_told(), self.mend_networks_each(every));
+        };
+        shutdown.run_until_cancelled(work).await;
+    }
+
+    async fn mend_when_told(&self) {
         loop {
-            let disturbed = tokio::select! {
-                () = shutdown.cancelled() => return,
-                disturbed = self.attachments.parts.datapath.disturbed() => disturbed,
-            };
-            let disturbance = match disturbed {
+            let disturbance = match self.attachments.parts.datapath.disturbed().await {
                 Ok(disturbance) => disturbance,
                 Err(error) => {
-                    tracing::warn!(
+                    return tracing::warn!(
                         "{error}: firewall rules that other programs take away are missing until \
                          the next start"
                     );
-                    return shutdown.cancelled().await;
                 }
             };
             let concerned = self.concerned(disturbance);
@@ -49,11 +53,40 @@ impl Reconciler {
                     "firewalld was reloaded, started or ended: telling it of containers again"
                 ),
             }
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = self.mend_all(concerned) => {}
+            self.mend_all(concerned).await;
+        }
+    }
+
+    async fn mend_networks_each(&self, every: Duration) {
+        let mut times = interval_at(Instant::now() + every, every);
+        times.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            times.tick().await;
+            for (container, network) in self.one_of_each_network() {
+                let _guard = self.attachments.lock(&container).await;
+                let record = self.attachments.book().record(&container);
+                let attachments = record.attachments.iter();
+                for attachment in attachments.filter(|it| it.network == network) {
+                    self.mend(attachment).await;
+                }
             }
         }
+    }
+
+    /// A container on each network, or on each form that it has had. Of what the
+    /// former program made, nobody knows what it needs.
+    fn one_of_each_network(&self) -> Vec<(String, String)> {
+        let records = self.attachments.book().records();
+        let (mut seen, mut one) = (HashSet::new(), Vec::new());
+        for record in &records {
+            for attachment in &record.attachments {
+                let known = attachment.origin != Origin::Original;
+                if known && seen.insert((&attachment.network, &attachment.config)) {
+                    one.push((record.container.clone(), attachment.network.clone()));
+                }
+            }
+        }
+        one
     }
 
     /// The containers that may have lost something.
@@ -112,7 +145,7 @@ impl Reconciler {
         }
         let mended = self.attachments.parts.datapath.mend(attachment).await;
         if let Err(error) = &mended {
-            tracing::debug!(network = attachment.network, %error, "cannot mend the firewall");
+            tracing::debug!(network = attachment.network, %error, "cannot mend");
         }
         mended.is_ok()
     }

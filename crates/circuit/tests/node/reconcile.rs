@@ -288,6 +288,55 @@ fn a_bridge_that_somebody_removes_is_made_again() {
 }
 
 #[test]
+fn a_bridge_that_is_no_gateway_any_more_is_one_again() {
+    let node = crate::node()
+        .plugins(Plugins::None)
+        .server(&["--reconcile-interval", "1s"])
+        .start();
+    let create = ["network", "create", "a", "--subnet", "10.1.0.0/16"];
+    let ipv6 = ["--subnet", "fd00:a::/64"];
+    node.circuit(&[&create[..], &ipv6].concat()).ok();
+    node.run_container("one", &[(NETWORK, "a")], &[]);
+    node.wait_for_addresses("one");
+    let index = || {
+        node.in_netns("one", &["cat", "/sys/class/net/eth0/ifindex"])
+            .ok()
+    };
+    let before = (ips(&node, "one"), index());
+    let reached = || {
+        ["10.1.0.1", "fd00:a::1"].iter().all(|gateway| {
+            let ping = ["ping", "-c1", "-W1", gateway];
+            node.exec("one", &ping).worked()
+        })
+    };
+    wait_until("the gateway is there", PATIENCE, reached);
+    // Setting it down takes addresses of IPv6 away.
+    for (command, told) in [
+        ("ip addr flush dev br-a", "no gateway any more"),
+        ("ip link set br-a down", "was down"),
+        (
+            "echo 0 > /proc/sys/net/ipv4/ip_forward",
+            "no gateway any more",
+        ),
+    ] {
+        let said = crate::support::logged(&node, &[told]);
+        node.run("sh", &["-c", command]).ok();
+        wait_until(command, PATIENCE, || {
+            crate::support::logged(&node, &[told]) > said && reached()
+        });
+    }
+    let forwards = node.run("cat", &["/proc/sys/net/ipv4/ip_forward"]).ok();
+    assert_eq!(forwards.trim(), "1");
+    assert_eq!(
+        (ips(&node, "one"), index()),
+        before,
+        "it was not attached anew"
+    );
+    node.remove_container("one");
+    node.assert_nothing_left();
+}
+
+#[test]
 fn a_record_that_cannot_be_read_spoils_only_itself() {
     let node = crate::node().start();
     create_ctr0(&node);

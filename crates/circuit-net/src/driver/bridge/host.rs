@@ -9,7 +9,7 @@ use super::config::Config;
 use crate::driver::configure::{refused, take};
 use crate::driver::verify::look_up;
 use crate::driver::veth::{self, Pair};
-use crate::driver::{Answer, sysctl};
+use crate::driver::{Answer, Call, sysctl};
 use crate::netlink::{
     AddressSpec, Link, LinkSpec, Mac, Message, Netlink, NetlinkError, Vlans, add_vlans,
     delete_vlans, set_port,
@@ -214,6 +214,33 @@ pub(super) fn become_gateway(
         }
     }
     Ok(vlan)
+}
+
+/// Sets the bridge up again and gives it the addresses back that an attachment needs
+/// of it. One that is gone is left to whoever attaches anew: its ports are gone too.
+pub(super) fn mend(call: &Call<'_>, config: &Config<'_>, index: usize) -> Answer<()> {
+    let Some(mut result) = call.prev.cloned() else {
+        return Ok(());
+    };
+    let mut socket = call.host()?;
+    let Some(bridge) = look_up(&mut socket, config.bridge)? else {
+        return Ok(());
+    };
+    if !bridge.up {
+        ensure(&mut socket, config)?;
+        tracing::warn!("bridge {} was down: it is up again", bridge.name);
+    }
+    let addresses = gateways(config, &mut result, index);
+    if addresses.is_empty() || is_gateway(&mut socket, &bridge, config, &addresses)? {
+        return Ok(());
+    }
+    become_gateway(&mut socket, &bridge, config, &addresses)?;
+    // Whether those of a VLAN's interface were there was not asked.
+    if config.vlan.is_none() {
+        let name = &bridge.name;
+        tracing::warn!("bridge {name} was no gateway any more: its addresses and forwarding are set again");
+    }
+    Ok(())
 }
 
 /// Lets the host forward.
