@@ -238,7 +238,9 @@ pub(super) fn mend(call: &Call<'_>, config: &Config<'_>, index: usize) -> Answer
     // Whether those of a VLAN's interface were there was not asked.
     if config.vlan.is_none() {
         let name = &bridge.name;
-        tracing::warn!("bridge {name} was no gateway any more: its addresses and forwarding are set again");
+        tracing::warn!(
+            "bridge {name} was no gateway any more: its addresses and forwarding are set again"
+        );
     }
     Ok(())
 }
