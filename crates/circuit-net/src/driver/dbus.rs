@@ -53,10 +53,10 @@ pub(super) struct Method<'a> {
 /// The bus itself, as a service.
 const BUS: &str = "org.freedesktop.DBus";
 
-/// A signal that was asked for.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// A signal, of those that were asked for.
+#[derive(Debug, Default)]
 pub(super) struct Signal {
-    pub(super) interface: String,
+    /// Its name.
     pub(super) member: String,
 }
 
@@ -246,7 +246,6 @@ impl Answer {
             match (code, value) {
                 (REPLY_SERIAL, Field::Number(serial)) => answer.reply_to = Some(serial),
                 (ERROR_NAME, Field::Text(name)) => answer.error_name = name,
-                (INTERFACE, Field::Text(name)) => answer.signal.interface = name,
                 (MEMBER, Field::Text(name)) => answer.signal.member = name,
                 (SIGNATURE, Field::Text(types)) => signature = types,
                 _ => {}
