@@ -88,8 +88,9 @@ pub trait Driver: Sync {
     }
 
     /// Makes again what other programs may have taken away from outside of the
-    /// container, its firewall rules, when the attachment is made; the previous
-    /// result of the call is its final one. Doing it in vain is no error.
+    /// container since the attachment was made: firewall rules, and what its network
+    /// has on the host. The previous result of the call is its final one. Doing it in
+    /// vain is no error.
     ///
     /// # Errors
     /// An error object.

@@ -75,9 +75,11 @@ impl Firewalld {
 }
 
 /// The signals that firewalld gives when it has forgotten what it was told while
-/// it ran, and that the bus gives when it starts or ends.
+/// it ran, and that the bus gives when it starts or ends. Anybody may give a signal:
+/// those of others are not listened to.
 const FORGETTING: [&str; 2] = [
-    "type='signal',interface='org.fedoraproject.FirewallD1',member='Reloaded'",
+    "type='signal',sender='org.fedoraproject.FirewallD1',\
+     interface='org.fedoraproject.FirewallD1',member='Reloaded'",
     "type='signal',sender='org.freedesktop.DBus',member='NameOwnerChanged',\
      arg0='org.fedoraproject.FirewallD1'",
 ];
