@@ -15,6 +15,8 @@ use crate::{
 /// Where programs look for the system bus.
 const SOCKET: &str = "/run/dbus/system_bus_socket";
 
+const LOG: &str = "firewalld.log";
+
 /// A bus that lets everybody do everything.
 const BUS: &str = r#"<!DOCTYPE busconfig PUBLIC
   "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
@@ -75,8 +77,8 @@ impl<'a> Firewalld<'a> {
             .node
             .command(&program("firewalld"))
             .args(["--nofork", "--nopid", "--log-target", "console"])
-            .stdout(Stdio::null())
-            .stderr(log(self.node, "firewalld.log"))
+            .stdout(log(self.node, LOG))
+            .stderr(log(self.node, LOG))
             .spawn()
             .expect("firewalld: run scripts/setup");
         self.running = Some(Ends(started));
@@ -102,6 +104,11 @@ impl<'a> Firewalld<'a> {
     pub fn ask(&self, arguments: &[&str]) -> String {
         let told = self.node.run(&program("firewall-cmd"), arguments).ok();
         told.trim().to_owned()
+    }
+
+    /// What it has written into its log.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.node.folder().join(LOG)).expect("a log")
     }
 }
 

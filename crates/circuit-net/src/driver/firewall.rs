@@ -113,27 +113,8 @@ impl Driver for Firewall {
     }
 
     fn add(&self, call: &Call<'_>) -> Answer<CniResult> {
-        let (prev, config) = (call.needs_prev()?, Config::parse(call.config)?);
-        let (addresses, isolation) = (addresses(prev), config.isolation(prev)?);
-        if config.firewalld {
-            let mut firewalld = Firewalld::connect().map_err(failed)?;
-            for address in &addresses {
-                firewalld.add(config.zone, *address).map_err(|e| {
-                    failed(e).context(format!("cannot add {address} to zone {}", config.zone))
-                })?;
-            }
-        }
-        if config.firewalld && isolation.is_none() {
-            return Ok(prev.clone());
-        }
-        let wanted = Wanted {
-            addresses: &addresses,
-            accepts: !config.firewalld,
-            admin: config.admin,
-            isolation,
-        };
-        iptables::put(&Owner::of(call), &wanted)?;
-        Ok(prev.clone())
+        let_through(call, Firewalld::add)?;
+        call.needs_prev().cloned()
     }
 
     fn del(&self, call: &Call<'_>) -> Answer<()> {
@@ -151,7 +132,7 @@ impl Driver for Firewall {
     }
 
     fn mend(&self, call: &Call<'_>) -> Answer<()> {
-        self.add(call).map(drop)
+        let_through(call, Firewalld::ensure)
     }
 
     fn check(&self, call: &Call<'_>) -> Answer<()> {
@@ -194,6 +175,34 @@ impl Driver for Firewall {
             .collect();
         Ok(iptables::keep_only(network, &valid)?)
     }
+}
+
+/// Has firewalld, which is told of each address by `tell`, or iptables accept what
+/// comes from the container and goes to it.
+fn let_through(
+    call: &Call<'_>,
+    tell: impl Fn(&mut Firewalld, &str, IpAddr) -> Result<(), DbusError>,
+) -> Answer<()> {
+    let (prev, config) = (call.needs_prev()?, Config::parse(call.config)?);
+    let (addresses, isolation) = (addresses(prev), config.isolation(prev)?);
+    if config.firewalld {
+        let mut firewalld = Firewalld::connect().map_err(failed)?;
+        for address in &addresses {
+            tell(&mut firewalld, config.zone, *address).map_err(|e| {
+                failed(e).context(format!("cannot add {address} to zone {}", config.zone))
+            })?;
+        }
+        if isolation.is_none() {
+            return Ok(());
+        }
+    }
+    let wanted = Wanted {
+        addresses: &addresses,
+        accepts: !config.firewalld,
+        admin: config.admin,
+        isolation,
+    };
+    Ok(iptables::put(&Owner::of(call), &wanted)?)
 }
 
 /// Whether the kernel has a `filter` table of the older iptables.

@@ -89,10 +89,10 @@ fn watch(tell: &mpsc::Sender<Told>) -> Result<()> {
 /// A host without a system bus, or without firewalld, is the usual one: nothing
 /// is said of it.
 fn watch_firewalld(tell: &mpsc::Sender<Told>) {
-    let mut heard_all = true;
+    let (mut heard_all, mut ran) = (true, false);
     while !tell.is_closed() {
         if let Ok(mut firewalld) = FirewalldWatch::open() {
-            if !heard_all && firewalld.runs().unwrap_or(false) {
+            if !heard_all && (ran || firewalld.runs()) {
                 let _ = tell.try_send(Ok(Disturbance::Firewalld));
             }
             while !tell.is_closed() {
@@ -102,8 +102,9 @@ fn watch_firewalld(tell: &mpsc::Sender<Told>) {
                     Err(_) => break,
                 }
             }
+            ran = firewalld.runs();
         }
-        // Until there is a bus again it may start, or lose what it knows.
+        // Until there is a bus again it may start, end, or lose what it knows.
         heard_all = false;
         std::thread::sleep(GLANCE);
     }

@@ -3,7 +3,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use circuit_core::attachment::{Attachment, ContainerRecord, Origin, Phase};
+use circuit_core::attachment::{Attachment, ContainerRecord, Phase};
 use circuit_core::cni::ConfigList;
 use circuit_core::datapath::Disturbance;
 use circuit_core::event::Kind;
@@ -73,15 +73,15 @@ impl Reconciler {
         }
     }
 
-    /// A container on each network, or on each form that it has had. Of what the
-    /// former program made, nobody knows what it needs.
+    /// A container on each network, or on each form that it has had, that drivers
+    /// attached.
     fn one_of_each_network(&self) -> Vec<(String, String)> {
         let records = self.attachments.book().records();
         let (mut seen, mut one) = (HashSet::new(), Vec::new());
         for record in &records {
             for attachment in &record.attachments {
-                let known = attachment.origin != Origin::Original;
-                if known && seen.insert((&attachment.network, &attachment.config)) {
+                let made = attachment.phase == Phase::Attached && !attachment.natives.is_empty();
+                if made && seen.insert((&attachment.network, &attachment.config)) {
                     one.push((record.container.clone(), attachment.network.clone()));
                 }
             }
@@ -93,7 +93,7 @@ impl Reconciler {
     fn concerned(&self, disturbance: Disturbance) -> Vec<String> {
         let is_concerned = |record: &ContainerRecord| match disturbance {
             Disturbance::Rules => true,
-            Disturbance::Firewalld => record.attachments.iter().any(has_firewall),
+            Disturbance::Firewalld => record.attachments.iter().any(drives_firewall),
         };
         let records = self.attachments.book().records();
         let concerned = records.iter().filter(|record| is_concerned(record));
@@ -151,8 +151,11 @@ impl Reconciler {
     }
 }
 
-/// Whether its network has the plugin `firewall`.
-fn has_firewall(attachment: &Attachment) -> bool {
-    let config = ConfigList::parse(attachment.config.as_bytes());
-    config.is_ok_and(|list| list.uses("firewall"))
+/// Whether the driver `firewall` had a part in it.
+fn drives_firewall(attachment: &Attachment) -> bool {
+    let Ok(list) = ConfigList::parse(attachment.config.as_bytes()) else {
+        return false;
+    };
+    let mut plugins = list.plugins.iter().enumerate();
+    plugins.any(|(index, it)| it.kind == "firewall" && attachment.natives.contains(&index))
 }

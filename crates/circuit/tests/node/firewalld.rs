@@ -1,6 +1,8 @@
 //! Hosts with firewalld, which lets pass only what it was told of, and forgets that
 //! with each reload and start.
 
+use std::time::Duration;
+
 use circuit_testing::{Firewalld, PATIENCE, Plugins, TestNode, network, wait_until};
 
 use crate::support::{assert_names, logged};
@@ -100,6 +102,23 @@ fn a_firewalld_that_starts_late_is_told() {
     wait_until("the address is gone", PATIENCE, || {
         sources(&firewalld).is_empty()
     });
+    node.assert_nothing_left();
+}
+
+#[test]
+fn what_firewalld_knows_it_is_not_told_again() {
+    let node = node();
+    let firewalld = Firewalld::start(&node);
+    node.start_daemon_with(&["--reconcile-interval", "1s"]);
+    connect_web(&node);
+    assert_connected(&node, &firewalld);
+    firewalld.ask(&["--zone=trusted", &format!("--remove-source={SOURCE}")]);
+    // By the next look at all networks, after which there are others.
+    assert_connected(&node, &firewalld);
+    std::thread::sleep(Duration::from_millis(2500));
+    let log = firewalld.log();
+    assert!(!log.contains("ZONE_ALREADY_SET"), "{log}");
+    node.remove_container("web");
     node.assert_nothing_left();
 }
 

@@ -257,12 +257,17 @@ fn an_attachment_broken_by_hand_is_made_again() {
     assert_exactly(&node, &[("web", 1)]);
 }
 
-#[test]
-fn a_bridge_that_somebody_removes_is_made_again() {
-    let node = crate::node()
+/// A node of drivers, whose containers are looked at all the time.
+fn looked_at_each_second() -> TestNode {
+    crate::node()
         .plugins(Plugins::None)
         .server(&["--reconcile-interval", "1s"])
-        .start();
+        .start()
+}
+
+#[test]
+fn a_bridge_that_somebody_removes_is_made_again() {
+    let node = looked_at_each_second();
     create_ctr0(&node);
     for name in ["one", "two"] {
         node.run_container(name, &[(NETWORK, "ctr0")], &[]);
@@ -289,10 +294,7 @@ fn a_bridge_that_somebody_removes_is_made_again() {
 
 #[test]
 fn a_bridge_that_is_no_gateway_any_more_is_one_again() {
-    let node = crate::node()
-        .plugins(Plugins::None)
-        .server(&["--reconcile-interval", "1s"])
-        .start();
+    let node = looked_at_each_second();
     let create = ["network", "create", "a", "--subnet", "10.1.0.0/16"];
     let ipv6 = ["--subnet", "fd00:a::/64"];
     node.circuit(&[&create[..], &ipv6].concat()).ok();

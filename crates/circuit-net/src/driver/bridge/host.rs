@@ -223,7 +223,8 @@ pub(super) fn mend(call: &Call<'_>, config: &Config<'_>, index: usize) -> Answer
         return Ok(());
     };
     let mut socket = call.host()?;
-    let Some(bridge) = look_up(&mut socket, config.bridge)? else {
+    let bridge = look_up(&mut socket, config.bridge)?;
+    let Some(bridge) = bridge.filter(|link| link.is("bridge")) else {
         return Ok(());
     };
     if !bridge.up {

@@ -48,6 +48,15 @@ impl Firewalld {
         }
     }
 
+    /// As [`add`](Self::add), without an entry in firewalld's log when it is told of
+    /// what it knows.
+    pub(super) fn ensure(&mut self, zone: &str, address: IpAddr) -> Result<(), DbusError> {
+        match self.has(zone, address)? {
+            true => Ok(()),
+            false => self.add(zone, address),
+        }
+    }
+
     /// What is not there need not be removed.
     pub(super) fn remove(&mut self, zone: &str, address: IpAddr) -> Result<(), DbusError> {
         match self.call("removeSource", zone, address) {
@@ -90,6 +99,7 @@ const FORGETTING: [&str; 2] = [
 /// there, drivers need not ask whether firewalld runs.
 pub struct FirewalldWatch {
     bus: Bus,
+    runs: bool,
 }
 
 impl FirewalldWatch {
@@ -103,20 +113,22 @@ impl FirewalldWatch {
             for rule in FORGETTING {
                 bus.listen(rule)?;
             }
-            hear(Some(bus.has(SERVICE)?));
-            Ok(Self { bus })
+            let mut watch = Self { bus, runs: false };
+            watch.look()?;
+            Ok(watch)
         };
         listening().map_err(unheard)
     }
 
-    /// Whether firewalld runs.
-    ///
-    /// # Errors
-    /// When the bus is gone.
-    pub fn runs(&mut self) -> CoreResult<bool> {
-        let runs = self.bus.has(SERVICE).map_err(unheard)?;
-        hear(Some(runs));
-        Ok(runs)
+    /// Whether firewalld runs, as far as was heard.
+    pub fn runs(&self) -> bool {
+        self.runs
+    }
+
+    fn look(&mut self) -> Result<(), DbusError> {
+        self.runs = self.bus.has(SERVICE)?;
+        hear(Some(self.runs));
+        Ok(())
     }
 
     /// Waits, at most for `timeout`; returns whether firewalld was reloaded, has
@@ -129,7 +141,7 @@ impl FirewalldWatch {
         let heard = self.bus.signal(timeout).map_err(unheard)?;
         match heard.as_ref().map(|signal| signal.member.as_str()) {
             Some("Reloaded") => Ok(true),
-            Some("NameOwnerChanged") => self.runs().map(|_| true),
+            Some("NameOwnerChanged") => self.look().map_err(unheard).map(|()| true),
             _ => Ok(false),
         }
     }
