@@ -144,7 +144,7 @@ async fn status_and_gc_reach_every_plugin() {
         "one STATUS\ntwo STATUS\none GC\ntwo GC\none GC\ntwo GC\n"
     );
     let none = json!({"type": "two", "cniVersion": "1.1.0", "name": "net",
-                      "cni.dev/valid-attachments": []});
+                      "cni.dev/valid-attachments": [], "cni.dev/attachments": []});
     assert_eq!(
         scripts.json("two.GC.json"),
         none,

@@ -3,8 +3,13 @@
 use serde_json::{Value, json};
 
 use super::{
-    CniResult, CniVersion, ConfigList, DNS_KEY, DataPath, GW_PRIORITY_KEY, JsonObject, PluginConfig,
+    CniResult, CniVersion, ConfigList, DNS_KEY, DataPath, ErrorReport, GW_PRIORITY_KEY, JsonObject,
+    PluginConfig, code,
 };
+
+/// GC's key: what is in use. The second name is that of the specification's first
+/// text, which some plugins and runtimes know alone.
+const IN_USE: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 
 /// An attachment that GC must leave alone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -13,6 +18,42 @@ pub struct ValidAttachment {
     pub container_id: String,
     /// The interface name inside the container.
     pub ifname: String,
+}
+
+impl ValidAttachment {
+    /// What GC's configuration says is in use. `null` is none, as runtimes write an
+    /// empty list that way.
+    ///
+    /// # Errors
+    /// Code 7 when it says nothing, 6 when that cannot be read: a runtime that forgot
+    /// it does not mean that all may be removed.
+    pub fn of(config: &JsonObject) -> Result<Vec<Self>, ErrorReport> {
+        let said = IN_USE.iter().find_map(|key| Some((key, config.get(*key)?)));
+        match said {
+            None => Err(ErrorReport::new(
+                code::INVALID_CONFIG,
+                format!("{} is missing: say which attachments are in use", IN_USE[0]),
+            )),
+            Some((_, Value::Null)) => Ok(Vec::new()),
+            Some((_, Value::Array(entries)))
+                if entries.iter().all(|it| Self::read(it).is_some()) =>
+            {
+                Ok(entries.iter().filter_map(Self::read).collect())
+            }
+            Some((key, other)) => Err(ErrorReport::new(
+                code::DECODING_FAILURE,
+                format!("{key} is {other}, not an array of objects with containerID and ifname"),
+            )),
+        }
+    }
+
+    fn read(entry: &Value) -> Option<Self> {
+        let text = |key: &str| entry.get(key)?.as_str().map(str::to_owned);
+        Some(Self {
+            container_id: text("containerID")?,
+            ifname: text("ifname")?,
+        })
+    }
 }
 
 /// What an invocation adds to the configuration.
@@ -61,7 +102,9 @@ pub fn plugin_config(list: &ConfigList, index: usize, call: &Invocation<'_>) -> 
             .iter()
             .map(|a| json!({"containerID": a.container_id, "ifname": a.ifname}))
             .collect();
-        config.insert("cni.dev/valid-attachments".to_owned(), valid.into());
+        for key in IN_USE {
+            config.insert(key.to_owned(), valid.clone().into());
+        }
     }
     Some(config)
 }
@@ -202,9 +245,39 @@ mod tests {
             valid_attachments: Some(&valid),
             ..Invocation::default()
         };
+        let config = stdin(&list(), 0, &call);
+        for key in IN_USE {
+            assert_eq!(
+                config[key],
+                json!([{"containerID": "ns-web", "ifname": "eth0"}])
+            );
+        }
+        let read = ValidAttachment::of(config.as_object().unwrap());
+        assert_eq!(read.unwrap(), valid);
+    }
+
+    #[test]
+    fn what_is_in_use_must_be_said() {
+        let read = |config: Value| ValidAttachment::of(config.as_object().unwrap());
+        let one = json!([{"containerID": "ns-web", "ifname": "eth0"}]);
+        assert_eq!(read(json!({"cni.dev/attachments": one})).unwrap().len(), 1);
+        let both = json!({"cni.dev/valid-attachments": [], "cni.dev/attachments": one});
+        assert_eq!(read(both).unwrap(), []);
         assert_eq!(
-            stdin(&list(), 0, &call)["cni.dev/valid-attachments"],
-            json!([{"containerID": "ns-web", "ifname": "eth0"}])
+            read(json!({"cni.dev/valid-attachments": null})).unwrap(),
+            []
         );
+        let error = read(json!({"name": "x"})).unwrap_err();
+        assert_eq!(error.code, code::INVALID_CONFIG);
+        for wrong in [
+            json!("x"),
+            json!({}),
+            json!(["x"]),
+            json!([{"containerID": "a"}]),
+            json!([{"containerID": 7, "ifname": "eth0"}]),
+        ] {
+            let error = read(json!({"cni.dev/valid-attachments": wrong})).unwrap_err();
+            assert_eq!(error.code, code::DECODING_FAILURE, "{wrong}");
+        }
     }
 }

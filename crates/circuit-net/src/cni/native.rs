@@ -14,7 +14,9 @@ use tokio::runtime::Handle;
 use super::exec::{Command, PluginCall, run};
 use super::{CniError, OperationLock, PluginPath};
 use crate::driver::delegate::{by_driver, written};
-use crate::driver::{Answer, Call, Delegate, Driver, Sockets, Unsupported, dispatch, driver};
+use crate::driver::{
+    Answer, Call, Delegate, Driver, Sockets, Unsupported, as_documented, dispatch, driver,
+};
 use crate::netns::Workers;
 
 /// Which plugins of a list are run in this process, by their place in it. An
@@ -38,17 +40,17 @@ pub(super) fn way(data_path: DataPath, plugin: &PluginConfig) -> Way {
     if data_path == DataPath::Exec {
         return Way::Exec;
     }
-    match driver(&plugin.kind).map(|driver| driver.supports(&plugin.raw)) {
-        None => Way::Exec,
-        Some(Ok(())) => Way::Native,
-        Some(Err(unsupported)) => Way::Fallback(unsupported),
-    }
+    way_of(&plugin.kind, plugin)
 }
 
 /// How addresses of that type are given out for a plugin that is itself run in
 /// this process.
 pub(super) fn way_of_ipam(ipam: &str, plugin: &PluginConfig) -> Way {
-    match driver(ipam).map(|driver| driver.supports(&plugin.raw)) {
+    way_of(ipam, plugin)
+}
+
+fn way_of(kind: &str, plugin: &PluginConfig) -> Way {
+    match driver(kind).map(|driver| driver.supports(&as_documented(&plugin.raw))) {
         None => Way::Exec,
         Some(Ok(())) => Way::Native,
         Some(Err(unsupported)) => Way::Fallback(unsupported),
@@ -164,7 +166,8 @@ impl NativeCall {
         sockets: &Sockets,
         handle: Handle,
     ) -> Answer<Option<Value>> {
-        let prev = self.config.get("prevResult").filter(|prev| !prev.is_null());
+        let config = as_documented(&self.config);
+        let prev = config.get("prevResult").filter(|prev| !prev.is_null());
         let prev = prev
             .map(|prev| CniResult::parse_or(prev, self.version))
             .transpose()
@@ -180,7 +183,7 @@ impl NativeCall {
             netns: self.netns.as_deref(),
             ifname: &self.ifname,
             args: &self.args,
-            config: &self.config,
+            config: &config,
             version: self.version,
             prev: prev.as_ref(),
             delegate: &delegate,

@@ -125,7 +125,10 @@ fn answer(
                 .map(Some),
             RELEASE => keeper.release(&holder).map(|()| None),
             CHECK => keeper.check(&holder).map(|()| None),
-            _ => keeper.gc(&holder.network, &valid(&config)).map(|()| None),
+            _ => {
+                let valid = ValidAttachment::of(&config)?;
+                keeper.gc(&holder.network, &valid).map(|()| None)
+            }
         }
     };
     if ![ALLOCATE, RELEASE, CHECK, GC].contains(&method) {
@@ -157,19 +160,4 @@ fn request(holder: Holder, arguments: &Arguments, config: &JsonObject) -> LeaseR
             .collect(),
         ipam: ipam.cloned().unwrap_or_default(),
     }
-}
-
-fn valid(config: &JsonObject) -> Vec<ValidAttachment> {
-    let entries = config.get("cni.dev/valid-attachments");
-    let text = |entry: &Value, key: &str| {
-        let text = entry.get(key).and_then(Value::as_str);
-        text.unwrap_or_default().to_owned()
-    };
-    let entries = entries.and_then(Value::as_array).into_iter().flatten();
-    entries
-        .map(|entry| ValidAttachment {
-            container_id: text(entry, "containerID"),
-            ifname: text(entry, "ifname"),
-        })
-        .collect()
 }

@@ -82,7 +82,7 @@ impl Driver for Bandwidth {
 
     fn gc(&self, call: &Call<'_>) -> Answer<()> {
         let used: Vec<String> = call
-            .valid()
+            .valid()?
             .iter()
             .map(|attachment| ifb_name(call.network(), &attachment.container_id))
             .collect();

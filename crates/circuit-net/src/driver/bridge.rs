@@ -116,7 +116,7 @@ impl Driver for Bridge {
         if let Some(ipam) = Managed::of(call)? {
             ipam.gc()?;
         }
-        match call.valid().is_empty() {
+        match call.valid()?.is_empty() {
             true => release_masquerade(call, &config),
             false => Ok(()),
         }

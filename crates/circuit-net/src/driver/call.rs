@@ -26,7 +26,8 @@ pub struct Call<'a> {
     /// `CNI_ARGS`, as pairs.
     pub args: &'a [(String, String)],
     /// The plugin's configuration with what the runtime put into it: `name`,
-    /// `cniVersion`, `runtimeConfig`, `args`, `prevResult`.
+    /// `cniVersion`, `runtimeConfig`, `args`, `prevResult`. Keys are spelled as they
+    /// are documented.
     pub config: &'a JsonObject,
     /// The version that is spoken.
     pub version: CniVersion,
@@ -83,24 +84,11 @@ impl<'a> Call<'a> {
     }
 
     /// GC: the attachments that are in use.
-    pub fn valid(&self) -> Vec<ValidAttachment> {
-        let text = |value: &Value, key: &str| {
-            value
-                .get(key)
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .to_owned()
-        };
-        self.config
-            .get("cni.dev/valid-attachments")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .map(|value| ValidAttachment {
-                container_id: text(value, "containerID"),
-                ifname: text(value, "ifname"),
-            })
-            .collect()
+    ///
+    /// # Errors
+    /// When the configuration does not say, or not readably.
+    pub fn valid(&self) -> Answer<Vec<ValidAttachment>> {
+        ValidAttachment::of(self.config)
     }
 
     /// The container's namespace.

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::call::Sockets;
 use super::delegate::{by_driver, written};
-use super::{Answer, Call, Command, Delegate, Driver, driver};
+use super::{Answer, Call, Command, Delegate, Driver, as_documented, driver};
 use crate::cni::PluginPath;
 use crate::netns::let_this_thread_visit;
 
@@ -104,7 +104,10 @@ pub fn dispatch(driver: &dyn Driver, call: &Call<'_>) -> Answer<Option<CniResult
         Command::Del => driver.del(call).map(|()| None),
         Command::Check => driver.check(call).map(|()| None),
         Command::Status => driver.status(call).map(|()| None),
-        Command::Gc => driver.gc(call).map(|()| None),
+        Command::Gc => {
+            call.valid()?;
+            driver.gc(call).map(|()| None)
+        }
         Command::Version => Ok(None),
     }
 }
@@ -222,12 +225,13 @@ fn read_input() -> Answer<Vec<u8>> {
 }
 
 fn parse_config(input: &[u8]) -> Answer<JsonObject> {
-    let config: JsonObject = serde_json::from_slice(input).map_err(|e| {
+    let written: JsonObject = serde_json::from_slice(input).map_err(|e| {
         ErrorReport::new(
             code::DECODING_FAILURE,
             format!("the configuration on standard input is no json object: {e}"),
         )
     })?;
+    let config = as_documented(&written).into_owned();
     check_name(config.get("name"))?;
     Ok(config)
 }

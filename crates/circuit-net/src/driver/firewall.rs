@@ -169,7 +169,7 @@ impl Driver for Firewall {
     fn gc(&self, call: &Call<'_>) -> Answer<()> {
         let network = call.network();
         let valid = call
-            .valid()
+            .valid()?
             .iter()
             .map(|it| Owner::new(network, &it.container_id, &it.ifname))
             .collect();

@@ -31,6 +31,7 @@ mod portmap;
 mod ptp;
 mod sbr;
 mod single;
+mod spelling;
 mod steps;
 mod sysctl;
 mod tuning;
@@ -47,6 +48,7 @@ pub use firewall::FirewalldWatch;
 pub use held::held;
 pub use ipam::pools;
 pub use options::{Options, Unsupported};
+pub(crate) use spelling::as_documented;
 
 /// What a driver answers: a result, or the error object of the specification.
 pub type Answer<T> = std::result::Result<T, ErrorReport>;
@@ -55,7 +57,8 @@ pub type Answer<T> = std::result::Result<T, ErrorReport>;
 /// does not look at versions, but for what [`Call::version`] says it may.
 pub trait Driver: Sync {
     /// Whether this driver means the same by this configuration as the stock
-    /// plugin 1.9.1 does. Where it does not, a runtime uses the executable.
+    /// plugin 1.9.1 does. Where it does not, a runtime uses the executable. Keys are
+    /// spelled as they are documented.
     ///
     /// # Errors
     /// The first key that is not known, or not done.

@@ -73,8 +73,7 @@ impl<'a> Options<'a> {
             None => Ok(()),
             Some(key) => Err(Unsupported {
                 key: self.name(key),
-                // The stock plugins do not tell `dataDir` from `datadir`.
-                documented: known.iter().any(|known| known.eq_ignore_ascii_case(key)),
+                documented: false,
             }),
         }
     }

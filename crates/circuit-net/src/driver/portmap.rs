@@ -90,7 +90,7 @@ impl Driver for Portmap {
     fn gc(&self, call: &Call<'_>) -> Answer<()> {
         let network = call.network();
         let valid = call
-            .valid()
+            .valid()?
             .iter()
             .map(|it| Owner::new(network, &it.container_id, &it.ifname))
             .collect();

@@ -66,7 +66,7 @@ impl Driver for Ptp {
 
     fn gc(&self, call: &Call<'_>) -> Answer<()> {
         Managed::needed(call)?.gc()?;
-        match call.valid().is_empty() {
+        match call.valid()?.is_empty() {
             true => release_masquerade(call),
             false => Ok(()),
         }

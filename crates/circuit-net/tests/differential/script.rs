@@ -16,7 +16,7 @@ use crate::traffic;
 use crate::world::{CONTAINERS, HOST_V4, HOST_V6, OUTSIDE, OUTSIDE_V4, OUTSIDE_V6, World};
 
 /// The ports that containers serve.
-const CONTAINER_PORT: u16 = 8080;
+pub(crate) const CONTAINER_PORT: u16 = 8080;
 /// And those that stand for any service, each used once at a time.
 const FIRST_PORT: u16 = 1000;
 
@@ -442,9 +442,12 @@ impl<'a> Life<'a> {
         let [one, two] = CONTAINERS;
         let addresses = ["127.0.0.1", "::1", HOST_V4, HOST_V6];
         for port in ports.as_array().into_iter().flatten() {
-            let host_port = u16::try_from(port["hostPort"].as_u64().unwrap()).unwrap();
-            let container_port = port["containerPort"].as_u64().unwrap();
-            let at = (one, u16::try_from(container_port).unwrap());
+            let number = |keys: [&str; 2]| {
+                let number = keys.iter().find_map(|key| port[key].as_u64());
+                u16::try_from(number.unwrap()).unwrap()
+            };
+            let host_port = number(["hostPort", "HostPort"]);
+            let at = (one, number(["containerPort", "ContainerPort"]));
             let by = if port["protocol"] == "udp" {
                 traffic::udp
             } else {

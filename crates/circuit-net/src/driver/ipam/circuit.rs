@@ -128,12 +128,7 @@ impl Driver for Circuit {
     }
 
     fn gc(&self, call: &Call<'_>) -> Answer<()> {
-        if !call.config.contains_key("cni.dev/valid-attachments") {
-            return Err(invalid(
-                "cni.dev/valid-attachments is missing: say which attachments are in use",
-            ));
-        }
-        let valid = call.valid().into_iter().map(|valid| User {
+        let valid = call.valid()?.into_iter().map(|valid| User {
             container: valid.container_id,
             ifname: valid.ifname,
         });

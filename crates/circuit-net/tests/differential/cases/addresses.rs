@@ -46,6 +46,8 @@ cases! {
     host_local_version_0_4_0 => |name| addresses(name, "0.4.0", with(many(), json!({"type": "host-local"})));
     host_local_version_1_1_0 => |name| addresses(name, "1.1.0", with(many(), json!({"type": "host-local"})));
     host_local_many_ranges => |name| local(name, many());
+    host_local_in_other_letters => |name| local(name, json!({"Subnet": "10.88.0.0/24", "RANGESTART": "10.88.0.7"}))
+        .capabilities(json!({"ipRanges": [[{"Subnet": "10.89.0.0/24", "RangeStart": "10.89.0.9"}]]}), json!({}));
     host_local_one_subnet => |name| local(name, simple());
     host_local_start_and_end => |name| local(name,
         json!({"subnet": "10.88.0.0/24", "rangeStart": "10.88.0.7", "rangeEnd": "10.88.0.8"}));

@@ -39,6 +39,9 @@ cases! {
     bridge_version_0_4_0 => |name| version(name, "0.4.0");
     bridge_version_1_0_0 => |name| version(name, "1.0.0");
     bridge_version_1_1_0 => |name| version(name, "1.1.0");
+    bridge_in_other_letters => |name| bridge(name, json!({"isgateway": true, "IPMASQ": true, "MTU": 1400,
+        "hairpinmode": true, "ipam": {"Type": "host-local", "RANGES": [[{"Subnet": "10.88.0.0/24", "rangestart": "10.88.0.7"}]],
+        "Routes": [{"Dst": "0.0.0.0/0"}]}}));
     bridge_plain => |name| bridge(name, json!({}));
     bridge_gateway => |name| bridge(name, json!({"isGateway": true}));
     bridge_default_gateway => |name| bridge(name, json!({"isDefaultGateway": true, "ipMasq": true,

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{cases, plugin, usual_bridge, with};
-use crate::script::{Case, mapping};
+use crate::script::{CONTAINER_PORT, Case, mapping};
 
 fn portmap(name: &'static str, keys: Value, ports: Value) -> Case {
     behind(name, "1.0.0", usual_bridge(), keys, ports)
@@ -43,6 +43,8 @@ cases! {
     portmap_ipv6_only => |name| behind(name, "1.0.0", bridge_of("fd00:88::/64", "::/0"), json!({}), tcp());
     portmap_many => |name| portmap(name, json!({}),
         json!([mapping(18080, "tcp"), mapping(18081, "udp"), mapping(18082, "TCP"), mapping(18083, "udp")]));
+    portmap_as_go_cni_hands_it_over => |name| portmap(name, json!({"SNAT": true, "masqall": true}),
+        json!([{"HostPort": 18080, "ContainerPort": CONTAINER_PORT, "Protocol": "tcp", "HostIP": ""}]));
     portmap_none => |name| portmap(name, json!({}), json!([]));
     portmap_at_an_address => |name| portmap(name, json!({}), at("198.51.100.1"));
     portmap_at_an_ipv6_address => |name| portmap(name, json!({}), at("2001:db8:51::1"));

@@ -35,6 +35,9 @@ cases! {
         json!({"ingressRate": 80_000_000_000_u64, "ingressBurst": 8_000_000_000_u64})).short();
     bandwidth_of_the_runtime => |name| bandwidth(name, "1.0.0", json!({}))
         .capabilities(json!({"bandwidth": received()}), json!({"bandwidth": {"ingressRate": 4_000_000, "ingressBurst": 400_000}}));
+    bandwidth_as_go_cni_hands_it_over => |name| bandwidth(name, "1.0.0", json!({}))
+        .capabilities(json!({"bandwidth": {"IngressRate": 8_000_000, "IngressBurst": 800_000, "EgressRate": 4_000_000,
+            "EgressBurst": 400_000}}), json!({}));
     bandwidth_of_both => |name| bandwidth(name, "1.0.0", received())
         .capabilities(json!({"bandwidth": {"ingressRate": 4_000_000, "ingressBurst": 400_000}}), json!({}));
     bandwidth_without_limits => |name| bandwidth(name, "1.0.0", json!({}));

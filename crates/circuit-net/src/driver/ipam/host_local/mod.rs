@@ -24,7 +24,6 @@ use ipnet::IpNet;
 use nix::unistd::{AccessFlags, access};
 use serde_json::Value;
 
-use super::invalid;
 use crate::driver::{Answer, Call, Driver, Options, Unsupported};
 use config::Settings;
 pub(super) use lease::address;
@@ -102,14 +101,9 @@ impl Driver for HostLocal {
     }
 
     fn gc(&self, call: &Call<'_>) -> Answer<()> {
-        // A runtime that forgot to say which are in use does not mean none.
-        if !call.config.contains_key("cni.dev/valid-attachments") {
-            return Err(invalid(
-                "cni.dev/valid-attachments is missing: say which attachments are in use",
-            ));
-        }
+        let valid = call.valid()?;
         let dir = config::directory(call)?;
-        store::with(&dir, false, |store| store.retain(&call.valid())).map(drop)
+        store::with(&dir, false, |store| store.retain(&valid)).map(drop)
     }
 }
 
