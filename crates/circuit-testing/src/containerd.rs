@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 
 use crate::{
     command::{PATIENCE, wait_for, wait_until},
+    cri,
     holder::Holder,
     plugins::{cache, present},
     process::{children, signal},
@@ -43,18 +44,21 @@ impl Containerd {
     }
 }
 
-/// The configuration. CRI and NRI are of no use here, containerd's own restarts
-/// would race with those under test, and the `opt` plugin would make folders on
-/// the machine.
-fn configuration(holder: &Holder) -> String {
+/// The configuration. NRI is of no use here, nor CRI but where it is asked for;
+/// containerd's own restarts would race with those under test, and the `opt` plugin
+/// would make folders on the machine.
+fn configuration(holder: &Holder, cri: bool) -> String {
     let dir = holder.dir().join("containerd");
     let dir = dir.display();
+    let (without, with) = match cri {
+        true => (String::new(), cri::configuration(holder)),
+        false => (cri::DISABLED.to_owned(), String::new()),
+    };
     format!(
         r#"version = 2
 root = "{dir}/root"
 state = "/run/containerd"
-disabled_plugins = [
-  "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime",
+disabled_plugins = [{without}
   "io.containerd.nri.v1.nri", "io.containerd.internal.v1.restart",
   "io.containerd.monitor.container.v1.restart", "io.containerd.tracing.processor.v1.otlp",
   "io.containerd.internal.v1.tracing", "io.containerd.snapshotter.v1.aufs",
@@ -65,7 +69,7 @@ disabled_plugins = [
   address = "{SOCKET}"
 [plugins."io.containerd.internal.v1.opt"]
   path = "{dir}/opt"
-"#
+{with}"#
     )
 }
 
@@ -77,10 +81,10 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    pub(crate) fn start(holder: &Holder, version: Containerd) -> Self {
+    pub(crate) fn start(holder: &Holder, version: Containerd, cri: bool) -> Self {
         let dir = holder.dir().join("containerd");
         let config = dir.join("config.toml");
-        fs::write(&config, configuration(holder)).expect("a file in the node's folder");
+        fs::write(&config, configuration(holder, cri)).expect("a file in the node's folder");
         let log = OpenOptions::new()
             .create(true)
             .append(true)

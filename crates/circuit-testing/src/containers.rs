@@ -13,7 +13,7 @@ pub const IMAGE: &str = "docker.io/test/busybox:latest";
 
 /// Runs until it is killed; ends at once on SIGTERM, which a plain `sleep` as
 /// process 1 would not.
-const FOREVER: [&str; 3] = [
+pub(crate) const FOREVER: [&str; 3] = [
     "sh",
     "-c",
     "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done",

@@ -1,5 +1,5 @@
-//! The image that containers run: the machine's static busybox, as an OCI
-//! archive, made once per test process.
+//! The images that containers run: the machine's static busybox, as OCI archives,
+//! made once per test process.
 
 use std::{
     fs,
@@ -12,20 +12,32 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tar::{Builder, EntryType, Header};
 
-use crate::{command::host, containers::IMAGE, plugins::present};
+use crate::{
+    command::host,
+    containers::{FOREVER, IMAGE},
+    plugins::present,
+};
 
 const BUSYBOX: &str = "/bin/busybox";
+/// The image of what keeps a pod's namespaces.
+pub(crate) const PAUSE: &str = "docker.io/test/pause:latest";
 
-/// The archive's bytes.
-fn archive() -> &'static [u8] {
+/// Writes the archive of [`IMAGE`] for `ctr image import`.
+pub(crate) fn write(folder: &Path) -> PathBuf {
     static ARCHIVE: OnceLock<Vec<u8>> = OnceLock::new();
-    ARCHIVE.get_or_init(build)
+    let archive = ARCHIVE.get_or_init(|| build(IMAGE, &["sh"]));
+    written(folder.join("image.tar"), archive)
 }
 
-/// Writes the archive for `ctr image import`.
-pub(crate) fn write(folder: &Path) -> PathBuf {
-    let path = folder.join("image.tar");
-    fs::write(&path, archive()).expect("a file in the node's folder");
+/// The same of [`PAUSE`], which runs until it is killed.
+pub(crate) fn write_pause(folder: &Path) -> PathBuf {
+    static ARCHIVE: OnceLock<Vec<u8>> = OnceLock::new();
+    let archive = ARCHIVE.get_or_init(|| build(PAUSE, &FOREVER));
+    written(folder.join("pause.tar"), archive)
+}
+
+fn written(path: PathBuf, archive: &[u8]) -> PathBuf {
+    fs::write(&path, archive).expect("a file in the node's folder");
     path
 }
 
@@ -97,7 +109,8 @@ fn blob(archive: &mut Archive, media_type: &str, data: &[u8]) -> serde_json::Val
     json!({ "mediaType": media_type, "digest": format!("sha256:{hash}"), "size": data.len() })
 }
 
-fn build() -> Vec<u8> {
+/// An image of that name, which runs this command unless told otherwise.
+fn build(name: &str, command: &[&str]) -> Vec<u8> {
     let mut archive = Archive::new();
     let layer = blob(
         &mut archive,
@@ -112,7 +125,7 @@ fn build() -> Vec<u8> {
     let config = json!({
         "architecture": architecture,
         "os": "linux",
-        "config": { "Env": ["PATH=/bin"], "Cmd": ["sh"] },
+        "config": { "Env": ["PATH=/bin"], "Cmd": command },
         "rootfs": { "type": "layers", "diff_ids": [layer["digest"]] },
     });
     let config = blob(
@@ -126,7 +139,7 @@ fn build() -> Vec<u8> {
     });
     let mut manifest = blob(&mut archive, manifest_type, manifest.to_string().as_bytes());
     manifest["annotations"] = json!({
-        "io.containerd.image.name": IMAGE, "org.opencontainers.image.ref.name": "latest",
+        "io.containerd.image.name": name, "org.opencontainers.image.ref.name": "latest",
     });
     let index = json!({ "schemaVersion": 2, "manifests": [manifest] });
     archive.file("index.json", 0o644, index.to_string().as_bytes());

@@ -25,6 +25,7 @@ mod collector;
 mod command;
 mod containerd;
 mod containers;
+mod cri;
 mod daemon;
 mod dns;
 mod extension;

@@ -35,6 +35,7 @@ pub struct NodeBuilder {
     program: PathBuf,
     plugins: Plugins,
     containerd: Containerd,
+    cri: bool,
     resolver: String,
     uplink: bool,
     place: Option<Place>,
@@ -54,6 +55,13 @@ impl NodeBuilder {
     #[must_use]
     pub fn containerd(mut self, version: Containerd) -> Self {
         self.containerd = version;
+        self
+    }
+
+    /// Lets containerd serve CRI too: see [`TestNode::crictl`].
+    #[must_use]
+    pub fn cri(mut self) -> Self {
+        self.cri = true;
         self
     }
 
@@ -103,7 +111,7 @@ impl NodeBuilder {
         if let Some(place) = &self.place {
             holder.join(place.clone());
         }
-        let containerd = containerd::Running::start(&holder, self.containerd);
+        let containerd = containerd::Running::start(&holder, self.containerd, self.cri);
         let node = TestNode {
             daemon: Mutex::new(None),
             containerd: Mutex::new(Some(containerd)),
@@ -114,6 +122,9 @@ impl NodeBuilder {
         let image = image::write(node.holder.dir());
         node.ctr(&["image", "import", &image.to_string_lossy()])
             .ok();
+        if node.builder.cri {
+            node.import_for_cri();
+        }
         if node.builder.daemon {
             node.start_daemon();
         }
@@ -146,6 +157,7 @@ impl TestNode {
             program: circuit.into(),
             plugins: Plugins::System,
             containerd: Containerd::System,
+            cri: false,
             resolver: "192.0.2.53".to_owned(),
             uplink: false,
             place: None,
@@ -378,6 +390,7 @@ impl TestNode {
         *slot = Some(containerd::Running::start(
             &self.holder,
             self.builder.containerd,
+            self.builder.cri,
         ));
     }
 

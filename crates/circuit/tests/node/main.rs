@@ -14,6 +14,7 @@ mod cli;
 mod cluster;
 mod cluster_kinds;
 mod cluster_steady;
+mod cni_runtimes;
 mod crash;
 mod dhcp;
 mod disk;
@@ -38,6 +39,7 @@ mod reconcile;
 mod restart;
 mod restart_policies;
 mod runtime;
+
 mod shared;
 mod support;
 mod traces;
