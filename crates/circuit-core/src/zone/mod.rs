@@ -16,6 +16,7 @@ mod label;
 mod names;
 mod networks;
 mod reverse;
+mod special;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +28,7 @@ use crate::{Error, Result};
 pub use label::{label, network_labels};
 use names::{Names, Wanted, addresses, is_called, is_named, network_names, ports};
 pub use networks::Networks;
+pub use special::special;
 
 /// The domain of containers when no other is chosen. `internal` is set aside for
 /// private use.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use circuit_core::fleet::Snapshot;
-use circuit_core::zone::{Networks, Scope};
+use circuit_core::zone::{Networks, Scope, special};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 
@@ -96,7 +96,9 @@ impl Dns {
         let labels: Vec<&str> = name.split('.').collect();
         let zone = self.zone(&view.networks, &view.maps, view.scope());
         let at_home = recursive || !matches!(client.door, Door::Gateway(_));
-        if let Some(found) = zone.find(&labels, question.asked()).filter(|_| at_home) {
+        let ours = zone.find(&labels, question.asked()).filter(|_| at_home);
+        let everywhere = || special(&labels, question.asked()).filter(|_| recursive);
+        if let Some(found) = ours.or_else(everywhere) {
             let longest = longest(&question, client);
             let ttl = self.settings.ttl;
             if question.write_addresses(bytes, &found, ttl, recursive, longest, out) {

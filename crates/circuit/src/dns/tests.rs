@@ -347,6 +347,25 @@ fn others_names_are_looked_up_for_our_own_only() {
 }
 
 #[test]
+fn names_that_mean_the_same_everywhere_are_nobodys_to_ask_for() {
+    assert_eq!(addresses(&ask("LocalHost.", RecordType::A)), ["127.0.0.1"]);
+    assert_eq!(addresses(&ask("web.localhost.", RecordType::AAAA)), ["::1"]);
+    let nothing = ask("localhost.", RecordType::MX);
+    assert_eq!(nothing.metadata.response_code, ResponseCode::NoError);
+    assert_eq!((nothing.answers.len(), nothing.authorities.len()), (0, 1));
+    let never = ask("web.invalid.", RecordType::A);
+    assert_eq!(never.metadata.response_code, ResponseCode::NXDomain);
+    let pointer = ask("1.0.0.127.in-addr.arpa.", RecordType::PTR);
+    assert_eq!(addresses(&pointer), ["localhost."]);
+    // Who is answered for our own names only has another server for these too.
+    for (peer, door) in [("203.0.113.9", &Door::Open), ("127.0.0.1", &Door::Api)] {
+        let asked = question("localhost.", RecordType::A);
+        let refused = answer(&dns(), &asked, &from(peer, door, false));
+        assert_eq!(refused.metadata.response_code, ResponseCode::Refused);
+    }
+}
+
+#[test]
 fn who_asks_for_too_much_is_refused() {
     let (dns, door) = (dns_with(Vec::new(), 3), Door::Open);
     let asked = question("example.com.", RecordType::A);

@@ -7,6 +7,8 @@ use crate::node;
 use crate::support::{NETWORK, assert_exactly, assert_names, error_of, json};
 
 const DNS: &str = "io.circuit.dns";
+/// Asks a C library.
+const RESOLVE: &str = include_str!("resolve.c");
 const LISTEN: [&str; 2] = ["--dns-listen", "127.0.0.1:5353"];
 
 /// A bridge whose containers ask for names.
@@ -287,13 +289,50 @@ fn a_resolver_outlives_tasks_and_daemons_and_is_taken_back() {
     node.assert_nothing_left();
 }
 
-#[test]
-fn the_c_library_finds_names_of_both_families() {
+/// A node with a network of both families whose containers ask for names.
+fn of_both_families() -> TestNode {
     let node = node().server(&LISTEN).start();
     let configuration = network::dual("ctr0", "10.88.0.0/16", "fd00:88::/64");
     let mut configuration: Value = serde_json::from_str(&configuration).unwrap();
     configuration[DNS] = json!(true);
     node.create_network("ctr0", &configuration.to_string());
+    node
+}
+
+/// The other C library of containers' images, which asks all servers at once, and is
+/// told nothing by files: these containers have no `/etc/hosts`.
+#[test]
+fn musl_finds_names_of_both_families() {
+    let node = of_both_families();
+    let (source, program) = (node.file("resolve.c", RESOLVE), node.file("resolve", ""));
+    let compiler = ["-static", "-O1", "-o", &program, &source];
+    node.run("musl-gcc", &compiler).ok();
+    let mount = format!("type=bind,src={program},dst=/bin/resolve,options=rbind:ro");
+    node.run_container_with(&["--mount", &mount], "web", &[(NETWORK, "ctr0")], &[]);
+    wait_until("a resolver", PATIENCE, || {
+        resolv_conf_or_none(&node, "web").is_some_and(|it| it.contains("nameserver 10.88.0.1"))
+    });
+    let both = "10.88.0.2=web.ctr0.circuit.internal fd00:88::2=web.ctr0.circuit.internal";
+    let names = [
+        "web",
+        "WEB.ctr0",
+        "web.circuit.internal",
+        "none.ctr0",
+        "localhost",
+    ];
+    let told = node.exec("web", &[&["resolve"], &names[..]].concat()).ok();
+    let expected = format!(
+        "web: {both}\nWEB.ctr0: {both}\nweb.circuit.internal: {both}\n\
+         none.ctr0: Name does not resolve\nlocalhost: ::1=localhost 127.0.0.1=localhost\n"
+    );
+    assert_eq!(told, expected);
+    node.remove_container("web");
+    node.assert_nothing_left();
+}
+
+#[test]
+fn the_c_library_finds_names_of_both_families() {
+    let node = of_both_families();
     // The machine's own getent with what it is linked to.
     let shown = [
         ("/usr/bin/getent", "/bin/getent"),
