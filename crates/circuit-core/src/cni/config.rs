@@ -1,11 +1,11 @@
 //! Configuration lists, and single plugins' configurations read as lists of one.
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::{CniVersion, DataPath, IpamConfig, JsonObject, json_kind};
+use super::{CniVersion, DataPath, IpamConfig, JsonObject, as_documented, json_kind};
 use crate::{Error, Result};
 
 /// The key of a configuration list that says how its default route stands to
@@ -50,8 +50,10 @@ pub struct PluginConfig {
     pub kind: String,
     /// The capabilities that it declares as `true`.
     pub capabilities: BTreeSet<String>,
-    /// The configuration as it was written.
+    /// The configuration as it was written, for the plugin.
     pub raw: JsonObject,
+    /// The same in the documented spelling, if it was written otherwise.
+    respelled: Option<JsonObject>,
 }
 
 impl ConfigList {
@@ -148,9 +150,14 @@ impl ConfigList {
 }
 
 impl PluginConfig {
+    /// The configuration as it is read: keys are spelled as they are documented.
+    pub fn options(&self) -> &JsonObject {
+        self.respelled.as_ref().unwrap_or(&self.raw)
+    }
+
     /// The plugin's address management, if it has any.
     pub fn ipam(&self) -> Option<IpamConfig<'_>> {
-        let ipam = self.raw.get("ipam")?.as_object()?;
+        let ipam = self.options().get("ipam")?.as_object()?;
         (!ipam.is_empty()).then(|| IpamConfig::new(ipam))
     }
 
@@ -161,7 +168,8 @@ impl PluginConfig {
                 json_kind(value)
             )));
         };
-        let kind = match raw.get("type") {
+        let options = as_documented(raw);
+        let kind = match options.get("type") {
             Some(Value::String(kind)) if !kind.is_empty() => kind.clone(),
             None | Some(Value::Null | Value::String(_)) => {
                 return Err(Error::invalid(
@@ -182,7 +190,11 @@ impl PluginConfig {
         }
         Ok(Self {
             kind,
-            capabilities: parse_capabilities(raw)?,
+            capabilities: parse_capabilities(&options)?,
+            respelled: match options {
+                Cow::Borrowed(_) => None,
+                Cow::Owned(respelled) => Some(respelled),
+            },
             raw: raw.clone(),
         })
     }
@@ -446,6 +458,25 @@ mod tests {
         assert_eq!(list.data_path, None);
         assert_eq!(list.subnets(), ["10.1.0.0/16".parse().unwrap()]);
         list.validate().unwrap();
+    }
+
+    #[test]
+    fn keys_of_plugins_are_read_in_any_letters_and_kept_as_written() {
+        let list = ConfigList::parse(
+            br#"{"cniVersion":"1.0.0","name":"one","plugins":[{"Type":"bridge","isgateway":true,
+                 "IPAM":{"type":"host-local","Subnet":"10.1.0.0/16"},
+                 "Capabilities":{"portMappings":true}}]}"#,
+        )
+        .unwrap();
+        let plugin = &list.plugins[0];
+        assert_eq!(
+            (list.first_kind(), list.ipam_kind()),
+            ("bridge", Some("host-local"))
+        );
+        assert_eq!(list.subnets(), ["10.1.0.0/16".parse().unwrap()]);
+        assert!(list.declares("portMappings"));
+        assert_eq!(plugin.options()["isGateway"], true);
+        assert!(plugin.raw.contains_key("isgateway") && plugin.raw.contains_key("IPAM"));
     }
 
     #[test]

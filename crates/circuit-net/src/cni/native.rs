@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use circuit_core::cni::{
-    CniResult, CniVersion, ConfigList, DataPath, ErrorReport, JsonObject, PluginConfig, code,
+    CniResult, CniVersion, ConfigList, DataPath, ErrorReport, JsonObject, PluginConfig,
+    as_documented, code,
 };
 use circuit_core::{Error, Result};
 use serde_json::Value;
@@ -14,9 +15,7 @@ use tokio::runtime::Handle;
 use super::exec::{Command, PluginCall, run};
 use super::{CniError, OperationLock, PluginPath};
 use crate::driver::delegate::{by_driver, written};
-use crate::driver::{
-    Answer, Call, Delegate, Driver, Sockets, Unsupported, as_documented, dispatch, driver,
-};
+use crate::driver::{Answer, Call, Delegate, Driver, Sockets, Unsupported, dispatch, driver};
 use crate::netns::Workers;
 
 /// Which plugins of a list are run in this process, by their place in it. An
@@ -50,7 +49,7 @@ pub(super) fn way_of_ipam(ipam: &str, plugin: &PluginConfig) -> Way {
 }
 
 fn way_of(kind: &str, plugin: &PluginConfig) -> Way {
-    match driver(kind).map(|driver| driver.supports(&as_documented(&plugin.raw))) {
+    match driver(kind).map(|driver| driver.supports(plugin.options())) {
         None => Way::Exec,
         Some(Ok(())) => Way::Native,
         Some(Err(unsupported)) => Way::Fallback(unsupported),

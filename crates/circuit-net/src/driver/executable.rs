@@ -7,14 +7,15 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 
 use circuit_core::cni::{
-    CniResult, CniVersion, ErrorReport, JsonObject, MAX_CONFIG_BYTES, code, is_network_name,
+    CniResult, CniVersion, ErrorReport, JsonObject, MAX_CONFIG_BYTES, as_documented, code,
+    is_network_name,
 };
 use circuit_core::labels::check_interface;
 use serde_json::{Value, json};
 
 use super::call::Sockets;
 use super::delegate::{by_driver, written};
-use super::{Answer, Call, Command, Delegate, Driver, as_documented, driver};
+use super::{Answer, Call, Command, Delegate, Driver, driver};
 use crate::cni::PluginPath;
 use crate::netns::let_this_thread_visit;
 

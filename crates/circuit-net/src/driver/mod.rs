@@ -31,7 +31,6 @@ mod portmap;
 mod ptp;
 mod sbr;
 mod single;
-mod spelling;
 mod steps;
 mod sysctl;
 mod tuning;
@@ -48,7 +47,6 @@ pub use firewall::FirewalldWatch;
 pub use held::held;
 pub use ipam::pools;
 pub use options::{Options, Unsupported};
-pub(crate) use spelling::as_documented;
 
 /// What a driver answers: a result, or the error object of the specification.
 pub type Answer<T> = std::result::Result<T, ErrorReport>;

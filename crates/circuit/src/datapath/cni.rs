@@ -237,7 +237,7 @@ fn masquerades(config: &ConfigList, natives: &Natives) -> bool {
         !natives.contains(&index)
             && matches!(plugin.kind.as_str(), "bridge" | "ptp")
             && plugin
-                .raw
+                .options()
                 .get("ipMasq")
                 .and_then(serde_json::Value::as_bool)
                 == Some(true)

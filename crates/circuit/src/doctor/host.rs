@@ -50,7 +50,7 @@ fn missing(features: &[Feature], lists: &[ConfigList]) -> Vec<Finding> {
         let needing = lists.iter().find(|list| match feature.name {
             "nftables" => list.plugins.iter().any(|plugin| {
                 let masquerades = plugin
-                    .raw
+                    .options()
                     .get("ipMasq")
                     .and_then(serde_json::Value::as_bool);
                 masquerades == Some(true) || plugin.kind == "portmap"
@@ -92,8 +92,13 @@ fn routed(lists: &[ConfigList]) -> [bool; 2] {
     let mut families = [false; 2];
     for list in lists {
         let leads_out = list.plugins.iter().any(|plugin| {
-            let is =
-                |key: &str| plugin.raw.get(key).and_then(serde_json::Value::as_bool) == Some(true);
+            let is = |key: &str| {
+                plugin
+                    .options()
+                    .get(key)
+                    .and_then(serde_json::Value::as_bool)
+                    == Some(true)
+            };
             plugin.kind == "ptp" || plugin.kind == "bridge" && (is("isGateway") || is("ipMasq"))
         });
         for subnet in list.subnets().into_iter().filter(|_| leads_out) {

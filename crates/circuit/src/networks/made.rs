@@ -82,7 +82,10 @@ fn numbered(name: &str, number: usize) -> String {
 
 /// The bridges that a network names.
 pub(super) fn bridges(list: &ConfigList) -> impl Iterator<Item = &str> {
-    let named = list.plugins.iter().map(|plugin| plugin.raw.get("bridge"));
+    let named = list
+        .plugins
+        .iter()
+        .map(|plugin| plugin.options().get("bridge"));
     named.filter_map(|value| value?.as_str())
 }
 

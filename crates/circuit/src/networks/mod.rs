@@ -356,7 +356,12 @@ fn host_clashes(list: &ConfigList, facts: &Facts) -> Vec<Clash> {
 fn own_interfaces(list: &ConfigList) -> Vec<String> {
     let mut own = Vec::new();
     for plugin in &list.plugins {
-        let text = |key: &str| plugin.raw.get(key).and_then(serde_json::Value::as_str);
+        let text = |key: &str| {
+            plugin
+                .options()
+                .get(key)
+                .and_then(serde_json::Value::as_str)
+        };
         own.extend(
             ["bridge", "master", "device"]
                 .iter()

@@ -106,6 +106,27 @@ fn rules_that_others_take_away_are_made_again() {
 }
 
 #[test]
+fn keys_may_be_written_in_any_letters() {
+    let node = crate::node().plugins(Plugins::None).start();
+    let list = json!({
+        "cniVersion": "1.0.0", "name": "ours",
+        "plugins": [{"type": "bridge", "BRIDGE": "ours0", "isgateway": true, "IPMasq": true,
+            "ipam": {"Type": "host-local", "Ranges": [[{"Subnet": "10.6.0.0/16"}]],
+                     "routes": [{"Dst": "0.0.0.0/0"}]}}],
+    });
+    node.create_network("ours", &list.to_string());
+    node.run_container("web", &[], &[]);
+    node.circuit(&["network", "connect", "web", "ours"]).ok();
+    assert!(is_native(&node, "web"));
+    assert_eq!(node.addresses("web"), ["10.6.0.2/16"]);
+    let reached = node.exec("web", &["ping", "-c1", "-W2", "10.6.0.1"]);
+    assert!(reached.worked(), "{reached}");
+    assert_eq!(node.native_rules(), ["masquerade of network ours"]);
+    node.remove_container("web");
+    node.assert_nothing_left();
+}
+
+#[test]
 fn ctr_runs_containers_on_our_executables() {
     let node = crate::node()
         .plugins(Plugins::None)

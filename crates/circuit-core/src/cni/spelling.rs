@@ -1,4 +1,4 @@
-//! Keys as they are documented, however they are written.
+//! Keys of plugins' configurations as they are documented, however they are written.
 //!
 //! The stock plugins read JSON as Go's library does: a key may be written in capitals
 //! or not. Runtimes rely on it: those made with containerd's `go-cni`, CRI among them,
@@ -6,12 +6,11 @@
 
 use std::borrow::Cow;
 
-use circuit_core::cni::JsonObject;
 use serde_json::Value;
 
-use super::driver;
+use super::JsonObject;
 
-/// Every key that a driver reads, of the specification and of plugins.
+/// Every key that a driver, or the daemon, reads, of the specification and of plugins.
 const KEYS: &[&str] = &[
     // The specification's own, and what runtimes put in.
     "cniVersion",
@@ -126,18 +125,24 @@ const KEYS: &[&str] = &[
 /// Under these, names are whoever's: the kernel's, or another plugin's.
 const OTHERS: [&str; 3] = ["sysctl", "prevResult", "capabilities"];
 
-/// Whether the names under a key are not for drivers to read.
+/// The types of address management whose keys these are.
+const MANAGEMENT: [&str; 4] = ["circuit", "dhcp", "host-local", "static"];
+
+/// Whether the names under a key are another's to read.
 fn is_others(name: &str, value: &Value) -> bool {
     let foreign = |ipam: &JsonObject| {
         let mut types = ipam.iter().filter(|(key, _)| documented(key) == "type");
-        types.any(|(_, kind)| kind.as_str().is_some_and(|kind| driver(kind).is_none()))
+        types.any(|(_, kind)| {
+            kind.as_str()
+                .is_some_and(|kind| !MANAGEMENT.contains(&kind))
+        })
     };
     OTHERS.contains(&name) || (name == "ipam" && value.as_object().is_some_and(foreign))
 }
 
 /// The configuration with the keys that drivers read spelled as documented. Where a key
 /// is there in both spellings, the documented one counts.
-pub(crate) fn as_documented(config: &JsonObject) -> Cow<'_, JsonObject> {
+pub fn as_documented(config: &JsonObject) -> Cow<'_, JsonObject> {
     match config.iter().all(|(key, value)| is_documented(key, value)) {
         true => Cow::Borrowed(config),
         false => Cow::Owned(respelled(config)),
@@ -181,7 +186,7 @@ fn respelled_inside(value: &Value) -> Value {
     }
 }
 
-/// The documented spelling of a key; the key itself when no driver knows it.
+/// The documented spelling of a key; the key itself when nobody here knows it.
 fn documented(key: &str) -> &str {
     let known = KEYS.iter().find(|known| known.eq_ignore_ascii_case(key));
     known.copied().unwrap_or(key)
