@@ -109,18 +109,19 @@ fn no_address_is_given_twice_whatever_happens() {
         .ok();
     fleet.given.remove("a1");
     fleet.connect("again", &[0, 1, 2]);
-    // The ledger that came back empty is filled again within a heartbeat.
+    // The ledger that came back empty is filled again within a heartbeat, once the
+    // nodes have noticed that it is back.
     wait_until("every address is in the ledger", PATIENCE, || {
-        let listed = fleet.nodes[0].circuit(&["ipam", "ls"]).ok();
+        let listed = fleet.nodes[0].circuit(&["ipam", "ls"]);
         let has = |(container, (_, address)): (&String, &(usize, String))| {
             let owner = format!("default-{container}");
             let named = |line: &str| {
                 let words: Vec<_> = line.split_whitespace().collect();
                 words.contains(&address.as_str()) && words.contains(&owner.as_str())
             };
-            listed.lines().any(named)
+            listed.stdout.lines().any(named)
         };
-        fleet.given.iter().all(has)
+        listed.worked() && fleet.given.iter().all(has)
     });
 }
 
