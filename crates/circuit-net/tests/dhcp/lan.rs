@@ -1,4 +1,4 @@
-//! A container and a DHCP server, dnsmasq, on one network.
+//! A container and a DHCP server, dnsmasq or udhcpd, on one network.
 
 use std::path::PathBuf;
 use std::process::{Child, Command as Process, Stdio};
@@ -25,7 +25,7 @@ pub(crate) struct Lan {
     pub(crate) server: Netns,
     pub(crate) container: Netns,
     dir: tempfile::TempDir,
-    dnsmasq: Option<Running>,
+    process: Option<Running>,
 }
 
 impl Lan {
@@ -42,7 +42,7 @@ impl Lan {
             server,
             container,
             dir,
-            dnsmasq: None,
+            process: None,
         }
     }
 
@@ -89,20 +89,53 @@ impl Lan {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        self.dnsmasq = Some(Running(child));
+        self.process = Some(Running(child));
+        self.wait_for_server();
+    }
+
+    /// A server of another make, busybox's: its leases, of eight seconds, are to be
+    /// renewed after four, which it does not say.
+    pub(crate) fn with_udhcpd() -> Self {
+        let mut lan = Self::new();
+        let leases = lan.file("leases");
+        let configuration = format!(
+            "start 10.1.0.50\nend 10.1.0.60\ninterface srv0\nlease_file {}\npidfile {}\n\
+             option subnet 255.255.255.0\noption router 10.1.0.1\noption dns 9.9.9.9\n\
+             option domain lan.example\noption lease 8\nmin_lease 2\n",
+            leases.display(),
+            lan.file("pid").display()
+        );
+        std::fs::write(&leases, "").unwrap();
+        std::fs::write(lan.file("udhcpd.conf"), configuration).unwrap();
+        let log = std::fs::File::create(lan.file("log")).unwrap();
+        let child = Process::new("ip")
+            .args(["netns", "exec", &name_of(&lan.server)])
+            .args(["busybox", "udhcpd", "-f", "-v"])
+            .arg(lan.file("udhcpd.conf"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        lan.process = Some(Running(child));
+        lan.wait_for_server();
+        lan
+    }
+
+    fn wait_for_server(&self) {
         let start = Instant::now();
         let listens = || shell(&format!("ip netns exec {} ss -uln", name_of(&self.server)));
         while !listens().contains(":67 ") {
             assert!(
                 start.elapsed() < Duration::from_secs(10),
-                "dnsmasq does not start"
+                "the server does not start"
             );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
     pub(crate) fn stop(&mut self) {
-        self.dnsmasq = None;
+        self.process = None;
     }
 
     pub(crate) fn file(&self, name: &str) -> PathBuf {

@@ -1,4 +1,4 @@
-//! The keeper of leases and the driver `dhcp`, with dnsmasq as a server and
+//! The keeper of leases and the driver `dhcp`, with dnsmasq and udhcpd as servers and
 //! beside the stock plugin and its daemon.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -103,6 +103,35 @@ fn the_older_stock_plugin_can_use_the_keeper() {
         assert!(address.starts_with("10.1.0."), "{result}");
         assert_eq!((run("CHECK"), run("DEL")), (String::new(), String::new()));
         eventually("the lease is given back", || lan.text("leases").is_empty()).await;
+        keeper.stop();
+    });
+}
+
+#[test]
+fn a_server_of_another_make_gives_a_lease_and_renews_it() {
+    on_private_host(|| async {
+        let lan = Lan::with_udhcpd();
+        let keeper = lan.keeper();
+        let given = keeper.acquire(&lan.request()).unwrap();
+        assert_eq!(given.dns.domain.as_deref(), Some("lan.example"));
+        let address = given.ips[0].address.to_string();
+        assert!(address.starts_with("10.1.0.5"), "{address}");
+        lan.container
+            .ip(&format!("addr replace {address} dev eth0"));
+        let offers = lan.said("sending OFFER");
+        eventually("it is renewed twice", || lan.said("sending ACK") >= 3).await;
+        keeper.stop();
+        let keeper = lan.keeper();
+        let before = lan.said("sending ACK");
+        eventually("the next keeper renews it", || {
+            lan.said("sending ACK") > before
+        })
+        .await;
+        keeper.check(&holder()).unwrap();
+        // Not got anew.
+        assert_eq!(lan.said("sending OFFER"), offers);
+        keeper.release(&holder()).unwrap();
+        assert_eq!(lan.kept(), 0);
         keeper.stop();
     });
 }
