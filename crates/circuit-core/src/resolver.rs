@@ -12,6 +12,8 @@ const MARK: &str = "# circuit: ";
 const SERVERS: usize = 3;
 /// As many domains and characters of them fit into old resolvers' searches.
 const DOMAINS: (usize, usize) = (6, 255);
+/// As many options are taken over from a container's own file.
+const OPTIONS: usize = 16;
 
 /// What is, or was, at `/etc/resolv.conf`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,10 +117,19 @@ pub enum Step {
     Forget,
 }
 
+/// What a container's file is to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Who is asked.
+    pub servers: Vec<IpAddr>,
+    /// Where names without a dot are looked for first.
+    pub domains: Vec<String>,
+}
+
 /// Decides what is to be done for a task, by what is at the file now. Whatever
 /// somebody else has written there since is left alone.
-pub fn step(kept: Option<&Kept>, pid: u32, now: &Present, wanted: Option<&str>) -> Step {
-    let Some(text) = wanted else {
+pub fn step(kept: Option<&Kept>, pid: u32, now: &Present, wanted: Option<&Wanted>) -> Step {
+    let Some(wanted) = wanted else {
         return match kept {
             Some(kept) if now.is_ours() => Step::Restore(kept.original.clone()),
             Some(_) => Step::Forget,
@@ -128,12 +139,13 @@ pub fn step(kept: Option<&Kept>, pid: u32, now: &Present, wanted: Option<&str>) 
     let write = |original: &Present| {
         Step::Write(Kept {
             pid,
-            text: text.to_owned(),
+            text: wanted.text(original),
             original: original.clone(),
         })
     };
+    let is_done = |kept: &Kept| kept.text == wanted.text(&kept.original) && now.is(&kept.text);
     match kept {
-        Some(kept) if kept.pid == pid && kept.text == text && now.is(text) => Step::Rest,
+        Some(kept) if kept.pid == pid && is_done(kept) => Step::Rest,
         Some(kept) if now.is_ours() || *now == kept.original => write(&kept.original),
         // A task of before has another root, or had another file.
         Some(kept) if kept.pid != pid => write(now),
@@ -144,26 +156,72 @@ pub fn step(kept: Option<&Kept>, pid: u32, now: &Present, wanted: Option<&str>) 
     }
 }
 
-/// The text for a container on these networks, by their domains, that asks these
-/// servers.
-pub fn text(servers: &[IpAddr], domains: &[String]) -> String {
-    let mut text = format!("{MARK}names of networks; taken back when they are left\n");
-    for server in servers.iter().take(SERVERS) {
-        text.push_str(&format!("nameserver {server}\n"));
-    }
-    let mut search = String::from("search");
-    for domain in domains.iter().take(DOMAINS.0) {
-        if search.len() + 1 + domain.len() <= DOMAINS.1 {
-            search.push(' ');
-            search.push_str(domain);
+impl Wanted {
+    /// The text, behind which comes what the container's own file has besides servers:
+    /// where it looks for names, and its options, of which the last ones count.
+    pub fn text(&self, original: &Present) -> String {
+        let own = Own::read(original.text().unwrap_or_default());
+        let mut text = format!("{MARK}names of networks; taken back when they are left\n");
+        for server in self.servers.iter().take(SERVERS) {
+            text.push_str(&format!("nameserver {server}\n"));
         }
-    }
-    if !domains.is_empty() {
-        text.push_str(&search);
+        let mut search = String::from("search");
+        let mut domains: Vec<&str> = Vec::new();
+        for domain in self.domains.iter().map(String::as_str).chain(own.domains) {
+            let fits = search.len() + 1 + domain.len() <= DOMAINS.1;
+            if fits && domains.len() < DOMAINS.0 && !domains.contains(&domain) {
+                domains.push(domain);
+                search.push(' ');
+                search.push_str(domain);
+            }
+        }
+        if !domains.is_empty() {
+            text.push_str(&search);
+            text.push('\n');
+        }
+        text.push_str("options timeout:2 attempts:3");
+        for option in own.options.iter().take(OPTIONS) {
+            text.push(' ');
+            text.push_str(option);
+        }
         text.push('\n');
+        text
     }
-    text.push_str("options timeout:2 attempts:3\n");
-    text
+}
+
+/// What a container's own file says (resolv.conf(5)).
+#[derive(Default)]
+struct Own<'a> {
+    domains: Vec<&'a str>,
+    options: Vec<&'a str>,
+}
+
+impl<'a> Own<'a> {
+    fn read(text: &'a str) -> Self {
+        let mut own = Self::default();
+        for line in text.lines() {
+            let mut words = line.split_ascii_whitespace();
+            // Only what begins the line is a keyword.
+            match words.next().filter(|word| line.starts_with(word)) {
+                // The last one counts.
+                Some("search") => own.domains = words.filter(|word| is_domain(word)).collect(),
+                Some("domain") => own.domains = words.take(1).filter(|it| is_domain(it)).collect(),
+                Some("options") => own.options.extend(words.filter(|word| is_option(word))),
+                _ => {}
+            }
+        }
+        own
+    }
+}
+
+fn is_domain(word: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    word.chars().all(plain) && word.chars().any(|c| c != '.')
+}
+
+fn is_option(word: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, ':' | '-' | '_');
+    word.chars().all(plain) && word.len() <= 40
 }
 
 #[cfg(test)]
@@ -182,8 +240,14 @@ mod tests {
 
     #[test]
     fn what_was_there_is_put_back_and_what_others_wrote_is_left_alone() {
-        let ours = text(&["10.88.0.1".parse().unwrap()], &["ctr0.lan".into()]);
-        let newer = text(&["10.89.0.1".parse().unwrap()], &[]);
+        let wanted = |server: &str, domains: &[&str]| Wanted {
+            servers: vec![server.parse().unwrap()],
+            domains: domains.iter().map(ToString::to_string).collect(),
+        };
+        let (first_wanted, newer_wanted) =
+            (wanted("10.88.0.1", &["ctr0.lan"]), wanted("10.89.0.1", &[]));
+        let ours = first_wanted.text(&Present::Missing);
+        let newer = newer_wanted.text(&Present::Missing);
         let (own, link) = (
             file("nameserver 9.9.9.9\n"),
             Present::Link {
@@ -240,7 +304,10 @@ mod tests {
                 write(8, &ours, &Present::Missing),
             ),
         ] {
-            let wanted = wanted.map(String::as_str);
+            let wanted = wanted.map(|text| match text == &ours {
+                true => &first_wanted,
+                false => &newer_wanted,
+            });
             assert_eq!(step(kept, pid, now, wanted), expected, "{now:?} {wanted:?}");
         }
     }
@@ -251,7 +318,7 @@ mod tests {
         let domains: Vec<String> = (0..9)
             .map(|n| format!("{n}{}.lan", "x".repeat(60)))
             .collect();
-        let text = text(&servers, &domains);
+        let text = Wanted { servers, domains }.text(&Present::Missing);
         assert_eq!(text.matches("nameserver").count(), 3);
         let search = text
             .lines()
@@ -260,6 +327,29 @@ mod tests {
         assert!(
             search.len() <= 255 && search.matches(".lan").count() == 3,
             "{search}"
+        );
+    }
+
+    #[test]
+    fn what_the_container_has_besides_servers_is_kept() {
+        let wanted = Wanted {
+            servers: vec!["10.88.0.1".parse().unwrap()],
+            domains: vec!["ctr0.lan".into(), "lan".into()],
+        };
+        let own = "nameserver 9.9.9.9\nsearch old.example\ndomain one.example two.example\n\
+                   ; options no\n# search no.example\n search no.example\n\
+                   options ndots:2 a/b\noptions\ttimeout:1 \u{7f}\n";
+        let text = wanted.text(&file(own));
+        let (_, written) = text.split_once('\n').unwrap();
+        let expected = "nameserver 10.88.0.1\nsearch ctr0.lan lan one.example\n\
+                        options timeout:2 attempts:3 ndots:2 timeout:1\n";
+        assert_eq!(written, expected);
+        let text = wanted.text(&file(
+            "search lan corp.example . \u{e4}.example x.example\r\n",
+        ));
+        assert!(
+            text.contains("\nsearch ctr0.lan lan corp.example x.example\n"),
+            "{text}"
         );
     }
 

@@ -8,7 +8,7 @@ use circuit_core::{
     attachment::{Attachment, ContainerRecord, Phase},
     cni::{ConfigList, DNS_KEY},
     labels::Labels,
-    resolver::{self, Step},
+    resolver::{self, Step, Wanted},
     zone::network_labels,
 };
 
@@ -45,7 +45,7 @@ impl Attachments {
         labels: &Labels,
         pid: u32,
     ) -> Result<()> {
-        let wanted = self.resolver_text(record, labels)?;
+        let wanted = self.wanted_resolver(record, labels)?;
         if wanted.is_none() && record.resolver.is_none() {
             return Ok(());
         }
@@ -58,7 +58,7 @@ impl Attachments {
             }
             now => now?,
         };
-        match resolver::step(record.resolver.as_ref(), pid, &now, wanted.as_deref()) {
+        match resolver::step(record.resolver.as_ref(), pid, &now, wanted.as_ref()) {
             Step::Rest => Ok(()),
             Step::Write(kept) => {
                 let text = kept.text.clone();
@@ -89,7 +89,7 @@ impl Attachments {
     }
 
     /// What the file should say; nothing when it is left alone.
-    fn resolver_text(&self, record: &ContainerRecord, labels: &Labels) -> Result<Option<String>> {
+    fn wanted_resolver(&self, record: &ContainerRecord, labels: &Labels) -> Result<Option<Wanted>> {
         let Some(nameservers) = self.nameservers.get() else {
             return Ok(None);
         };
@@ -120,7 +120,7 @@ impl Attachments {
         });
         match failure {
             Some(error) if servers.is_empty() => Err(error),
-            _ => Ok(Some(resolver::text(&servers, &domains))),
+            _ => Ok(Some(Wanted { servers, domains })),
         }
     }
 }

@@ -277,14 +277,20 @@ fn a_resolver_outlives_tasks_and_daemons_and_is_taken_back() {
     node.wait_for_addresses("web");
     told();
     // One who writes the file keeps it.
-    let write = "echo nameserver 203.0.113.5 > /etc/resolv.conf";
-    node.exec("web", &["sh", "-c", write]).ok();
+    let own = "nameserver 203.0.113.5\nsearch corp.example\noptions ndots:2\n";
+    let write = format!("printf '{own}' > /etc/resolv.conf");
+    node.exec("web", &["sh", "-c", &write]).ok();
     node.circuit(&["network", "disconnect", "web", "ctr0"]).ok();
-    assert_eq!(resolv_conf(&node, "web"), "nameserver 203.0.113.5\n");
+    assert_eq!(resolv_conf(&node, "web"), own);
     node.circuit(&["network", "connect", "web", "ctr0"]).ok();
-    assert_names(&resolv_conf(&node, "web"), &["nameserver 10.88.0.1"]);
+    let expected = [
+        "nameserver 10.88.0.1\n",
+        "search ctr0.circuit.internal circuit.internal corp.example\n",
+        "options timeout:2 attempts:3 ndots:2\n",
+    ];
+    assert_names(&resolv_conf(&node, "web"), &expected);
     node.circuit(&["network", "disconnect", "web", "ctr0"]).ok();
-    assert_eq!(resolv_conf(&node, "web"), "nameserver 203.0.113.5\n");
+    assert_eq!(resolv_conf(&node, "web"), own);
     node.remove_container("web");
     node.assert_nothing_left();
 }
