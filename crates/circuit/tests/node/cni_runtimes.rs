@@ -1,10 +1,10 @@
 //! CNI's other runtimes on the drivers as executables: containerd's own for CRI, asked
 //! by `crictl`, and `cnitool`. `ctr run --cni` is in [`native`](crate::native).
 
-use circuit_testing::{Containerd, IMAGE, Plugins, TestNode};
+use circuit_testing::{Containerd, IMAGE, PATIENCE, Plugins, TestNode, wait_until};
 use serde_json::{Value, json};
 
-use crate::support::assert_names;
+use crate::support::{NETWORK, assert_names};
 
 /// What the runtimes find in their folder of plugins.
 const TYPES: [&str; 7] = [
@@ -50,10 +50,21 @@ struct Pod<'a> {
 
 impl<'a> Pod<'a> {
     fn run(node: &'a TestNode, name: &str, ports: &Value, command: &[&str]) -> Self {
+        Self::labelled(node, name, ports, &json!({}), command)
+    }
+
+    fn labelled(
+        node: &'a TestNode,
+        name: &str,
+        ports: &Value,
+        labels: &Value,
+        command: &[&str],
+    ) -> Self {
         let pod = json!({
             "metadata": {"name": name, "namespace": "default", "uid": name, "attempt": 1},
             "log_directory": node.folder(),
             "port_mappings": ports,
+            "labels": labels,
             "annotations": {"kubernetes.io/egress-bandwidth": "100M"},
             "linux": {"cgroup_parent": format!("/circuit-test/{}", node.name())},
         });
@@ -187,6 +198,13 @@ fn a_daemon_leaves_pods_of_cri_alone_and_connects_them_when_asked() {
     node.circuit(&["network", "disconnect", &web.id, "more"])
         .ok();
     assert!(!web.exec(&["ip", "addr"]).contains("10.62"));
+    // Pods' labels are those of the container that keeps their namespace.
+    let labels = json!({ NETWORK: "more" });
+    let other = Pod::labelled(&node, "other", &json!([]), &labels, &["sleep", "1000"]);
+    wait_until("the label is followed", PATIENCE, || {
+        other.exec(&["ip", "addr"]).contains("10.62.0.")
+    });
+    other.end();
     // What is connected when the pod ends goes with it.
     node.circuit(&["network", "connect", &web.id, "more"]).ok();
     web.end();
