@@ -2,6 +2,7 @@
 
 mod enter;
 mod interfaces;
+mod lasting;
 mod pin;
 mod stand_in;
 mod workers;
@@ -16,6 +17,7 @@ use nix::sys::statfs::{NSFS_MAGIC, fstatfs, statfs};
 
 pub use enter::{in_netns, in_netns_async};
 pub use interfaces::interface_names;
+pub use lasting::pins_last;
 pub use pin::{Pin, list_pins, pin, pin_fd, unpin};
 pub use stand_in::stand_in;
 pub use workers::Workers;

@@ -1,11 +1,12 @@
 //! The parts, put together as the options say.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use circuit_core::{Error, Result, runtime::Runtime as _};
 use circuit_net::cni::{CniRuntime, OperationLock, PluginPath};
+use circuit_net::netns::pins_last;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
@@ -20,7 +21,7 @@ use crate::{
     cli::server::ServerOptions,
     containerd::Containerd,
     datapath::CniDatapath,
-    doctor::{NodeDoctor, Patients},
+    doctor::{NodeDoctor, PINS_END, PINS_REMEDY, Patients},
     events::{EventLog, Watched},
     grpc::{self, Backends, Listeners, Security, Services, tls::TlsFiles},
     metrics,
@@ -61,6 +62,7 @@ impl Daemon {
             names: Arc::clone(&naming.dns) as _,
             answers_names: !options.dns_listen.is_empty(),
             state_dir: options.state_dir.clone(),
+            pins: pins(options),
         });
         let services = Services::new(Backends {
             networks: Arc::clone(&shown.networks),
@@ -123,6 +125,11 @@ impl Doors {
     }
 }
 
+/// Where namespaces are pinned.
+fn pins(options: &ServerOptions) -> PathBuf {
+    options.run_dir.join("netns")
+}
+
 /// The records of this node's containers, and who keeps containers like them.
 fn lives(
     options: &ServerOptions,
@@ -136,8 +143,11 @@ fn lives(
     for damage in loaded.damage {
         tracing::error!("cannot read a record, {damage}: what it says of its container is lost");
     }
-    let pins = options.run_dir.join("netns");
+    let pins = pins(options);
     make_private(&pins).map_err(|error| cannot_make(&pins, &error))?;
+    if !pins_last(&pins) {
+        tracing::warn!("{PINS_END}: {PINS_REMEDY}");
+    }
     let locks = options.run_dir.join("locks");
     let (wake, wakes) = mpsc::unbounded_channel();
     leases.wake(runtime.namespace(), wake.clone());

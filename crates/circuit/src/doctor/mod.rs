@@ -16,6 +16,8 @@ use circuit_core::service::{Names, Networks, Nodes};
 use crate::attachments::Attachments;
 use crate::networks::Surroundings;
 
+pub use parts::{PINS_END, PINS_REMEDY};
+
 /// What a doctor asks.
 pub struct Patients {
     /// This node's attachments.
@@ -32,6 +34,8 @@ pub struct Patients {
     pub answers_names: bool,
     /// Where attachments are remembered.
     pub state_dir: PathBuf,
+    /// Where namespaces are pinned.
+    pub pins: PathBuf,
 }
 
 /// A doctor of this node.
@@ -66,6 +70,7 @@ impl Doctor for NodeDoctor {
         let all = |findings: Vec<Finding>| findings.into_iter().all(tell);
         let go_on = all(self.containerd().await)
             && all(self.store().await)
+            && all(self.pins())
             && all(host::kernel(&lists).await)
             && all(host::forwarding(&lists, fix).await)
             && all(host::firewall(&lists).await)

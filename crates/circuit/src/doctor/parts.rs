@@ -4,14 +4,22 @@ use std::time::Instant;
 
 use circuit_core::cni::ConfigList;
 use circuit_core::doctor::Finding;
+use circuit_net::netns::pins_last;
 use nix::sys::statvfs::statvfs;
 
 use super::NodeDoctor;
 
 /// A disk with less is as good as full: a journal is rewritten whole.
 const LITTLE_SPACE: u64 = 64 << 20;
-/// A name that nobody has, by RFC 6761: servers say so at once.
-const NO_NAME: &str = "circuit-doctor.invalid";
+/// A name that nobody has, and that is no special one to servers (RFC 6761, section
+/// 6.5): others have to be asked.
+const NO_NAME: &str = "circuit-doctor.example";
+/// What is said where namespaces do not stay pinned, and what to do.
+pub const PINS_END: &str = "pinned namespaces end with the daemon, for its mounts are not its host's: \
+                            what ends while it is away is not taken off its networks properly";
+/// The remedy.
+pub const PINS_REMEDY: &str = "give its service no mounts of its own, or start its container as \
+                               docs/install.md has it, with --rootfs-propagation rshared";
 
 impl NodeDoctor {
     pub(super) async fn containerd(&self) -> Vec<Finding> {
@@ -33,6 +41,14 @@ impl NodeDoctor {
                 "start containerd, or name its socket with --containerd",
             )],
         }
+    }
+
+    /// Namespaces are to stay pinned when the daemon ends.
+    pub(super) fn pins(&self) -> Vec<Finding> {
+        if pins_last(&self.of.pins) {
+            return Vec::new();
+        }
+        vec![Finding::warning("pins", PINS_END, PINS_REMEDY)]
     }
 
     pub(super) async fn store(&self) -> Vec<Finding> {
@@ -144,7 +160,7 @@ impl NodeDoctor {
         let names = self.of.names.list().len();
         let mut findings = vec![Finding::fine("dns", format!("{names} names are known"))];
         let asked = self.of.names.query(NO_NAME, "A").await;
-        if !asked.is_ok_and(|answer| answer.source != "none") {
+        if !asked.is_ok_and(|answer| answer.source == "upstream") {
             findings.push(Finding::warning(
                 "dns",
                 "no server answers for names that are not of containers",

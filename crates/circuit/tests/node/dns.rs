@@ -1,6 +1,6 @@
 //! Names of containers, on one node.
 
-use circuit_testing::{PATIENCE, Ran, TestNode, network, wait_until};
+use circuit_testing::{Ends, PATIENCE, Ran, TestNode, network, wait_until};
 use serde_json::{Value, json};
 
 use crate::node;
@@ -163,6 +163,27 @@ fn people_ask_the_daemon() {
     );
     node.remove_container("web");
     node.assert_nothing_left();
+}
+
+#[test]
+fn a_doctor_says_when_nobody_answers_for_other_names() {
+    let node = node().server(&["--dns-upstream", "127.0.0.1:5399"]).start();
+    node.create_network("ctr0", &asking("ctr0", "10.88.0.0/16"));
+    let told = || node.circuit(&["doctor"]).stdout;
+    let silence = "no server answers for names";
+    assert_names(&told(), &[silence, "--dns-upstream"]);
+    let mut server = node.command("dnsmasq");
+    server.args(["-k", "--conf-file=/dev/null", "--port=5399", "--no-resolv"]);
+    server.args([
+        "--listen-address=127.0.0.1",
+        "--bind-interfaces",
+        "--pid-file=",
+    ]);
+    server.args(["--user=root", "--local=/example/"]);
+    let _server = Ends(server.spawn().unwrap());
+    wait_until("the doctor hears it", PATIENCE, || {
+        !told().contains(silence)
+    });
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod cluster;
 mod cluster_kinds;
 mod cluster_steady;
 mod cni_runtimes;
+mod contained;
 mod crash;
 mod dhcp;
 mod disk;
