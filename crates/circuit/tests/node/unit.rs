@@ -12,7 +12,7 @@ use std::process::{Child, Stdio};
 use circuit_testing::{PATIENCE, TestNode, network, wait_until};
 
 use crate::node;
-use crate::support::{NETWORK, RESTART};
+use crate::support::{NETWORK, RESTART, logged};
 
 /// The label, and the key, by which containers ask for names.
 const DNS: &str = "io.circuit.dns";
@@ -241,6 +241,13 @@ fn it_is_enough_for_the_whole_work() {
     node.exec("shell", &["ping", "-c", "1", "-W", "5", "10.255.0.1"])
         .ok();
     cleaned(node);
+}
+
+#[test]
+fn one_with_mounts_of_its_own_is_told_that_its_pins_end_with_it() {
+    let service = Service::start("ReadOnlyPaths=/usr/share");
+    let told = ["pinned namespaces end with the daemon"];
+    assert_eq!(logged(&service.node, &told), 1);
 }
 
 #[test]
