@@ -1,11 +1,11 @@
 //! Configuration lists, and single plugins' configurations read as lists of one.
 
-use std::{borrow::Cow, collections::BTreeSet};
+use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::{CniVersion, DataPath, IpamConfig, JsonObject, as_documented, json_kind};
+use super::{AnyCase as _, CniVersion, DataPath, IpamConfig, JsonObject, json_kind};
 use crate::{Error, Result};
 
 /// The key of a configuration list that says how its default route stands to
@@ -50,10 +50,8 @@ pub struct PluginConfig {
     pub kind: String,
     /// The capabilities that it declares as `true`.
     pub capabilities: BTreeSet<String>,
-    /// The configuration as it was written, for the plugin.
+    /// The configuration as it was written: see [`AnyCase`](super::AnyCase).
     pub raw: JsonObject,
-    /// The same in the documented spelling, if it was written otherwise.
-    respelled: Option<JsonObject>,
 }
 
 impl ConfigList {
@@ -150,14 +148,9 @@ impl ConfigList {
 }
 
 impl PluginConfig {
-    /// The configuration as it is read: keys are spelled as they are documented.
-    pub fn options(&self) -> &JsonObject {
-        self.respelled.as_ref().unwrap_or(&self.raw)
-    }
-
     /// The plugin's address management, if it has any.
     pub fn ipam(&self) -> Option<IpamConfig<'_>> {
-        let ipam = self.options().get("ipam")?.as_object()?;
+        let ipam = self.raw.find("ipam")?.as_object()?;
         (!ipam.is_empty()).then(|| IpamConfig::new(ipam))
     }
 
@@ -168,8 +161,7 @@ impl PluginConfig {
                 json_kind(value)
             )));
         };
-        let options = as_documented(raw);
-        let kind = match options.get("type") {
+        let kind = match raw.find("type") {
             Some(Value::String(kind)) if !kind.is_empty() => kind.clone(),
             None | Some(Value::Null | Value::String(_)) => {
                 return Err(Error::invalid(
@@ -190,11 +182,7 @@ impl PluginConfig {
         }
         Ok(Self {
             kind,
-            capabilities: parse_capabilities(&options)?,
-            respelled: match options {
-                Cow::Borrowed(_) => None,
-                Cow::Owned(respelled) => Some(respelled),
-            },
+            capabilities: parse_capabilities(raw)?,
             raw: raw.clone(),
         })
     }
@@ -371,7 +359,7 @@ fn parse_switch(top: &JsonObject, key: &str) -> Result<bool> {
 }
 
 fn parse_capabilities(raw: &JsonObject) -> Result<BTreeSet<String>> {
-    let declared = match raw.get("capabilities") {
+    let declared = match raw.find("capabilities") {
         None | Some(Value::Null) => return Ok(BTreeSet::new()),
         Some(Value::Object(declared)) => declared,
         Some(other) => {
@@ -475,7 +463,6 @@ mod tests {
         );
         assert_eq!(list.subnets(), ["10.1.0.0/16".parse().unwrap()]);
         assert!(list.declares("portMappings"));
-        assert_eq!(plugin.options()["isGateway"], true);
         assert!(plugin.raw.contains_key("isgateway") && plugin.raw.contains_key("IPAM"));
     }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::{JsonObject, json_kind};
+use super::{AnyCase as _, JsonObject, json_kind};
 use crate::{Error, Result};
 
 /// A plugin's `ipam` object.
@@ -22,7 +22,7 @@ impl<'a> IpamConfig<'a> {
 
     /// The type: the name of the executable that gives out addresses.
     pub fn kind(&self) -> Option<&'a str> {
-        self.raw.get("type")?.as_str()
+        self.raw.find("type")?.as_str()
     }
 
     /// The object itself.
@@ -35,11 +35,11 @@ impl<'a> IpamConfig<'a> {
         let ranges = self
             .ranges()
             .into_iter()
-            .filter_map(|(_, range)| range.get("subnet"));
+            .filter_map(|(_, range)| range.find("subnet"));
         let addresses = self
             .addresses()
             .into_iter()
-            .filter_map(|(_, entry)| entry.get("address"));
+            .filter_map(|(_, entry)| entry.find("address"));
         ranges
             .chain(addresses)
             .filter_map(|value| value.as_str()?.parse::<IpNet>().ok())
@@ -50,7 +50,7 @@ impl<'a> IpamConfig<'a> {
     /// Checks the fields of the stock types; other types have rules of their
     /// own, which only they know.
     pub(super) fn validate(&self) -> Result<()> {
-        match self.raw.get("type") {
+        match self.raw.find("type") {
             None | Some(Value::Null) => {
                 return Err(Error::invalid(
                     "ipam has no \"type\": name the executable that gives out addresses",
@@ -80,10 +80,10 @@ impl<'a> IpamConfig<'a> {
     /// of `ranges`.
     fn ranges(&self) -> Vec<(String, &'a JsonObject)> {
         let mut ranges = Vec::new();
-        if self.raw.contains_key("subnet") {
+        if self.raw.find("subnet").is_some() {
             ranges.push(("ipam".to_owned(), self.raw));
         }
-        let sets = self.raw.get("ranges").and_then(Value::as_array);
+        let sets = self.raw.find("ranges").and_then(Value::as_array);
         for (i, set) in sets.into_iter().flatten().enumerate() {
             for (j, range) in set.as_array().into_iter().flatten().enumerate() {
                 if let Some(range) = range.as_object() {
@@ -95,7 +95,7 @@ impl<'a> IpamConfig<'a> {
     }
 
     fn addresses(&self) -> Vec<(String, &'a JsonObject)> {
-        let entries = self.raw.get("addresses").and_then(Value::as_array);
+        let entries = self.raw.find("addresses").and_then(Value::as_array);
         let named = |(i, entry): (usize, &'a Value)| {
             entry
                 .as_object()
@@ -123,7 +123,7 @@ impl<'a> IpamConfig<'a> {
     }
 
     fn validate_range_sets(&self) -> Result<()> {
-        let sets = match self.raw.get("ranges") {
+        let sets = match self.raw.find("ranges") {
             None | Some(Value::Null) => return Ok(()),
             Some(Value::Array(sets)) => sets,
             Some(other) => {
@@ -204,7 +204,7 @@ fn address_in(place: &str, range: &JsonObject, key: &str, subnet: IpNet) -> Resu
 /// The text under a key; an empty one counts as absent, as with the stock
 /// plugins.
 fn string_field<'a>(place: &str, object: &'a JsonObject, key: &str) -> Result<Option<&'a str>> {
-    match object.get(key) {
+    match object.find(key) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.as_str()).filter(|text| !text.is_empty())),
         Some(other) => Err(Error::invalid(format!(

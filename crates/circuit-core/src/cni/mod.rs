@@ -22,7 +22,7 @@ pub use ipam::IpamConfig;
 pub use pools::SubnetPool;
 pub use report::{ErrorReport, code, supported_versions};
 pub use result::{CniResult, Dns, Interface, IpConfig, Route};
-pub use spelling::as_documented;
+pub use spelling::AnyCase;
 pub use stdin::{Invocation, ValidAttachment, plugin_config, plugin_stdin};
 pub use version::CniVersion;
 

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{
-    CniResult, CniVersion, ConfigList, DNS_KEY, DataPath, ErrorReport, GW_PRIORITY_KEY, JsonObject,
-    PluginConfig, code,
+    AnyCase as _, CniResult, CniVersion, ConfigList, DNS_KEY, DataPath, ErrorReport,
+    GW_PRIORITY_KEY, JsonObject, PluginConfig, code,
 };
 
 /// GC's key: what is in use. The second name is that of the specification's first
@@ -28,7 +28,7 @@ impl ValidAttachment {
     /// Code 7 when it says nothing, 6 when that cannot be read: a runtime that forgot
     /// it does not mean that all may be removed.
     pub fn of(config: &JsonObject) -> Result<Vec<Self>, ErrorReport> {
-        let said = IN_USE.iter().find_map(|key| Some((key, config.get(*key)?)));
+        let said = IN_USE.iter().find_map(|key| Some((key, config.find(key)?)));
         match said {
             None => Err(ErrorReport::new(
                 code::INVALID_CONFIG,
@@ -48,7 +48,7 @@ impl ValidAttachment {
     }
 
     fn read(entry: &Value) -> Option<Self> {
-        let text = |key: &str| entry.get(key)?.as_str().map(str::to_owned);
+        let text = |key: &str| entry.find(key)?.as_str().map(str::to_owned);
         Some(Self {
             container_id: text("containerID")?,
             ifname: text("ifname")?,
@@ -139,7 +139,7 @@ fn insert_args(config: &mut JsonObject, config_args: Option<&JsonObject>) {
 /// A copy of the object under a key, empty when it is absent or something else.
 fn object_at(parent: &JsonObject, key: &str) -> JsonObject {
     parent
-        .get(key)
+        .find(key)
         .and_then(Value::as_object)
         .cloned()
         .unwrap_or_default()

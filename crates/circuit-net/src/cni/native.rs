@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use circuit_core::cni::{
-    CniResult, CniVersion, ConfigList, DataPath, ErrorReport, JsonObject, PluginConfig,
-    as_documented, code,
+    CniResult, CniVersion, ConfigList, DataPath, ErrorReport, JsonObject, PluginConfig, code,
 };
 use circuit_core::{Error, Result};
 use serde_json::Value;
@@ -49,7 +48,7 @@ pub(super) fn way_of_ipam(ipam: &str, plugin: &PluginConfig) -> Way {
 }
 
 fn way_of(kind: &str, plugin: &PluginConfig) -> Way {
-    match driver(kind).map(|driver| driver.supports(plugin.options())) {
+    match driver(kind).map(|driver| driver.supports(&plugin.raw)) {
         None => Way::Exec,
         Some(Ok(())) => Way::Native,
         Some(Err(unsupported)) => Way::Fallback(unsupported),
@@ -165,8 +164,7 @@ impl NativeCall {
         sockets: &Sockets,
         handle: Handle,
     ) -> Answer<Option<Value>> {
-        let config = as_documented(&self.config);
-        let prev = config.get("prevResult").filter(|prev| !prev.is_null());
+        let prev = self.config.get("prevResult").filter(|prev| !prev.is_null());
         let prev = prev
             .map(|prev| CniResult::parse_or(prev, self.version))
             .transpose()
@@ -182,7 +180,7 @@ impl NativeCall {
             netns: self.netns.as_deref(),
             ifname: &self.ifname,
             args: &self.args,
-            config: &config,
+            config: &self.config,
             version: self.version,
             prev: prev.as_ref(),
             delegate: &delegate,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-use circuit_core::cni::{CniResult, ErrorReport, JsonObject, ValidAttachment, code};
+use circuit_core::cni::{AnyCase as _, CniResult, ErrorReport, JsonObject, ValidAttachment, code};
 use circuit_core::{Error, Result};
 use serde_json::Value;
 
@@ -138,7 +138,7 @@ fn answer(
 }
 
 fn holder(arguments: &Arguments, config: &JsonObject) -> Holder {
-    let name = config.get("name").and_then(Value::as_str);
+    let name = config.find("name").and_then(Value::as_str);
     Holder {
         container_id: arguments.container_id.clone(),
         network: name.unwrap_or_default().to_owned(),
@@ -151,7 +151,7 @@ fn request(holder: Holder, arguments: &Arguments, config: &JsonObject) -> LeaseR
         .args
         .split(';')
         .filter_map(|pair| pair.split_once('='));
-    let ipam = config.get("ipam").and_then(Value::as_object);
+    let ipam = config.find("ipam").and_then(Value::as_object);
     LeaseRequest {
         holder,
         netns: PathBuf::from(&arguments.netns),

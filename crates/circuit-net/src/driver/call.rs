@@ -4,7 +4,9 @@ use std::cell::{OnceCell, RefCell, RefMut};
 use std::fs::File;
 use std::path::Path;
 
-use circuit_core::cni::{CniResult, CniVersion, ErrorReport, JsonObject, ValidAttachment, code};
+use circuit_core::cni::{
+    AnyCase as _, CniResult, CniVersion, ErrorReport, JsonObject, ValidAttachment, code,
+};
 use serde_json::Value;
 
 use super::{Answer, Delegate};
@@ -26,8 +28,7 @@ pub struct Call<'a> {
     /// `CNI_ARGS`, as pairs.
     pub args: &'a [(String, String)],
     /// The plugin's configuration with what the runtime put into it: `name`,
-    /// `cniVersion`, `runtimeConfig`, `args`, `prevResult`. Keys are spelled as they
-    /// are documented.
+    /// `cniVersion`, `runtimeConfig`, `args`, `prevResult`.
     pub config: &'a JsonObject,
     /// The version that is spoken.
     pub version: CniVersion,
@@ -52,7 +53,7 @@ impl<'a> Call<'a> {
     /// The network's name.
     pub fn network(&self) -> &'a str {
         self.config
-            .get("name")
+            .find("name")
             .and_then(Value::as_str)
             .unwrap_or_default()
     }
@@ -60,19 +61,19 @@ impl<'a> Call<'a> {
     /// The plugin's `type`.
     pub fn kind(&self) -> &'a str {
         self.config
-            .get("type")
+            .find("type")
             .and_then(Value::as_str)
             .unwrap_or_default()
     }
 
     /// The value of a key of `runtimeConfig`.
     pub fn runtime_config(&self, key: &str) -> Option<&'a Value> {
-        self.config.get("runtimeConfig")?.get(key)
+        self.config.find("runtimeConfig")?.find(key)
     }
 
     /// The value of a key of `args.cni`.
     pub fn cni_arg(&self, key: &str) -> Option<&'a Value> {
-        self.config.get("args")?.get("cni")?.get(key)
+        self.config.find("args")?.find("cni")?.find(key)
     }
 
     /// The value of a key of `CNI_ARGS`.

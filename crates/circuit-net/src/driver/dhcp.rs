@@ -4,7 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use circuit_core::cni::{CniResult, ErrorReport, JsonObject, code};
+use circuit_core::cni::{AnyCase as _, CniResult, ErrorReport, JsonObject, code};
 
 use super::{Answer, Call, Driver, Options, Unsupported};
 use crate::dhcp::DEFAULT_SOCKET;
@@ -20,7 +20,7 @@ impl Driver for Dhcp {
     /// The configuration is that of the plugin that has this one give out
     /// addresses.
     fn supports(&self, config: &JsonObject) -> Result<(), Unsupported> {
-        match config.get("ipam").and_then(|ipam| ipam.as_object()) {
+        match config.find("ipam").and_then(|ipam| ipam.as_object()) {
             Some(ipam) => Options::at(ipam, "ipam").only(&KEYS),
             None => Ok(()),
         }

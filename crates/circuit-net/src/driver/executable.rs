@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 
 use circuit_core::cni::{
-    CniResult, CniVersion, ErrorReport, JsonObject, MAX_CONFIG_BYTES, as_documented, code,
+    AnyCase as _, CniResult, CniVersion, ErrorReport, JsonObject, MAX_CONFIG_BYTES, code,
     is_network_name,
 };
 use circuit_core::labels::check_interface;
@@ -226,14 +226,13 @@ fn read_input() -> Answer<Vec<u8>> {
 }
 
 fn parse_config(input: &[u8]) -> Answer<JsonObject> {
-    let written: JsonObject = serde_json::from_slice(input).map_err(|e| {
+    let config: JsonObject = serde_json::from_slice(input).map_err(|e| {
         ErrorReport::new(
             code::DECODING_FAILURE,
             format!("the configuration on standard input is no json object: {e}"),
         )
     })?;
-    let config = as_documented(&written).into_owned();
-    check_name(config.get("name"))?;
+    check_name(config.find("name"))?;
     Ok(config)
 }
 
@@ -258,7 +257,7 @@ fn check_name(name: Option<&Value>) -> Answer<()> {
 }
 
 fn parse_version(config: &JsonObject) -> Answer<CniVersion> {
-    let text = match config.get("cniVersion") {
+    let text = match config.find("cniVersion") {
         None | Some(Value::Null) => "",
         Some(Value::String(text)) => text,
         Some(other) => {
@@ -298,7 +297,7 @@ fn check_command(command: Command, version: CniVersion) -> Answer<()> {
 }
 
 fn parse_prev(config: &JsonObject, version: CniVersion) -> Answer<Option<CniResult>> {
-    match config.get("prevResult") {
+    match config.find("prevResult") {
         None | Some(Value::Null) => Ok(None),
         Some(prev) => CniResult::parse_or(prev, version)
             .map(Some)
@@ -315,7 +314,7 @@ fn versions(input: &[u8]) -> Value {
     let asked = serde_json::from_slice::<JsonObject>(input).ok();
     let asked = asked
         .as_ref()
-        .and_then(|config| config.get("cniVersion")?.as_str());
+        .and_then(|config| config.find("cniVersion")?.as_str());
     json!({
         "cniVersion": asked.unwrap_or(CniVersion::LATEST.as_str()),
         "supportedVersions": spoken(),

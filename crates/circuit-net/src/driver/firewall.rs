@@ -18,7 +18,7 @@ pub(super) use iptables::owners;
 
 use std::net::IpAddr;
 
-use circuit_core::cni::{CniResult, ErrorReport, JsonObject, code};
+use circuit_core::cni::{AnyCase as _, CniResult, ErrorReport, JsonObject, code};
 
 use self::firewalld::Firewalld;
 pub use self::firewalld::FirewalldWatch;
@@ -103,7 +103,7 @@ impl<'a> Config<'a> {
 impl Driver for Firewall {
     fn supports(&self, config: &JsonObject) -> Result<(), Unsupported> {
         Options::new(config).only(&KEYS)?;
-        if config.get("backend").and_then(|it| it.as_str()) != Some("firewalld") && has_legacy() {
+        if config.find("backend").and_then(|it| it.as_str()) != Some("firewalld") && has_legacy() {
             return Err(Unsupported {
                 key: "backend".to_owned(),
                 documented: true,

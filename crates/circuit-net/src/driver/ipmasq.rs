@@ -1,7 +1,7 @@
 //! Masquerading, for the networks that ask for it: rules of the network, made
 //! with its first attachment and taken away with its last.
 
-use circuit_core::cni::{CniResult, ErrorReport, IpamConfig, JsonObject, code};
+use circuit_core::cni::{AnyCase as _, CniResult, ErrorReport, IpamConfig, JsonObject, code};
 use ipnet::IpNet;
 
 use super::{Answer, Call, Options, Unsupported};
@@ -10,7 +10,7 @@ use crate::nft::masquerade;
 /// Refuses rules by `iptables` where they are asked for by name: who asks
 /// wants to see them there. Otherwise it is left to the plugin, and so to us.
 pub(super) fn supports(config: &JsonObject) -> Result<(), Unsupported> {
-    let asked = config.get("ipMasqBackend").and_then(|v| v.as_str());
+    let asked = config.find("ipMasqBackend").and_then(|v| v.as_str());
     match asked {
         Some("iptables") => Err(Unsupported {
             key: "ipMasqBackend".to_owned(),
@@ -64,7 +64,7 @@ pub(super) fn release(call: &Call<'_>, unused: impl Fn() -> Answer<bool>) -> Ans
 
 /// The network's subnets, sorted and without repeats.
 pub(super) fn subnets(call: &Call<'_>, result: Option<&CniResult>) -> Vec<IpNet> {
-    let ipam = call.config.get("ipam").and_then(|ipam| ipam.as_object());
+    let ipam = call.config.find("ipam").and_then(|ipam| ipam.as_object());
     let configured = ipam.map(|ipam| IpamConfig::new(ipam).subnets());
     let leased = result.into_iter().flat_map(|result| &result.ips);
     let mut subnets: Vec<IpNet> = configured.into_iter().flatten().collect();

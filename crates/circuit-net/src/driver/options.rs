@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use circuit_core::cni::{ErrorReport, JsonObject, code};
+use circuit_core::cni::{AnyCase as _, ErrorReport, JsonObject, code};
 use serde_json::Value;
 
 use super::Answer;
@@ -58,18 +58,16 @@ impl<'a> Options<'a> {
         Self { object, path }
     }
 
-    /// Refuses the first key that is neither in `known` nor common to all
-    /// plugins.
+    /// Refuses the first key that is, in whatever letters, neither in `known` nor
+    /// common to all plugins.
     ///
     /// # Errors
     /// The key.
     pub fn only(&self, known: &[&str]) -> Result<(), Unsupported> {
-        let common = |key: &str| self.path.is_empty() && COMMON.contains(&key);
-        match self
-            .object
-            .keys()
-            .find(|key| !known.contains(&key.as_str()) && !common(key))
-        {
+        let is_in = |keys: &[&str], key: &str| keys.iter().any(|it| it.eq_ignore_ascii_case(key));
+        let common = |key: &str| self.path.is_empty() && is_in(&COMMON, key);
+        let mut keys = self.object.keys();
+        match keys.find(|key| !is_in(known, key) && !common(key)) {
             None => Ok(()),
             Some(key) => Err(Unsupported {
                 key: self.name(key),
@@ -95,7 +93,7 @@ impl<'a> Options<'a> {
 
     /// The value of a key; `null` counts as absent.
     pub fn get(&self, key: &str) -> Option<&'a Value> {
-        self.object.get(key).filter(|value| !value.is_null())
+        self.object.find(key).filter(|value| !value.is_null())
     }
 
     /// A boolean, `false` when absent.
@@ -196,7 +194,7 @@ impl<'a> Options<'a> {
 
     fn wrong(&self, key: &str, what: &str) -> ErrorReport {
         let name = self.name(key);
-        let value = self.object.get(key).unwrap_or(&Value::Null);
+        let value = self.object.find(key).unwrap_or(&Value::Null);
         ErrorReport::new(
             code::DECODING_FAILURE,
             format!("{name} is {value}, not {what}"),

@@ -1,5 +1,6 @@
 //! For whom the addresses of networks are held, and what of that this daemon knows.
 
+use circuit_core::cni::AnyCase as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -57,7 +58,7 @@ impl Accounts {
 /// The CNI container id that has an address of host-local's.
 pub(super) fn owner_of(config: &ConfigList, ip: &str) -> Option<String> {
     let ipam = config.plugins.iter().find_map(|plugin| plugin.ipam())?;
-    let told = ipam.raw().get("dataDir").and_then(|dir| dir.as_str());
+    let told = ipam.raw().find("dataDir").and_then(|dir| dir.as_str());
     let lease = Path::new(told.unwrap_or(LEASES))
         .join(&config.name)
         .join(ip);

@@ -1,5 +1,6 @@
 //! Attachments made by the networks' CNI plugins, native or executables.
 
+use circuit_core::cni::AnyCase as _;
 use std::{
     collections::{HashMap, HashSet},
     path::{Path, PathBuf},
@@ -237,8 +238,8 @@ fn masquerades(config: &ConfigList, natives: &Natives) -> bool {
         !natives.contains(&index)
             && matches!(plugin.kind.as_str(), "bridge" | "ptp")
             && plugin
-                .options()
-                .get("ipMasq")
+                .raw
+                .find("ipMasq")
                 .and_then(serde_json::Value::as_bool)
                 == Some(true)
     })

@@ -1,6 +1,7 @@
 //! What an attachment needs outside of its container: what is on the host, and
 //! addresses that a server lends for a time.
 
+use circuit_core::cni::AnyCase as _;
 use std::path::{Path, PathBuf};
 
 use circuit_core::{attachment::Attachment, cni::ConfigList, datapath::Held};
@@ -72,7 +73,7 @@ impl Lender {
         let ipams = config.plugins.iter().filter_map(|plugin| plugin.ipam());
         let mut dhcp = ipams.filter(|ipam| ipam.kind() == Some("dhcp"));
         dhcp.any(|ipam| {
-            let told = ipam.raw().get("daemonSocketPath").and_then(Value::as_str);
+            let told = ipam.raw().find("daemonSocketPath").and_then(Value::as_str);
             Path::new(told.unwrap_or(DEFAULT_SOCKET)) == self.socket
         })
     }

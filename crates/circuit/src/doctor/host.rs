@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use circuit_core::cni::ConfigList;
+use circuit_core::cni::{AnyCase as _, ConfigList};
 use circuit_core::doctor::Finding;
 use circuit_core::{Error, Result};
 use circuit_net::listening::{self, Listening};
@@ -50,8 +50,8 @@ fn missing(features: &[Feature], lists: &[ConfigList]) -> Vec<Finding> {
         let needing = lists.iter().find(|list| match feature.name {
             "nftables" => list.plugins.iter().any(|plugin| {
                 let masquerades = plugin
-                    .options()
-                    .get("ipMasq")
+                    .raw
+                    .find("ipMasq")
                     .and_then(serde_json::Value::as_bool);
                 masquerades == Some(true) || plugin.kind == "portmap"
             }),
@@ -92,13 +92,8 @@ fn routed(lists: &[ConfigList]) -> [bool; 2] {
     let mut families = [false; 2];
     for list in lists {
         let leads_out = list.plugins.iter().any(|plugin| {
-            let is = |key: &str| {
-                plugin
-                    .options()
-                    .get(key)
-                    .and_then(serde_json::Value::as_bool)
-                    == Some(true)
-            };
+            let is =
+                |key: &str| plugin.raw.find(key).and_then(serde_json::Value::as_bool) == Some(true);
             plugin.kind == "ptp" || plugin.kind == "bridge" && (is("isGateway") || is("ipMasq"))
         });
         for subnet in list.subnets().into_iter().filter(|_| leads_out) {

@@ -1,7 +1,7 @@
 //! Networks that are described in a few words: where their subnets are free, and
 //! what their bridges are called.
 
-use circuit_core::cni::{ConfigList, Description, SubnetPool, bridge_name};
+use circuit_core::cni::{AnyCase as _, ConfigList, Description, SubnetPool, bridge_name};
 use circuit_core::service::NetworkListing;
 use circuit_core::{Error, Result};
 use ipnet::IpNet;
@@ -82,10 +82,7 @@ fn numbered(name: &str, number: usize) -> String {
 
 /// The bridges that a network names.
 pub(super) fn bridges(list: &ConfigList) -> impl Iterator<Item = &str> {
-    let named = list
-        .plugins
-        .iter()
-        .map(|plugin| plugin.options().get("bridge"));
+    let named = list.plugins.iter().map(|plugin| plugin.raw.find("bridge"));
     named.filter_map(|value| value?.as_str())
 }
 

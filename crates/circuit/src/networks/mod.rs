@@ -8,7 +8,7 @@ mod prune;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use circuit_core::cni::{ConfigList, Description};
+use circuit_core::cni::{AnyCase as _, ConfigList, Description};
 use circuit_core::event::Kind;
 use circuit_core::service::{
     Attachments, Lookups, NetworkListing, Networks, Pruned, StoredNetwork,
@@ -356,12 +356,7 @@ fn host_clashes(list: &ConfigList, facts: &Facts) -> Vec<Clash> {
 fn own_interfaces(list: &ConfigList) -> Vec<String> {
     let mut own = Vec::new();
     for plugin in &list.plugins {
-        let text = |key: &str| {
-            plugin
-                .options()
-                .get(key)
-                .and_then(serde_json::Value::as_str)
-        };
+        let text = |key: &str| plugin.raw.find(key).and_then(serde_json::Value::as_str);
         own.extend(
             ["bridge", "master", "device"]
                 .iter()

@@ -1,6 +1,6 @@
 //! The configuration of the bridge driver.
 
-use circuit_core::cni::{ErrorReport, JsonObject, code};
+use circuit_core::cni::{AnyCase as _, ErrorReport, JsonObject, code};
 use serde_json::Value;
 
 use crate::driver::{Answer, Call, Options, Unsupported, args, ipmasq};
@@ -59,7 +59,7 @@ pub(super) fn supports(config: &JsonObject) -> Result<(), Unsupported> {
             Options::at(item, "vlanTrunk").only(&["minID", "maxID", "id"])?;
         }
     }
-    if config.get("macspoofchk").and_then(Value::as_bool) == Some(true) {
+    if config.find("macspoofchk").and_then(Value::as_bool) == Some(true) {
         return Err(Unsupported {
             key: "macspoofchk".to_owned(),
             documented: true,

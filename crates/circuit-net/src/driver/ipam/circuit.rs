@@ -7,7 +7,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use circuit_core::cni::{CniResult, ErrorReport, IpConfig, JsonObject, code, is_network_name};
+use circuit_core::cni::{
+    AnyCase as _, CniResult, ErrorReport, IpConfig, JsonObject, code, is_network_name,
+};
 use circuit_core::ipam::wire::{DEFAULT_SOCKET, Question, Reply, Wanted};
 use circuit_core::ipam::{AddressSet, Span, User};
 use ipnet::IpNet;
@@ -162,7 +164,7 @@ pub(super) fn pool(call: &Call<'_>) -> Answer<String> {
 
 /// The host's interface that is on the wire of the addresses.
 fn link(call: &Call<'_>) -> Option<String> {
-    let text = |key: &str| call.config.get(key).and_then(Value::as_str);
+    let text = |key: &str| call.config.find(key).and_then(Value::as_str);
     let link = text("master").or_else(|| text("bridge")).unwrap_or("");
     (!link.is_empty()).then(|| link.to_owned())
 }
@@ -182,7 +184,7 @@ fn configured(ip: IpAddr, set: &AddressSet) -> IpConfig {
 /// excluded.
 pub(super) fn address_sets(call: &Call<'_>) -> Answer<Vec<AddressSet>> {
     let options = Options::at(section(call.config)?, "ipam");
-    let excluded = texts(section(call.config)?.get("exclude"), "ipam.exclude")?
+    let excluded = texts(section(call.config)?.find("exclude"), "ipam.exclude")?
         .into_iter()
         .map(excluded)
         .collect::<Answer<Vec<_>>>()?;

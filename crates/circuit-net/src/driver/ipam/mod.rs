@@ -8,7 +8,7 @@ mod static_ip;
 
 use std::net::IpAddr;
 
-use circuit_core::cni::{Dns, ErrorReport, JsonObject, Route, code, is_network_name};
+use circuit_core::cni::{AnyCase as _, Dns, ErrorReport, JsonObject, Route, code, is_network_name};
 use ipnet::IpNet;
 use serde_json::Value;
 
@@ -22,7 +22,7 @@ pub(super) use static_ip::Static;
 
 /// The `ipam` part of a plugin's configuration.
 fn section(config: &JsonObject) -> Answer<&JsonObject> {
-    match config.get("ipam") {
+    match config.find("ipam") {
         Some(Value::Object(ipam)) => Ok(ipam),
         None | Some(Value::Null) => Err(invalid("ipam is missing: say how addresses are given")),
         Some(other) => Err(ErrorReport::new(
@@ -35,7 +35,7 @@ fn section(config: &JsonObject) -> Answer<&JsonObject> {
 /// Refuses what is not among `known` in the `ipam` part. The other keys are
 /// the calling plugin's.
 fn only(config: &JsonObject, known: &[&str]) -> Result<(), Unsupported> {
-    match config.get("ipam") {
+    match config.find("ipam") {
         Some(Value::Object(ipam)) => Options::at(ipam, "ipam").only(known),
         // An error when it is used.
         _ => Ok(()),

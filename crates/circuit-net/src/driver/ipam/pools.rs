@@ -36,7 +36,7 @@ fn asking<T>(
         let kind = plugin.ipam()?.kind()?;
         kinds.contains(&kind).then_some((plugin, kind))
     })?;
-    let mut config = plugin.options().clone();
+    let mut config = plugin.raw.clone();
     config.insert("name".to_owned(), Value::String(list.name.clone()));
     let sockets = Sockets::default();
     let call = Call {

@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use circuit_core::cni::{CniResult, Dns, ErrorReport, IpConfig, JsonObject, Route, code};
+use circuit_core::cni::{
+    AnyCase as _, CniResult, Dns, ErrorReport, IpConfig, JsonObject, Route, code,
+};
 use ipnet::IpNet;
 
 use super::{dns, invalid, object, only, routes, section, texts};
@@ -24,8 +26,8 @@ struct Settings {
 impl Driver for Static {
     fn supports(&self, config: &JsonObject) -> Result<(), Unsupported> {
         only(config, &KEYS)?;
-        let ipam = config.get("ipam");
-        let entries = ipam.and_then(|ipam| ipam.get("addresses")?.as_array());
+        let ipam = config.find("ipam");
+        let entries = ipam.and_then(|ipam| ipam.find("addresses")?.as_array());
         entries
             .into_iter()
             .flatten()

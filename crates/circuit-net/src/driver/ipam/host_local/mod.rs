@@ -18,7 +18,7 @@ use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::Path;
 
-use circuit_core::cni::{CniResult, Dns, ErrorReport, IpConfig, JsonObject, code};
+use circuit_core::cni::{AnyCase as _, CniResult, Dns, ErrorReport, IpConfig, JsonObject, code};
 use circuit_core::datapath::Held;
 use ipnet::IpNet;
 use nix::unistd::{AccessFlags, access};
@@ -44,11 +44,11 @@ impl Driver for HostLocal {
                 .filter_map(Value::as_object)
                 .try_for_each(|range| Options::at(range, path).only(&Range::KEYS))
         };
-        let ipam = config.get("ipam");
-        known(ipam.and_then(|ipam| ipam.get("ranges")), "ipam.ranges")?;
-        let runtime = config.get("runtimeConfig");
+        let ipam = config.find("ipam");
+        known(ipam.and_then(|ipam| ipam.find("ranges")), "ipam.ranges")?;
+        let runtime = config.find("runtimeConfig");
         known(
-            runtime.and_then(|runtime| runtime.get("ipRanges")),
+            runtime.and_then(|runtime| runtime.find("ipRanges")),
             "runtimeConfig.ipRanges",
         )
     }
