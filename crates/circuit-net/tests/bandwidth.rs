@@ -219,6 +219,9 @@ fn gc_takes_the_devices_of_those_that_went() {
         );
         plugin.run(By::Ours, Add).unwrap();
         shell("ip link add bwp000000000000 type ifb");
+        // Nothing said is not none.
+        assert!(plugin.run(By::Ours, Gc).is_err());
+        assert!(shell("ip link").contains(IFB));
         plugin.config["cni.dev/valid-attachments"] =
             json!([{"containerID": "web", "ifname": "eth0"}]);
         plugin.run(By::Ours, Gc).unwrap();

@@ -187,6 +187,10 @@ fn rules_are_known_by_their_owner() {
         elsewhere["name"] = json!("net2");
         native(9, Command::Gc, &elsewhere).unwrap();
         native(2, Command::Check, &config(2, "open")).unwrap();
+        let mut silent = gc.clone();
+        silent["cni.dev/valid-attachments"] = json!("nothing");
+        assert!(native(9, Command::Gc, &silent).is_err());
+        native(2, Command::Check, &config(2, "open")).unwrap();
         native(9, Command::Gc, &gc).unwrap();
         native(1, Command::Check, &config(1, "open")).unwrap();
         assert!(native(2, Command::Check, &config(2, "open")).is_err());

@@ -376,6 +376,14 @@ fn gc_removes_what_is_not_valid_and_only_of_its_network() {
             id: "",
             netns: None,
         };
+        // Nothing said is not none.
+        let mut silent = config.clone();
+        silent
+            .as_object_mut()
+            .unwrap()
+            .remove("cni.dev/valid-attachments");
+        assert!(nobody.run(Command::Gc, &silent).is_err());
+        a.run(Command::Check);
         nobody.run(Command::Gc, &config).unwrap();
         assert!(a.try_run(Command::Check).is_err());
         b.run(Command::Check);
