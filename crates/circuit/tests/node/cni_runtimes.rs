@@ -1,7 +1,7 @@
 //! CNI's other runtimes on the drivers as executables: containerd's own for CRI, asked
 //! by `crictl`, and `cnitool`. `ctr run --cni` is in [`native`](crate::native).
 
-use circuit_testing::{Containerd, IMAGE, PATIENCE, Plugins, TestNode, wait_until};
+use circuit_testing::{Containerd, IMAGE, PATIENCE, Plugins, TestNode, network, wait_until};
 use serde_json::{Value, json};
 
 use crate::support::{NETWORK, assert_names};
@@ -104,6 +104,15 @@ impl<'a> Pod<'a> {
         said.trim().to_owned()
     }
 
+    /// Waits until its server is up.
+    fn wait_until_it_serves(&self) {
+        let url = format!("http://{}/", self.addresses()[0]);
+        let fetch = ["-sS", "--max-time", "5", url.as_str()];
+        wait_until("the pod serves", PATIENCE, || {
+            self.node.run("curl", &fetch).worked()
+        });
+    }
+
     fn end(self) {
         self.node.crictl(&["stopp", &self.id]).ok();
         self.node.crictl(&["rmp", &self.id]).ok();
@@ -145,6 +154,7 @@ fn pods(containerd: Containerd) {
     assert!(shaped.contains("rate 100Mbit"), "{shaped}");
     assert_eq!(web.exec(&["cat", "/proc/sys/net/core/somaxconn"]), "500");
 
+    web.wait_until_it_serves();
     let other = Pod::run(&node, "other", &json!([]), &["sleep", "1000"]);
     for url in [
         "http://10.61.0.2/",
@@ -174,10 +184,7 @@ fn a_daemon_leaves_pods_of_cri_alone_and_connects_them_when_asked() {
     // Both have the network, whose plugins clean up what nobody has.
     node.give_to_runtimes(&TYPES, &list("1.0.0"));
     node.create_network("pods", &list("1.1.0").to_string());
-    node.create_network(
-        "more",
-        &circuit_testing::network::bridge("more", "10.62.0.0/16"),
-    );
+    node.create_network("more", &network::bridge("more", "10.62.0.0/16"));
     let ports = json!([{"protocol": 0, "container_port": 80, "host_port": 8061}]);
     let web = Pod::run(&node, "web", &ports, &["sh", "-c", SERVE]);
     let (leases, published) = (node.leases(), node.publications());
@@ -188,6 +195,7 @@ fn a_daemon_leaves_pods_of_cri_alone_and_connects_them_when_asked() {
     assert_names(&told, &["2 containers", "nothing is left over"]);
     assert_eq!((node.leases(), node.publications()), (leases, published));
 
+    web.wait_until_it_serves();
     node.circuit(&["network", "connect", &web.id, "more"]).ok();
     let inside = web.exec(&["ip", "addr"]);
     assert_names(&inside, &["10.61.0.2/16", "10.62.0.2/16"]);
