@@ -278,12 +278,14 @@ fn containers_reach_the_lan_and_each_other() {
 
 /// Sends something from one namespace to an address in another.
 fn greet(from: &Netns, to: &Netns, address: &str) {
-    let there = in_netns(to.path(), || Ok(UdpSocket::bind((address, 7777)).unwrap())).unwrap();
+    // Any port: a process that another test starts at that moment may have a copy of
+    // the last one's socket.
+    let there = in_netns(to.path(), || Ok(UdpSocket::bind((address, 0)).unwrap())).unwrap();
     there
         .set_read_timeout(Some(Duration::from_secs(5)))
         .unwrap();
     let here = in_netns(from.path(), || Ok(UdpSocket::bind("0.0.0.0:0").unwrap())).unwrap();
-    here.send_to(b"hello", (address, 7777)).unwrap();
+    here.send_to(b"hello", there.local_addr().unwrap()).unwrap();
     let mut text = [0; 16];
     let (length, _) = there.recv_from(&mut text).unwrap();
     assert_eq!(&text[..length], b"hello");
