@@ -1,6 +1,6 @@
 //! Names of containers, on one node.
 
-use circuit_testing::{Ends, PATIENCE, Ran, TestNode, network, wait_until};
+use circuit_testing::{Ends, PATIENCE, Ran, TestNode, network, wait_for, wait_until};
 use serde_json::{Value, json};
 
 use crate::node;
@@ -326,6 +326,14 @@ fn of_both_families() -> TestNode {
     node
 }
 
+/// What a command that works and has something to say says: `ctr` at times loses what
+/// comes from one that ends at once.
+fn said(node: &TestNode, container: &str, command: &[&str]) -> String {
+    wait_for("something is said", PATIENCE, || {
+        Some(node.exec(container, command).ok()).filter(|text| !text.is_empty())
+    })
+}
+
 /// The other C library of containers' images, which asks all servers at once, and is
 /// told nothing by files: these containers have no `/etc/hosts`.
 #[test]
@@ -347,7 +355,7 @@ fn musl_finds_names_of_both_families() {
         "none.ctr0",
         "localhost",
     ];
-    let told = node.exec("web", &[&["resolve"], &names[..]].concat()).ok();
+    let told = said(&node, "web", &[&["resolve"], &names[..]].concat());
     let expected = format!(
         "web: {both}\nWEB.ctr0: {both}\nweb.circuit.internal: {both}\n\
          none.ctr0: Name does not resolve\nlocalhost: ::1=localhost 127.0.0.1=localhost\n"
@@ -380,7 +388,7 @@ fn the_c_library_finds_names_of_both_families() {
         resolv_conf_or_none(&node, "web").is_some_and(|it| it.contains("nameserver 10.88.0.1"))
     });
     assert_names(&resolv_conf(&node, "web"), &["nameserver fd00:88::1"]);
-    let getent = |words: &[&str]| node.exec("web", &[&["getent"], words].concat()).ok();
+    let getent = |words: &[&str]| said(&node, "web", &[&["getent"], words].concat());
     for address in &addresses {
         let ip = address.split('/').next().unwrap();
         let kind = if ip.contains(':') {
