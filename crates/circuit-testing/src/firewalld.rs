@@ -1,45 +1,22 @@
 //! The real firewalld, on a system bus of its own in a node.
 
-use std::{
-    fs::{self, File},
-    path::PathBuf,
-    process::Stdio,
-};
+use std::{fs, path::PathBuf};
 
 use crate::{
     Ends, PATIENCE, TestNode,
+    bus::{Bus, log},
     plugins::{cache, present},
     wait_until,
 };
 
-/// Where programs look for the system bus.
-const SOCKET: &str = "/run/dbus/system_bus_socket";
-
 const LOG: &str = "firewalld.log";
-
-/// A bus that lets everybody do everything.
-const BUS: &str = r#"<!DOCTYPE busconfig PUBLIC
-  "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
-  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
-<busconfig>
-  <type>system</type>
-  <listen>unix:path=/run/dbus/system_bus_socket</listen>
-  <auth>EXTERNAL</auth>
-  <policy context="default">
-    <allow user="*"/>
-    <allow own="*"/>
-    <allow send_destination="*"/>
-    <allow receive_sender="*"/>
-  </policy>
-</busconfig>
-"#;
 
 /// Debian's firewalld, which `scripts/firewalld` has unpacked, as it is after its
 /// installation, in a node. It ends with this value.
 pub struct Firewalld<'a> {
     node: &'a TestNode,
     running: Option<Ends>,
-    _bus: Ends,
+    _bus: Bus,
 }
 
 impl<'a> Firewalld<'a> {
@@ -49,23 +26,11 @@ impl<'a> Firewalld<'a> {
     /// When they are not there.
     #[track_caller]
     pub fn start(node: &'a TestNode) -> Self {
-        node.run("mkdir", &["-p", "/run/dbus"]).ok();
-        let file = node.file("bus.conf", BUS);
-        let bus = node
-            .command("dbus-daemon")
-            .args(["--nofork", "--nopidfile", "--config-file", &file])
-            .stdout(Stdio::null())
-            .stderr(log(node, "bus.log"))
-            .spawn()
-            .expect("dbus-daemon: run scripts/setup");
         let mut firewalld = Self {
             node,
             running: None,
-            _bus: Ends(bus),
+            _bus: Bus::start(node),
         };
-        wait_until("the system bus is there", PATIENCE, || {
-            node.run("test", &["-S", SOCKET]).worked()
-        });
         firewalld.come_back();
         firewalld
     }
@@ -116,13 +81,4 @@ fn program(name: &str) -> String {
     let program: PathBuf = cache().join("firewalld").join(name);
     present(&program);
     program.display().to_string()
-}
-
-fn log(node: &TestNode, name: &str) -> File {
-    let path = node.folder().join(name);
-    fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .expect("a log")
 }

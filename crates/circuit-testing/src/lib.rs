@@ -19,6 +19,7 @@
     reason = "what cannot be set up must fail its test, loudly"
 )]
 
+mod bus;
 mod certificates;
 mod cgroup;
 mod collector;
@@ -41,6 +42,7 @@ mod plugins;
 mod process;
 mod promtool;
 mod redis_server;
+mod resolved;
 mod sweep;
 
 pub use certificates::certificates;
@@ -59,3 +61,4 @@ pub use plugins::Plugins;
 pub use process::Ends;
 pub use promtool::promtool;
 pub use redis_server::{RedisServer, free_ports};
+pub use resolved::Resolved;

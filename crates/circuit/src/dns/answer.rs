@@ -113,6 +113,10 @@ impl Dns {
         if !recursive || !question.wants_recursion() {
             return self.refuse(&question, ResponseCode::Refused, client, out);
         }
+        let is_here = self.is_here(client);
+        if self.upstreams.comes_back(bytes, client.peer, is_here) {
+            return self.refuse(&question, ResponseCode::Refused, client, out);
+        }
         if !self.limits.allow(client.peer, Instant::now()) {
             self.figures.limited();
             return self.refuse(&question, ResponseCode::Refused, client, out);
@@ -191,11 +195,15 @@ impl Dns {
         if *client.door == Door::Api {
             return false;
         }
-        peer.is_loopback()
-            || client.local == Some(peer)
-            || self.own.contains(&peer)
+        self.is_here(client)
             || view.networks.subnet_of(peer.into()).is_some()
             || view.maps.iter().any(|map| !map.holders(peer).is_empty())
+    }
+
+    /// Whether a program of this host asks.
+    fn is_here(&self, client: &Client<'_>) -> bool {
+        let peer = client.peer;
+        peer.is_loopback() || client.local == Some(peer) || self.own.contains(&peer)
     }
 
     fn authority(&self) -> Authority<'_> {

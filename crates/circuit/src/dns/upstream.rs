@@ -6,18 +6,20 @@
 
 mod exchange;
 mod hosts;
+mod loops;
 
-use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hickory_proto::op::{Message, Query};
-use hickory_proto::rr::{Name, RecordType};
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::Name;
 use tokio::sync::Semaphore;
 
 use hosts::Hosts;
+use loops::{Loops, UnderWay};
 
 /// How long one server has to answer before the next one is asked too.
 const EACH: Duration = Duration::from_millis(1500);
@@ -45,7 +47,7 @@ pub struct Upstreams {
     hosts: Hosts,
     states: Mutex<Vec<State>>,
     room: Semaphore,
-    probes: Mutex<HashSet<Name>>,
+    loops: Loops,
 }
 
 /// What is known of a server.
@@ -54,8 +56,18 @@ struct State {
     address: SocketAddr,
     /// It did not answer, and is asked last until then.
     rests: Option<Instant>,
-    /// It asks us what we ask it, as was found then.
-    loops: Option<Instant>,
+    /// It asks us what we ask it.
+    asks: Option<Asks>,
+}
+
+/// Whom a server asks that asks us what we ask it. Its questions to us are refused
+/// meanwhile, so that nothing goes round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asks {
+    /// Nobody who answers.
+    Only,
+    /// Others too, of whom one answers; systemd-resolved asks several at once.
+    Besides,
 }
 
 impl State {
@@ -63,7 +75,7 @@ impl State {
         Self {
             address,
             rests: None,
-            loops: None,
+            asks: None,
         }
     }
 }
@@ -75,15 +87,23 @@ impl Upstreams {
             hosts: Hosts::new(servers, own),
             states: Mutex::default(),
             room: Semaphore::new(AT_ONCE),
-            probes: Mutex::default(),
+            loops: Loops::default(),
         }
     }
 
     /// Whether a question is the one of ours that must not come back; whoever was
     /// asked it has told on itself.
     pub(super) fn is_probe(&self, name: &Name) -> bool {
-        let mut probes = self.probes.lock().unwrap_or_else(PoisonError::into_inner);
-        probes.remove(&name.to_lowercase())
+        self.loops.is_probe(name)
+    }
+
+    /// Whether a question is what a server passes on to us while we ask it: to be
+    /// refused, or it would go round. A server asks from its own address, or is a
+    /// program of this host, as whoever asks may be.
+    pub(super) fn comes_back(&self, question: &[u8], peer: IpAddr, is_here: bool) -> bool {
+        let asked = self.loops.asked(question, peer, is_here);
+        let is_one = |state: &State| state.asks.is_some() && asked.contains(&state.address);
+        !asked.is_empty() && self.states().iter().any(is_one)
     }
 
     /// Asks one server after the other until one knows an answer; none when all
@@ -92,12 +112,16 @@ impl Upstreams {
         let _room = self.room.try_acquire().ok()?;
         let mut last = None;
         for server in self.in_turn() {
+            let _under_way = UnderWay::new(&self.loops, question, server);
             let asked = exchange::ask(server, question, stream);
             match tokio::time::timeout(EACH, asked).await {
                 Ok(Ok(answer)) => {
                     self.change(server, |state| state.rests = None);
                     // It cannot, or will not: another may.
-                    if matches!(answer.get(3).map(|flags| flags & 0x0f), Some(2 | 5)) {
+                    if matches!(
+                        code(&answer),
+                        ResponseCode::ServFail | ResponseCode::Refused
+                    ) {
                         last = Some(answer);
                         continue;
                     }
@@ -116,55 +140,56 @@ impl Upstreams {
         last
     }
 
-    /// The servers to ask, those that answered last time first.
+    /// The servers to ask: first those that answered last time, and of these those
+    /// that do not ask us.
     fn in_turn(&self) -> Vec<SocketAddr> {
         if let Some(addresses) = self.hosts.changed() {
             self.replace(&addresses);
         }
         let now = Instant::now();
-        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        let well = |state: &&State| state.loops.is_none();
+        let states = self.states();
         let rests = |state: &State| state.rests.is_some_and(|until| until > now);
-        let mut turn: Vec<&State> = states.iter().filter(well).collect();
-        turn.sort_by_key(|state| rests(state));
+        let mut turn: Vec<&State> = states.iter().collect();
+        turn.sort_by_key(|state| (rests(state), state.asks.is_some()));
         turn.into_iter().map(|state| state.address).collect()
     }
 
+    fn states(&self) -> MutexGuard<'_, Vec<State>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn replace(&self, addresses: &[SocketAddr]) {
-        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        *states = addresses.iter().copied().map(State::new).collect();
+        *self.states() = addresses.iter().copied().map(State::new).collect();
     }
 
     fn change(&self, server: SocketAddr, change: impl FnOnce(&mut State)) {
-        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut states = self.states();
         if let Some(state) = states.iter_mut().find(|state| state.address == server) {
             change(state);
         }
     }
 
-    /// Asks each server for a name that nobody else asks for, now and then: when
-    /// that comes to us, the server asks us, and asking it would go on for ever.
+    /// Asks each server for a name that nobody else asks for: when that comes to us,
+    /// the server asks us. Those are asked again now and then, and so is one that may
+    /// have begun to.
     pub(super) async fn watch_for_loops(&self) {
         let mut timer = tokio::time::interval(Duration::from_secs(1));
-        let mut probed: HashSet<SocketAddr> = HashSet::new();
+        let mut probed: HashMap<SocketAddr, Instant> = HashMap::new();
         loop {
             timer.tick().await;
-            let now = Instant::now();
-            let servers = self.in_turn();
-            let looping = {
-                let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-                probed.retain(|server| states.iter().any(|state| state.address == *server));
-                let due = |at: Instant| now.duration_since(at) >= AGAIN;
-                let looping = states.iter().filter(|state| state.loops.is_some_and(due));
-                looping.map(|state| state.address).collect::<Vec<_>>()
-            };
-            let fresh = servers
-                .into_iter()
-                .filter(|server| !probed.contains(server));
-            for server in looping.into_iter().chain(fresh.collect::<Vec<_>>()) {
+            // The file may have others by now.
+            let _ = self.in_turn();
+            let states = self.states().clone();
+            probed.retain(|server, _| states.iter().any(|state| state.address == *server));
+            for State { address, asks, .. } in states {
+                let due = match probed.get(&address) {
+                    None => true,
+                    Some(last) if last.elapsed() < AGAIN => false,
+                    Some(_) => asks.is_some() || self.loops.is_suspect(address),
+                };
                 // One that is silent may ask us as soon as it is up.
-                if self.probe(server).await {
-                    probed.insert(server);
+                if due && self.probe(address).await {
+                    probed.insert(address, Instant::now());
                 }
             }
         }
@@ -172,37 +197,46 @@ impl Upstreams {
 
     /// Returns whether it is known now if the server asks us.
     async fn probe(&self, server: SocketAddr) -> bool {
-        let label = format!("{:032x}", rand::random::<u128>());
-        let Ok(mut name) = Name::from_labels([label.as_bytes(), label.as_bytes()]) else {
+        let Some(probe) = self.loops.probe() else {
             return false;
         };
-        name.set_fqdn(true);
-        let lock = || self.probes.lock().unwrap_or_else(PoisonError::into_inner);
-        lock().insert(name.clone());
-        let mut message = Message::query();
-        message.metadata.recursion_desired = true;
-        message
-            .queries
-            .push(Query::query(name.clone(), RecordType::HINFO));
-        let Ok(bytes) = message.to_vec() else {
-            return false;
+        let asked = exchange::ask(server, probe.question(), false);
+        let answer = tokio::time::timeout(PROBE, asked).await;
+        let answer = answer.ok().and_then(Result::ok);
+        // Who else is asked knows that there is no such name.
+        let knows = |answer: &Vec<u8>| {
+            matches!(code(answer), ResponseCode::NoError | ResponseCode::NXDomain)
         };
-        let asked = exchange::ask(server, &bytes, false);
-        let answered = matches!(tokio::time::timeout(PROBE, asked).await, Ok(Ok(_)));
-        let came_back = !lock().remove(&name);
+        let asks = probe
+            .came_back()
+            .then(|| match answer.as_ref().is_some_and(knows) {
+                true => Asks::Besides,
+                false => Asks::Only,
+            });
         self.change(server, |state| {
-            match (came_back, state.loops) {
-                (true, None) => tracing::error!(
-                    "the dns server {server} asks this one, so it is left out: name others with \
-                     --dns-upstream"
+            match (asks, state.asks) {
+                (Some(Asks::Only), None | Some(Asks::Besides)) => tracing::warn!(
+                    "the dns server {server} asks this one, and nobody who answers: name others \
+                     with --dns-upstream"
                 ),
-                (false, Some(_)) => tracing::info!("the dns server {server} can be asked again"),
+                (Some(Asks::Besides), None | Some(Asks::Only)) => tracing::info!(
+                    "the dns server {server} asks this one besides others, and is refused what \
+                     it is asked itself"
+                ),
+                (None, Some(_)) => {
+                    tracing::info!("the dns server {server} asks this one no more");
+                }
                 _ => {}
             }
-            state.loops = came_back.then(Instant::now);
+            state.asks = asks;
         });
-        came_back || answered
+        asks.is_some() || answer.is_some()
     }
+}
+
+/// The result in an answer's head.
+fn code(answer: &[u8]) -> ResponseCode {
+    ResponseCode::from_low(answer.get(3).map_or(0, |flags| flags & 0x0f))
 }
 
 #[cfg(test)]

@@ -37,6 +37,7 @@ mod picture;
 mod plugins;
 mod pools;
 mod reconcile;
+mod resolved;
 mod restart;
 mod restart_policies;
 mod runtime;

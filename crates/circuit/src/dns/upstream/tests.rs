@@ -67,30 +67,86 @@ async fn servers_are_asked_in_turn_until_one_knows() {
     assert_eq!(nobody.ask(&question, false).await, None);
 }
 
-#[tokio::test]
-async fn a_server_that_asks_us_is_left_out() {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let address = socket.local_addr().unwrap();
-    let good = server(Some(ResponseCode::NoError)).await;
-    let servers = Servers::These(vec![address, good]);
-    let upstreams = Arc::new(Upstreams::new(servers, Vec::new()));
-    let asked = Arc::clone(&upstreams);
-    // It passes on to us whatever it is asked.
+/// A server that asks us what it is asked, and says then what somebody else said.
+async fn asking(us: &Arc<Upstreams>, address: UdpSocket, says: ResponseCode) -> SocketAddr {
+    let server = address.local_addr().unwrap();
+    let us = Arc::clone(us);
     tokio::spawn(async move {
         let mut buffer = [0; 2000];
-        while let Ok((length, _)) = socket.recv_from(&mut buffer).await {
-            let message = Message::from_vec(&buffer[..length]).unwrap();
-            asked.is_probe(&message.queries[0].name);
+        while let Ok((length, peer)) = address.recv_from(&mut buffer).await {
+            let mut answer = Message::from_vec(&buffer[..length]).unwrap();
+            let refused = us.is_probe(&answer.queries[0].name)
+                || us.comes_back(&buffer[..length], server.ip(), false);
+            answer.metadata.message_type = MessageType::Response;
+            answer.metadata.response_code = match refused {
+                true => says,
+                // It would go round.
+                false => ResponseCode::ServFail,
+            };
+            let answer = answer.to_vec().unwrap();
+            address.send_to(&answer, peer).await.unwrap();
         }
     });
-    let watching = Arc::clone(&upstreams);
-    tokio::spawn(async move { watching.watch_for_loops().await });
-    let left_out = async {
-        while upstreams.in_turn() != [good] {
+    server
+}
+
+/// Waits until the order in which servers are asked is this one.
+async fn turn(upstreams: &Upstreams, expected: &[SocketAddr]) {
+    let asked = async {
+        while upstreams.in_turn() != expected {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), left_out)
+    tokio::time::timeout(Duration::from_secs(30), asked)
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_asks_us_is_asked_last_and_refused_its_own_question() {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let failing = server(Some(ResponseCode::ServFail)).await;
+    let servers = Servers::These(vec![address, failing]);
+    let upstreams = Arc::new(Upstreams::new(servers, Vec::new()));
+    asking(&upstreams, socket, ResponseCode::NXDomain).await;
+    // Nothing is known of it yet.
+    let question = question();
+    let first = upstreams.ask(&question, false).await;
+    assert_eq!(code(first), Some(ResponseCode::ServFail));
+    let watching = Arc::clone(&upstreams);
+    tokio::spawn(async move { watching.watch_for_loops().await });
+    turn(&upstreams, &[failing, address]).await;
+    let answer = upstreams.ask(&question, false).await;
+    assert_eq!(code(answer), Some(ResponseCode::NXDomain));
+    // Nobody else is refused, nor anything when nothing is under way.
+    let here = address.ip();
+    assert!(!upstreams.comes_back(&question, here, true));
+    let under_way = UnderWay::new(&upstreams.loops, &question, address);
+    assert!(upstreams.comes_back(&question, here, false));
+    let elsewhere = "10.88.0.2".parse().unwrap();
+    assert!(!upstreams.comes_back(&question, elsewhere, false));
+    assert!(upstreams.comes_back(&question, elsewhere, true));
+    let mut capitals = question.clone();
+    capitals[13] = b'E';
+    assert!(upstreams.comes_back(&capitals, here, false));
+    capitals[14] = b'y';
+    assert!(!upstreams.comes_back(&capitals, here, false));
+    drop(under_way);
+    assert!(!upstreams.comes_back(&question, here, false));
+}
+
+#[tokio::test]
+async fn a_server_that_may_have_begun_to_ask_us_is_a_suspect() {
+    let good = server(Some(ResponseCode::NXDomain)).await;
+    let upstreams = Upstreams::new(Servers::These(vec![good]), Vec::new());
+    assert_eq!(upstreams.in_turn(), [good]);
+    let question = question();
+    assert!(!upstreams.comes_back(&question, good.ip(), true));
+    assert!(!upstreams.loops.is_suspect(good));
+    let _under_way = UnderWay::new(&upstreams.loops, &question, good);
+    // Nothing is known of it: whoever asks is answered.
+    assert!(!upstreams.comes_back(&question, good.ip(), true));
+    assert!(upstreams.loops.is_suspect(good));
+    assert!(!upstreams.loops.is_suspect(good), "until it is seen again");
 }

@@ -1,0 +1,87 @@
+//! Hosts whose resolver is systemd-resolved, which asks this program for its names,
+//! and whom this program asks for all others.
+
+use std::process::Stdio;
+
+use circuit_testing::{Ends, Lan, PATIENCE, Resolved, TestNode, wait_until};
+
+use crate::support::NETWORK;
+
+/// The stub of systemd-resolved.
+const STUB: &str = "127.0.0.53";
+
+/// The name server of the LAN, at 192.0.2.1: knows one name, and of all others that
+/// they do not exist.
+fn name_server(lan: &Lan) -> Ends {
+    let mut dnsmasq = lan.command("dnsmasq");
+    dnsmasq
+        .args(["--keep-in-foreground", "--no-resolv", "--no-hosts"])
+        .args(["--conf-file=/dev/null", "--pid-file=", "--user=root"])
+        .args(["--bind-interfaces", "--listen-address=192.0.2.1"])
+        .args(["--address=/#/", "--address=/shop.example/203.0.113.7"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    Ends(dnsmasq.spawn().expect("dnsmasq"))
+}
+
+/// A node on the LAN whose resolver is systemd-resolved; it asks the daemon as well.
+fn node(lan: &Lan) -> TestNode {
+    crate::node()
+        .lan(lan)
+        .resolver(STUB)
+        .server(&["--dns-listen", "127.0.0.1:5353"])
+        .without_daemon()
+        .start()
+}
+
+fn resolved(node: &TestNode) -> Resolved<'_> {
+    let resolved = Resolved::start(node, "DNS=127.0.0.1:5353\nDomains=~circuit.internal");
+    resolved.ask(&["dns", "lan0", "192.0.2.1"]);
+    resolved.ask(&["default-route", "lan0", "yes"]);
+    resolved
+}
+
+fn on_the_host(node: &TestNode, name: &str) -> String {
+    let stub = format!("@{STUB}");
+    let words = [&stub, "+short", "+time=8", "+tries=1", name];
+    node.dig(&words).stdout.trim().to_owned()
+}
+
+/// What the library of a container finds, which asks for both families at once.
+fn in_a_container(node: &TestNode, name: &str) -> bool {
+    let found = node.exec("web", &["ping", "-c1", "-W1", name]);
+    found.stdout.contains("203.0.113.7")
+}
+
+#[test]
+fn both_ask_each_other_and_nothing_goes_round() {
+    let lan = Lan::new();
+    let _server = name_server(&lan);
+    let node = node(&lan);
+    let _resolved = resolved(&node);
+    node.start_daemon();
+    let create = [
+        "network",
+        "create",
+        "a",
+        "--subnet",
+        "10.88.0.0/16",
+        "--dns",
+    ];
+    node.circuit(&create).ok();
+    node.run_container("web", &[(NETWORK, "a")], &[]);
+    let found = || on_the_host(&node, "web.circuit.internal") == "10.88.0.2";
+    wait_until("the host finds the container", PATIENCE, found);
+    assert_eq!(on_the_host(&node, "shop.example"), "203.0.113.7");
+    let known = || node.daemon_log().contains("asks this one besides others");
+    wait_until("that it asks back is noticed", PATIENCE, known);
+    for _ in 0..10 {
+        assert!(in_a_container(&node, "shop.example"));
+        assert_eq!(on_the_host(&node, "shop.example"), "203.0.113.7");
+    }
+    let nobody = node.exec("web", &["nslookup", "nobody.example", "10.88.0.1"]);
+    let said = format!("{}{}", nobody.stdout, nobody.stderr);
+    assert!(said.contains("NXDOMAIN"), "{said}");
+    assert!(!node.daemon_log().contains("left out"));
+    node.remove_container("web");
+}
