@@ -49,7 +49,23 @@ impl CoreDns {
     /// its configuration names.
     #[track_caller]
     pub fn start(node: &TestNode, corefile: &str, port: u16) -> Self {
-        Self::start_by(|program| node.command(program), corefile, port)
+        Self::start_with(node, corefile, port, &[])
+    }
+
+    /// The same with further environment.
+    #[track_caller]
+    pub fn start_with(
+        node: &TestNode,
+        corefile: &str,
+        port: u16,
+        environment: &[(&str, &str)],
+    ) -> Self {
+        let command = |program: &str| {
+            let mut command = node.command(program);
+            command.envs(environment.iter().copied());
+            command
+        };
+        Self::start_by(command, corefile, port)
     }
 
     /// The same on the host of a LAN: 192.0.2.1.
