@@ -44,6 +44,7 @@ mod promtool;
 mod redis_server;
 mod resolved;
 mod sweep;
+mod udev;
 
 pub use certificates::certificates;
 pub use collector::{Collector, Span};
@@ -62,3 +63,4 @@ pub use process::Ends;
 pub use promtool::promtool;
 pub use redis_server::{RedisServer, free_ports};
 pub use resolved::Resolved;
+pub use udev::Udev;

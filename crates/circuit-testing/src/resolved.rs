@@ -14,7 +14,7 @@ const LOG: &str = "resolved.log";
 /// Its user, whom it becomes.
 const USER: &str = "systemd-resolve";
 
-/// Debian's systemd-resolved, which `scripts/resolved` has unpacked. It ends with
+/// Debian's systemd-resolved, which `scripts/systemd` has unpacked. It ends with
 /// this value.
 pub struct Resolved<'a> {
     node: &'a TestNode,
@@ -87,8 +87,8 @@ fn add_user(node: &TestNode) {
     }
 }
 
-fn program(name: &str) -> String {
-    let program: PathBuf = cache().join("resolved").join(name);
+pub(crate) fn program(name: &str) -> String {
+    let program: PathBuf = cache().join("systemd").join(name);
     present(&program);
     program.display().to_string()
 }

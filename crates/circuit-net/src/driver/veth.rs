@@ -66,9 +66,11 @@ fn make(
     netns: Option<&File>,
     up: bool,
 ) -> Answer<Link> {
+    // The kernel chooses only where no udev would choose anew: what a result, a
+    // neighbour and a record know must stay so.
     let inner = LinkSpec {
         mtu: pair.mtu,
-        mac: pair.mac,
+        mac: pair.mac.or_else(|| netns.is_none().then(Mac::random)),
         netns: netns.map(AsFd::as_fd),
         up: up.then_some(true),
         ..LinkSpec::named(ifname)
@@ -77,6 +79,7 @@ fn make(
         let name = random_name();
         let outer = LinkSpec {
             mtu: pair.mtu,
+            mac: Some(Mac::random()),
             master: pair.master,
             tx_queue: Some(0),
             up: Some(true),

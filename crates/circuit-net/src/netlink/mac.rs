@@ -1,6 +1,8 @@
 //! Hardware addresses.
 
+use std::collections::hash_map::RandomState;
 use std::fmt;
+use std::hash::{BuildHasher, Hasher};
 use std::str::FromStr;
 
 use circuit_core::Error;
@@ -8,6 +10,18 @@ use circuit_core::Error;
 /// The hardware address of an Ethernet interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// One of nobody's, another each time: locally administered, of one interface
+    /// (IEEE 802). The kernel gives such too; but those, udev replaces a moment
+    /// later, by its `MACAddressPolicy=`.
+    pub fn random() -> Self {
+        // The state is random, and another each time.
+        let number = RandomState::new().build_hasher().finish();
+        let [a, b, c, d, e, f, ..] = number.to_ne_bytes();
+        Self([a & 0xfe | 0x02, b, c, d, e, f])
+    }
+}
 
 impl FromStr for Mac {
     type Err = Error;
@@ -76,6 +90,13 @@ mod tests {
         ] {
             assert!(text.parse::<Mac>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn random_ones_differ_and_are_nobodys() {
+        let some: std::collections::HashSet<Mac> = (0..100).map(|_| Mac::random()).collect();
+        assert_eq!(some.len(), 100);
+        assert!(some.iter().all(|mac| mac.0[0] & 3 == 2));
     }
 
     proptest! {

@@ -62,6 +62,27 @@ pub(crate) const ON_PURPOSE: &[Meant] = &[
         why: "the stock plugins say 999 of nearly everything; ours say what the specification has a code for",
     },
     Meant {
+        test: "*",
+        step: "*",
+        path: "host.links.(peer of *).addr_assign_type",
+        right: Some("*3*"),
+        why: "a hardware address that the kernel has chosen is replaced by udev a moment later",
+    },
+    Meant {
+        test: REFUSED,
+        step: "*",
+        path: "host.links.cni0.addr_assign_type",
+        right: Some("*3*"),
+        why: "a gateway has its hardware address from the beginning, not with its first address",
+    },
+    Meant {
+        test: REFUSED,
+        step: "*",
+        path: "host.links.cni0.address",
+        right: Some("*mac of host cni0*"),
+        why: "the same",
+    },
+    Meant {
         test: REFUSED,
         step: "*",
         path: "*",

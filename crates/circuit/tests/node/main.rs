@@ -45,6 +45,7 @@ mod runtime;
 mod shared;
 mod support;
 mod traces;
+mod udev;
 mod unit;
 
 use circuit_testing::{NodeBuilder, Plugins, TestNode};

@@ -3,6 +3,7 @@
 use circuit_core::cni::{AnyCase as _, ErrorReport, JsonObject, code};
 use serde_json::Value;
 
+use crate::driver::managed::Managed;
 use crate::driver::{Answer, Call, Options, Unsupported, args, ipmasq};
 use crate::netlink::{Mac, Vlans};
 
@@ -34,6 +35,8 @@ const KEYS: [&str; 16] = [
 pub(super) struct Config<'a> {
     pub(super) bridge: &'a str,
     pub(super) gateway: bool,
+    /// Attachments have addresses, and a gateway so.
+    pub(super) addressed: bool,
     pub(super) default_gateway: bool,
     pub(super) force_address: bool,
     pub(super) mtu: Option<u32>,
@@ -75,6 +78,7 @@ impl<'a> Config<'a> {
         let config = Self {
             bridge: options.text("bridge")?.unwrap_or(DEFAULT_BRIDGE),
             gateway: options.flag("isGateway")? || default_gateway,
+            addressed: Managed::of(call)?.is_some(),
             default_gateway,
             force_address: options.flag("forceAddress")?,
             mtu: mtu(&options)?,

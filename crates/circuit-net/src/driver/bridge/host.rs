@@ -51,8 +51,11 @@ pub(super) fn ensure(socket: &mut Netlink, config: &Config<'_>) -> Answer<Link> 
 
 fn make(socket: &mut Netlink, config: &Config<'_>) -> Answer<Link> {
     let name = config.bridge;
+    // A gateway's has to last from the beginning: containers know it.
+    let is_gateway = config.gateway && config.addressed && config.vlan.is_none();
     let spec = LinkSpec {
         mtu: config.mtu,
+        mac: is_gateway.then(Mac::random),
         ..LinkSpec::named(name)
     };
     let filtering = |m: Message| match config.vlan_filtering() {
