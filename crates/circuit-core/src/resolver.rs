@@ -103,6 +103,14 @@ pub struct Kept {
     pub original: Present,
 }
 
+impl Kept {
+    /// The servers in the text that was written.
+    pub fn servers(&self) -> impl Iterator<Item = IpAddr> {
+        let lines = self.text.lines();
+        lines.filter_map(|line| line.strip_prefix("nameserver ")?.parse().ok())
+    }
+}
+
 /// What is to be done about a container's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {

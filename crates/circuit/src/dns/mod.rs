@@ -10,6 +10,7 @@ mod gateways;
 mod limit;
 mod list;
 mod message;
+mod reach;
 mod server;
 mod service;
 #[cfg(test)]
@@ -27,6 +28,7 @@ pub use answer::{Answered, Client, Door};
 pub use circuit_core::zone::{DOMAIN, Domain};
 pub use figures::Figures;
 pub use gateways::Gateways;
+pub use reach::answers_to;
 pub use server::{Listener, serve};
 pub use upstream::{Servers, Upstreams};
 

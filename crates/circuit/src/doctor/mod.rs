@@ -3,6 +3,7 @@
 mod host;
 mod made;
 mod parts;
+mod resolvers;
 
 use std::path::PathBuf;
 use std::sync::Arc;

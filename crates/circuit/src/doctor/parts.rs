@@ -167,6 +167,7 @@ impl NodeDoctor {
                 "put /etc/resolv.conf right, or name a server with --dns-upstream",
             ));
         }
+        findings.extend(self.resolvers().await);
         findings
     }
 }

@@ -187,6 +187,37 @@ fn a_doctor_says_when_nobody_answers_for_other_names() {
 }
 
 #[test]
+fn a_doctor_says_when_containers_do_not_reach_their_name_server() {
+    let node = two_networks();
+    let labels = [(NETWORK, "ctr0,ctr1"), (DNS, "true")];
+    node.run_container("web", &labels, &[]);
+    let wait = || resolv_conf_or_none(&node, "web").is_some_and(|it| it.contains("10.99.0.1"));
+    wait_until("a resolver", PATIENCE, wait);
+    let told = || node.circuit(&["doctor"]).stdout;
+    let silent =
+        |server: &str| format!("the name server {server} of container web does not answer");
+    let both = ["10.88.0.1", "10.99.0.1"].map(silent);
+    assert!(!told().contains("does not answer"), "{}", told());
+    // As ufw and many others have it.
+    node.run("iptables", &["-P", "INPUT", "DROP"]).ok();
+    assert_names(
+        &told(),
+        &[&both[0], &both[1], "firewall let UDP and TCP port 53 in"],
+    );
+    for rule in ["-i ctr0 -p udp --dport 53 -j ACCEPT", "-i lo -j ACCEPT"] {
+        let rule = rule.split(' ').collect::<Vec<_>>();
+        node.run("iptables", &[&["-I", "INPUT"], &rule[..]].concat())
+            .ok();
+    }
+    let told = told();
+    assert!(
+        !told.contains(&both[0]) && told.contains(&both[1]),
+        "{told}"
+    );
+    node.remove_container("web");
+}
+
+#[test]
 fn a_label_says_whether_a_container_asks_for_names() {
     let node = two_networks();
     node.run_container("on", &[(NETWORK, "ctr1"), (DNS, "true")], &[]);
