@@ -205,7 +205,14 @@ fn dropping(chains: &[ChainInfo], lists: &[ConfigList]) -> Vec<Finding> {
     );
     if unknown.is_empty() {
         let known = format!("{what}; every network has a firewall plugin to be accepted");
-        return vec![Finding::fine("firewall", known)];
+        // firewalld is told that they are to be let in.
+        let lets_in = chains.iter().any(|chain| chain.table == "firewalld");
+        if lets_in || !lists.iter().any(|list| list.uses("portmap")) {
+            return vec![Finding::fine("firewall", known)];
+        }
+        let published = "but other machines reach published ports by a rule only, such as \
+                         iptables -A CNI-ADMIN -m conntrack --ctstate DNAT -j ACCEPT";
+        return vec![Finding::note("firewall", format!("{known}, {published}"))];
     }
     vec![Finding::warning(
         "firewall",
@@ -272,5 +279,8 @@ mod tests {
             assert_eq!(level(drops.clone(), BRIDGE), Level::Warning);
             assert_eq!(level(drops, &known), Level::Fine);
         }
+        let published = format!(r#"{known},{{"type":"portmap"}}"#);
+        assert_eq!(level(chain("filter", true), &published), Level::Note);
+        assert_eq!(level(chain("firewalld", false), &published), Level::Fine);
     }
 }

@@ -160,3 +160,29 @@ fn ctr_runs_containers_on_our_executables() {
     assert_eq!(node.leases(), ["ours/10.6.0.2"]);
     assert_eq!(node.native_rules(), ["masquerade of network ours"]);
 }
+
+#[test]
+fn a_host_that_drops_what_is_forwarded_lets_in_what_its_owner_says() {
+    let node = crate::node().plugins(Plugins::None).uplink().start();
+    node.run("iptables", &["-P", "FORWARD", "DROP"]).ok();
+    let create = ["network", "create", "a", "--subnet", "10.1.0.0/16"];
+    node.circuit(&create).ok();
+    let serve = "mkdir -p /www; echo hello > /www/index.html; exec httpd -f -p 80 -h /www";
+    node.run_container("web", &[], &["sh", "-c", serve]);
+    let connect = ["network", "connect", "web", "a", "-p", "8088:80"];
+    node.circuit(&connect).ok();
+    let ping = ["ping", "-c1", "-W5", "192.0.2.1"];
+    assert!(node.exec("web", &ping).worked());
+    let outside = || {
+        let url = ["-s", "--max-time", "2", "http://192.0.2.2:8088/"];
+        node.outside("curl", &url).stdout
+    };
+    assert_eq!(outside(), "");
+    // As the doctor has it.
+    let told = node.circuit(&["doctor"]).ok();
+    let (_, remedy) = told.split_once("such as iptables ").expect("a remedy");
+    let rule = remedy.lines().next().unwrap_or_default().split(' ');
+    node.run("iptables", &rule.collect::<Vec<_>>()).ok();
+    assert_eq!(outside(), "hello\n");
+    node.remove_container("web");
+}
