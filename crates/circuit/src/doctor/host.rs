@@ -174,6 +174,15 @@ fn failed(error: impl std::fmt::Display) -> Error {
     Error::precondition(format!("cannot read the firewall: {error}"))
 }
 
+/// A family as `nft` has it.
+fn named(family: Family) -> &'static str {
+    match family {
+        Family::Inet => "inet",
+        Family::Ip => "ip",
+        Family::Ip6 => "ip6",
+    }
+}
+
 /// Chains that drop what they do not know, and networks that they do not know.
 fn dropping(chains: &[ChainInfo], lists: &[ConfigList]) -> Vec<Finding> {
     let drops = |chain: &&ChainInfo| {
@@ -186,7 +195,7 @@ fn dropping(chains: &[ChainInfo], lists: &[ConfigList]) -> Vec<Finding> {
     let dropping: Vec<String> = chains
         .iter()
         .filter(drops)
-        .map(|chain| format!("{} {}", chain.table, chain.name))
+        .map(|chain| format!("{} {} {}", named(chain.family), chain.table, chain.name))
         .collect();
     if dropping.is_empty() {
         return vec![Finding::fine(
@@ -199,10 +208,11 @@ fn dropping(chains: &[ChainInfo], lists: &[ConfigList]) -> Vec<Finding> {
         .filter(|list| (list.uses("bridge") || list.uses("ptp")) && !list.uses("firewall"))
         .map(|list| list.name.as_str())
         .collect();
-    let what = format!(
-        "chain {} drops forwarded packets that no rule accepts",
-        dropping.join(" and ")
-    );
+    let all = dropping.join(" and ");
+    let what = match dropping.len() {
+        1 => format!("chain {all} drops forwarded packets that no rule accepts"),
+        _ => format!("chains {all} drop forwarded packets that no rule accepts"),
+    };
     if unknown.is_empty() {
         let known = format!("{what}; every network has a firewall plugin to be accepted");
         // firewalld is told that they are to be let in.
