@@ -172,7 +172,9 @@ fn dump_routes(
     request.header.address_family = family;
     match socket.dump(&RouteNetlinkMessage::GetRoute(request)) {
         // A kernel without IPv6 has no such routes.
-        Err(socket::NetlinkError::Kernel(libc::EOPNOTSUPP | libc::EAFNOSUPPORT)) => Ok(Vec::new()),
+        Err(socket::NetlinkError::Kernel(libc::EOPNOTSUPP | libc::EAFNOSUPPORT, _)) => {
+            Ok(Vec::new())
+        }
         other => other,
     }
 }

@@ -305,7 +305,7 @@ fn check_bucket(host: &mut Netlink, link: &Link, wanted: TokenBucket) -> Answer<
 
 fn remove(host: &mut Netlink, name: &str) -> Answer<()> {
     match host.request(&delete_link_named(name)) {
-        Ok(_) | Err(NetlinkError::Kernel(libc::ENODEV)) => Ok(()),
+        Ok(_) | Err(NetlinkError::Kernel(libc::ENODEV, _)) => Ok(()),
         Err(error) => Err(refused(name, &error)),
     }
 }

@@ -1,5 +1,6 @@
 //! Giving an interface of a container its addresses and routes.
 
+use std::net::IpAddr;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -62,6 +63,22 @@ pub(super) fn configure(
 /// An error about something that the kernel refuses.
 pub(super) fn refused(what: impl std::fmt::Display, error: &NetlinkError) -> ErrorReport {
     ErrorReport::new(code::OTHER, format!("cannot {what}: {error}"))
+}
+
+/// An error about an address that cannot be added. The kernel has a word for IPv6
+/// that is switched off, not for what to do.
+pub(super) fn no_address(address: IpAddr, name: &str, error: &NetlinkError) -> ErrorReport {
+    let what = format!("add address {address} to {name}");
+    if address.is_ipv4() || error.errno() != Some(libc::EACCES) {
+        return refused(what, error);
+    }
+    ErrorReport::new(
+        code::OTHER,
+        format!(
+            "cannot {what}: IPv6 is switched off there: sysctl -w net.ipv6.conf.all.disable_ipv6=0 \
+             net.ipv6.conf.default.disable_ipv6=0 allows it, or give the network IPv4 subnets only"
+        ),
+    )
 }
 
 /// Carries changes out at once, each with what it is, for error texts:

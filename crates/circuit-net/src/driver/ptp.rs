@@ -7,11 +7,11 @@ use circuit_core::cni::{CniResult, ErrorReport, IpConfig, JsonObject, code};
 use ipnet::IpNet;
 
 use super::bridge::{enable_forwarding, mtu};
-use super::configure::{configure, refused, take};
+use super::configure::{configure, no_address, refused, take};
 use super::managed::{Managed, dns_of};
 use super::veth::{self, Ends, Pair, told};
 use super::{Answer, Call, Driver, Options, Unsupported, ipmasq, verify};
-use crate::netlink::{AddressSpec, Beside, MAIN_TABLE, Message, Netlink, RouteSpec};
+use crate::netlink::{Beside, MAIN_TABLE, Message, Netlink, RouteSpec};
 
 const KEYS: [&str; 3] = ["ipMasq", "ipMasqBackend", "mtu"];
 /// The place of the container's interface in a result.
@@ -92,11 +92,14 @@ fn attach(call: &Call<'_>, ends: &Ends, leased: CniResult) -> Answer<CniResult> 
     for ip in &result.ips {
         let gateway = gateway_of(ip)?;
         inside.extend(by_gateway(call.ifname, ends.container.index, ip, gateway));
-        outside.push(gateway_address(&ends.host.name, ends.host.index, gateway));
+        outside.push(gateway);
     }
     take(&mut *call.container()?, &inside)?;
     let mut host = call.host()?;
-    take(&mut host, &outside)?;
+    for gateway in outside {
+        let added = host.add_address(ends.host.index, &IpNet::from(gateway).into());
+        added.map_err(|e| no_address(gateway, &ends.host.name, &e))?;
+    }
     for ip in &result.ips {
         let route = RouteSpec {
             scope: SCOPE_HOST,
@@ -155,14 +158,6 @@ fn by_gateway(ifname: &str, index: u32, ip: &IpConfig, gateway: IpAddr) -> [(Str
 }
 
 /// The host's end has the gateway's address, each container's the same.
-fn gateway_address(name: &str, index: u32, gateway: IpAddr) -> (String, Message) {
-    let address = AddressSpec::from(IpNet::from(gateway));
-    (
-        format!("add address {gateway} to {name}"),
-        address.add(index),
-    )
-}
-
 /// Ends the masquerading of the network when no container has a route left.
 fn release_masquerade(call: &Call<'_>) -> Answer<()> {
     // What ADD refuses has left nothing.

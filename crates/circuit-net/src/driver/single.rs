@@ -279,7 +279,7 @@ fn create(call: &Call<'_>, device: &Device) -> Answer<Link> {
     match make(ifname)? {
         Ok(_) => made(call, ifname),
         // Kernels before 6.15 look for the name on the host.
-        Err(NetlinkError::Kernel(libc::EEXIST)) => {
+        Err(NetlinkError::Kernel(libc::EEXIST, _)) => {
             let name = temporary_name();
             make(&name)?.map_err(|e| no_device(device.kind, &e))?;
             rename(call, made(call, &name)?)
@@ -353,7 +353,7 @@ mod tests {
 
     #[test]
     fn the_missing_kind_is_named() {
-        let error = no_device("ipvlan", &NetlinkError::Kernel(libc::EOPNOTSUPP));
+        let error = no_device("ipvlan", &NetlinkError::kernel(libc::EOPNOTSUPP));
         assert!(error.msg.contains("no ipvlan interfaces"), "{}", error.msg);
     }
 

@@ -90,7 +90,7 @@ fn make(
                 refuse_routers(&link);
                 return Ok(link);
             }
-            Err(NetlinkError::Kernel(libc::EEXIST)) => {
+            Err(NetlinkError::Kernel(libc::EEXIST, _)) => {
                 if look_up(socket, &name)?.is_none() {
                     return Err(exists(ifname));
                 }

@@ -125,7 +125,7 @@ impl Netlink {
         header[4..].copy_from_slice(&index.to_ne_bytes());
         let replies = match self.list(&Message::new(RTM_GETADDR, 0, &header)) {
             // What is gone has none.
-            Err(NetlinkError::Kernel(libc::ENODEV)) => return Ok(Vec::new()),
+            Err(NetlinkError::Kernel(libc::ENODEV, _)) => return Ok(Vec::new()),
             other => other?,
         };
         let addresses = replies.iter().filter_map(Reply::address);

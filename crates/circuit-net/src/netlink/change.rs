@@ -162,7 +162,7 @@ impl Netlink {
         let mut answers = self.pipeline(&[message, get_link(name)])?.into_iter();
         answers.next().unwrap_or(Err(NetlinkError::Lost))?;
         let made = super::link::found(answers.next().unwrap_or(Err(NetlinkError::Lost)))?;
-        made.ok_or(NetlinkError::Kernel(libc::ENODEV))
+        made.ok_or(NetlinkError::kernel(libc::ENODEV))
     }
 
     /// Changes the interface of that index.
@@ -201,7 +201,7 @@ impl Netlink {
 fn accept<T>(answers: Vec<Result<T, NetlinkError>>, errnos: &[i32]) -> Result<(), NetlinkError> {
     for answer in answers {
         match answer {
-            Err(NetlinkError::Kernel(errno)) if errnos.contains(&errno) => {}
+            Err(NetlinkError::Kernel(errno, _)) if errnos.contains(&errno) => {}
             Err(error) => return Err(error),
             Ok(_) => {}
         }

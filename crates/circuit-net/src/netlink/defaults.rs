@@ -138,7 +138,7 @@ fn carry_out<'a>(
     for route in originals {
         let copy = route.message(wire::RTM_NEWROUTE, step.to);
         match socket.change(&copy, flags) {
-            Ok(_) | Err(NetlinkError::Kernel(libc::EEXIST)) => copied.push(route),
+            Ok(_) | Err(NetlinkError::Kernel(libc::EEXIST, _)) => copied.push(route),
             Err(_) if is_gone(socket, route) => {}
             Err(error) => result = result.and(Err((route, error))),
         }
@@ -149,7 +149,7 @@ fn carry_out<'a>(
         let original = route.message(RTM_DELROUTE, route.metric);
         let removed = socket.change(&original, NLM_F_ECHO);
         match removed.and_then(|it| correct(socket, route, &it, step.to)) {
-            Ok(()) | Err(NetlinkError::Kernel(libc::ESRCH)) => {}
+            Ok(()) | Err(NetlinkError::Kernel(libc::ESRCH, _)) => {}
             Err(_) if is_gone(socket, route) => {}
             Err(error) => result = result.and(Err((route, error))),
         }

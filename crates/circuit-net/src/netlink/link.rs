@@ -256,7 +256,7 @@ fn ports_of(master: u32) -> Message {
 pub fn found(answer: Result<Vec<Reply>, NetlinkError>) -> Result<Option<Link>, NetlinkError> {
     match answer {
         Ok(replies) => Ok(replies.iter().find_map(Reply::link)),
-        Err(NetlinkError::Kernel(libc::ENODEV)) => Ok(None),
+        Err(NetlinkError::Kernel(libc::ENODEV, _)) => Ok(None),
         Err(error) => Err(error),
     }
 }

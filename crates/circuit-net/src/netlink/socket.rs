@@ -1,5 +1,6 @@
 //! A netlink socket that asks for lists and for changes.
 
+use std::fmt;
 use std::io;
 use std::path::Path;
 
@@ -10,7 +11,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use super::attributes::Reply;
+use super::attributes::{Reply, attributes, text};
 use super::message::Message;
 use crate::netns::{Place, in_netns, in_place};
 
@@ -18,6 +19,8 @@ pub(super) const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLMSG_OVERRUN: u16 = 4;
 const NLM_F_DUMP_INTR: u16 = 0x10;
+const NLM_F_ACK_TLVS: u16 = 0x200;
+const NLMSGERR_ATTR_MSG: u16 = 1;
 pub(super) const HEADER: usize = 16;
 
 /// The kernel never writes larger pieces.
@@ -36,9 +39,9 @@ const TRIES: usize = 10;
 /// Why a list could not be had, or a change was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
-    /// The kernel refuses, with this errno.
-    #[error("{}", io::Error::from_raw_os_error(*.0))]
-    Kernel(i32),
+    /// The kernel refuses, with this errno, and what it says to that, if anything.
+    #[error("{}{}", io::Error::from_raw_os_error(*.0), .1)]
+    Kernel(i32, Said),
     /// The socket fails.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -53,11 +56,45 @@ pub enum NetlinkError {
     Lost,
 }
 
+/// What the kernel says of a refusal.
+#[derive(Debug, Clone, Default)]
+pub struct Said(Option<Box<str>>);
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(said) => write!(f, ": {said}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Said {
+    /// Reads it behind the errno, and behind the head of the request where it is
+    /// repeated; more of it is not, as the sockets are made.
+    fn read(kind: u16, flags: u16, payload: &[u8]) -> Self {
+        if flags & NLM_F_ACK_TLVS == 0 {
+            return Self::default();
+        }
+        let before = if kind == NLMSG_ERROR { 4 + HEADER } else { 4 };
+        let mut told = attributes(payload.get(before..).unwrap_or_default());
+        let said = told.find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG);
+        let said = said.map(|(_, said)| text(said));
+        let said = said.as_deref().map(|said| said.trim_end_matches('.'));
+        Self(said.filter(|said| !said.is_empty()).map(Into::into))
+    }
+}
+
 impl NetlinkError {
+    /// A refusal of which nothing more is said.
+    pub fn kernel(errno: i32) -> Self {
+        Self::Kernel(errno, Said::default())
+    }
+
     /// The errno with which the kernel refused.
     pub fn errno(&self) -> Option<i32> {
         match self {
-            Self::Kernel(errno) => Some(*errno),
+            Self::Kernel(errno, _) => Some(*errno),
             _ => None,
         }
     }
@@ -118,6 +155,8 @@ impl Netlink {
             // A refusal is not to repeat what it refuses: many of them
             // would not fit into the socket's buffer.
             socket.set_cap_ack(true)?;
+            // Its reason in words is for people; older kernels have none.
+            let _ = socket.set_ext_ack(true);
             setsockopt(
                 &socket,
                 sockopt::ReceiveTimeout,
@@ -263,7 +302,9 @@ impl Netlink {
                 sequence = sequence.wrapping_add(1);
                 results.push(match self.acknowledged(sequence) {
                     Ok(replies) => Ok(replies),
-                    Err(NetlinkError::Kernel(errno)) => Err(NetlinkError::Kernel(errno)),
+                    Err(NetlinkError::Kernel(errno, said)) => {
+                        Err(NetlinkError::Kernel(errno, said))
+                    }
                     Err(error) => return Err(error),
                 });
             }
@@ -335,7 +376,12 @@ fn read_messages(
                 match code.wrapping_neg() {
                     0 => {}
                     libc::EINTR => progress.interrupted = true,
-                    errno => return Err(NetlinkError::Kernel(errno)),
+                    errno => {
+                        return Err(NetlinkError::Kernel(
+                            errno,
+                            Said::read(kind, flags, payload),
+                        ));
+                    }
                 }
             }
             NLMSG_OVERRUN => progress.interrupted = true,
@@ -396,13 +442,35 @@ mod tests {
         let error = message(NLMSG_ERROR, 0, 7, &(-libc::EPERM).to_ne_bytes());
         assert!(matches!(
             read(&error).0,
-            Err(NetlinkError::Kernel(libc::EPERM))
+            Err(NetlinkError::Kernel(libc::EPERM, _))
         ));
         let done = message(NLMSG_DONE, NLM_F_DUMP_INTR, 7, &0i32.to_ne_bytes());
         let (_, _, progress) = read(&done);
         assert!(progress.done && progress.interrupted);
         let done = message(NLMSG_DONE, 0, 7, &(-libc::EINTR).to_ne_bytes());
         assert!(read(&done).2.interrupted);
+    }
+
+    #[test]
+    fn what_the_kernel_says_of_a_refusal_is_told() {
+        let told = |kind, before: &[u8], said: &[u8]| {
+            let length = u16::try_from(4 + said.len()).unwrap();
+            let attribute = [&length.to_ne_bytes()[..], &1u16.to_ne_bytes(), said].concat();
+            let payload = [&(-libc::EACCES).to_ne_bytes(), before, &attribute].concat();
+            let bytes = message(kind, NLM_F_ACK_TLVS, 7, &payload);
+            read(&bytes).0.unwrap_err().to_string()
+        };
+        let reason = b"IPv6 is disabled on this device.\0";
+        let expected = "Permission denied (os error 13): IPv6 is disabled on this device";
+        assert_eq!(told(NLMSG_ERROR, &[0; HEADER], reason), expected);
+        assert_eq!(told(NLMSG_DONE, &[], reason), expected);
+        for nothing in [&b""[..], b"\0", b"\xff\xfe\0"] {
+            let said = told(NLMSG_ERROR, &[0; HEADER], nothing);
+            assert!(
+                said.starts_with("Permission denied (os error 13)"),
+                "{said}"
+            );
+        }
     }
 
     #[test]

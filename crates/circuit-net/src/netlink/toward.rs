@@ -55,6 +55,7 @@ fn value(
         Ok(replies) => replies,
         Err(NetlinkError::Kernel(
             libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENODEV | libc::EAFNOSUPPORT,
+            _,
         )) => return Ok(None),
         Err(error) => return Err(error),
     };

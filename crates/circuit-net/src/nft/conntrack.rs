@@ -43,7 +43,7 @@ pub fn forget_udp(v6: bool, ports: &[u16]) -> super::Result<usize> {
         match answer {
             Ok(_) => forgotten += 1,
             // It ended by itself.
-            Err(NetlinkError::Kernel(libc::ENOENT)) => {}
+            Err(NetlinkError::Kernel(libc::ENOENT, _)) => {}
             Err(error) => return Err(error.into()),
         }
     }

@@ -256,7 +256,7 @@ fn absent_is_empty(
     answer: std::result::Result<Vec<Reply>, NetlinkError>,
 ) -> std::result::Result<Vec<Reply>, NetlinkError> {
     match answer {
-        Err(NetlinkError::Kernel(libc::ENOENT)) => Ok(Vec::new()),
+        Err(NetlinkError::Kernel(libc::ENOENT, _)) => Ok(Vec::new()),
         other => other,
     }
 }

@@ -16,6 +16,9 @@ const FORWARDING: [(bool, &str); 2] = [
     (true, "/proc/sys/net/ipv6/conf/all/forwarding"),
 ];
 
+/// Whether new interfaces have no IPv6; it is not there where the kernel has none.
+const NO_IPV6: &str = "/proc/sys/net/ipv6/conf/default/disable_ipv6";
+
 async fn on_host<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
@@ -126,6 +129,15 @@ fn forwarding_now(needed: [bool; 2], fix: bool) -> Result<Vec<Finding>> {
         if !needed[usize::from(ipv6)] {
             continue;
         }
+        if ipv6 && is_switched_off() {
+            findings.push(Finding::warning(
+                "forwarding",
+                "IPv6 is switched off on this host: networks with subnets of it get no containers",
+                "sysctl -w net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.default.disable_ipv6=0, \
+                 or leave those subnets out",
+            ));
+            continue;
+        }
         let family = if ipv6 { "IPv6" } else { "IPv4" };
         let on = socket.forwards(ipv6);
         let on =
@@ -148,6 +160,11 @@ fn forwarding_now(needed: [bool; 2], fix: bool) -> Result<Vec<Finding>> {
         findings.push(if fixed { off.fixed() } else { off });
     }
     Ok(findings)
+}
+
+/// Whether a new interface has no IPv6.
+fn is_switched_off() -> bool {
+    fs::read_to_string(NO_IPV6).map_or(true, |text| text.trim() == "1")
 }
 
 /// Whether others' firewalls let containers' packets pass.

@@ -3,7 +3,7 @@
 use circuit_testing::{PATIENCE, Plugins, TestNode, network, wait_until};
 use serde_json::{Value, json};
 
-use crate::support::{NETWORK, assert_exactly, create_ctr0, ips, logged};
+use crate::support::{NETWORK, assert_exactly, assert_names, create_ctr0, ips, logged};
 
 /// A bridge of a masqueraded network, with further keys.
 fn with_keys(name: &str, subnet: &str, top: &Value, bridge: &Value) -> String {
@@ -184,5 +184,47 @@ fn a_host_that_drops_what_is_forwarded_lets_in_what_its_owner_says() {
     let rule = remedy.lines().next().unwrap_or_default().split(' ');
     node.run("iptables", &rule.collect::<Vec<_>>()).ok();
     assert_eq!(outside(), "hello\n");
+    node.remove_container("web");
+}
+
+#[test]
+fn a_host_without_ipv6_is_told_how_to_have_it() {
+    let node = crate::node().plugins(Plugins::None).start();
+    let switch = |value: &str| {
+        for which in ["all", "default"] {
+            let setting = format!("net.ipv6.conf.{which}.disable_ipv6={value}");
+            node.run("sysctl", &["-w", &setting]).ok();
+        }
+    };
+    switch("1");
+    for (name, driver, subnets) in [
+        ("a", "bridge", ["10.1.0.0/24", "fd00:a::/64"]),
+        ("b", "ptp", ["10.2.0.0/24", "fd00:b::/64"]),
+    ] {
+        let ranges = subnets.map(|subnet| json!([{"subnet": subnet}]));
+        let ipam = json!({"type": "host-local", "ranges": ranges});
+        let plugin = json!({"type": driver, "bridge": "br-a", "isGateway": true, "ipam": ipam});
+        let plugin = match driver {
+            "ptp" => json!({"type": driver, "ipam": ipam}),
+            _ => plugin,
+        };
+        let list = json!({"cniVersion": "1.0.0", "name": name, "plugins": [plugin]});
+        node.create_network(name, &list.to_string());
+    }
+    node.run_container("web", &[], &[]);
+    for network in ["a", "b"] {
+        let told = node.circuit(&["network", "connect", "web", network]);
+        let told = told.fails(1);
+        assert_names(&told, &["IPv6 is switched off", "disable_ipv6=0"]);
+    }
+    let told = node.circuit(&["doctor"]).stdout;
+    assert_names(&told, &["IPv6 is switched off on this host"]);
+    switch("0");
+    for network in ["a", "b"] {
+        // A bridge that was made without stays so.
+        node.run("ip", &["link", "delete", "br-a"]);
+        node.circuit(&["network", "connect", "web", network]).ok();
+    }
+    assert!(!node.circuit(&["doctor"]).stdout.contains("switched off"));
     node.remove_container("web");
 }

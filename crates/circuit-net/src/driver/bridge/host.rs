@@ -6,7 +6,7 @@ use circuit_core::cni::{CniResult, ErrorReport, IpConfig, Route, code};
 use ipnet::IpNet;
 
 use super::config::Config;
-use crate::driver::configure::{refused, take};
+use crate::driver::configure::{no_address, refused, take};
 use crate::driver::verify::look_up;
 use crate::driver::veth::{self, Pair};
 use crate::driver::{Answer, Call, sysctl};
@@ -106,7 +106,7 @@ fn join_vlans(
     if let Some(vid) = bridge.default_pvid().filter(|_| !keep_default) {
         let message = delete_vlans(port.index, &[Vlans::tagged(vid)]);
         match socket.request(&message) {
-            Ok(_) | Err(NetlinkError::Kernel(libc::ENOENT)) => {}
+            Ok(_) | Err(NetlinkError::Kernel(libc::ENOENT, _)) => {}
             Err(error) => return Err(refused(what, &error)),
         }
     }
@@ -319,7 +319,7 @@ fn ensure_address(socket: &mut Netlink, link: &Link, wanted: IpNet, force: bool)
     }
     take(socket, &steps)?;
     let added = socket.add_address(link.index, &wanted.into());
-    added.map_err(|e| refused(format_args!("add address {wanted} to {name}"), &e))?;
+    added.map_err(|e| no_address(wanted.addr(), name, &e))?;
     let mac = link.mac.as_deref().and_then(|mac| mac.parse::<Mac>().ok());
     let own = LinkSpec {
         mac,
