@@ -67,6 +67,10 @@ pub struct Attachment {
     /// The pinned namespace, `CNI_NETNS`; absent when there is none any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<PathBuf>,
+    /// Interfaces of others that were in the namespace before it: a network that
+    /// another program gave it, or those of a container that shares it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub behind: Vec<String>,
     /// The network's configuration as ADD saw it: DEL must see the same even
     /// after the network was changed or deleted.
     pub config: String,

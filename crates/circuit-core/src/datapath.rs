@@ -163,8 +163,14 @@ pub trait Datapath: Send + Sync {
     async fn traffic(&self, netns: &Path) -> Result<Vec<(String, Traffic)>>;
 
     /// Makes the default route of the first of these interfaces that has one
-    /// the one that counts, and those of the others fall-backs in this order.
-    async fn order_routes(&self, netns: &Path, interfaces: &[String]) -> Result<()>;
+    /// the one that counts, and those of the others fall-backs in this order. The
+    /// routes of those that are `foreign` stay as they are.
+    async fn order_routes(
+        &self,
+        netns: &Path,
+        interfaces: &[String],
+        foreign: &[String],
+    ) -> Result<()>;
 
     /// What is at the `/etc/resolv.conf` of a task.
     ///

@@ -21,6 +21,7 @@ fn attachment(network: &str, phase: Phase, origin: Origin) -> Attachment {
         cni_id: "default-x".into(),
         sandbox: HERE,
         netns: None,
+        behind: Vec::new(),
         config: String::new(),
         capability_args: Map::new(),
         config_args: Map::new(),

@@ -78,7 +78,7 @@ impl Container {
     }
 
     fn order(&self, interfaces: &[&str]) {
-        order_default_routes(&self.inside.path(), &names(interfaces)).unwrap();
+        order_default_routes(&self.inside.path(), &names(interfaces), &[]).unwrap();
     }
 
     /// The default routes of a family: interface and metric.
@@ -231,6 +231,45 @@ fn the_first_of_two_networks_wins() {
     assert_eq!(container.way(), ["eth1", "eth1"]);
     container.order(&["eth0", "eth1"]);
     assert_eq!(container.way(), ["eth0", "eth0"]);
+}
+
+#[test]
+fn what_others_had_first_stays_first() {
+    let container = Container::new();
+    container.veth(0).veth(1).veth(2);
+    for n in 0..3 {
+        container.defaults(n, AS_PLUGINS);
+    }
+    let order = |interfaces: &[&str]| {
+        let (inside, foreign) = (container.inside.path(), names(&["eth0"]));
+        order_default_routes(&inside, &names(interfaces), &foreign).unwrap();
+    };
+    assert_eq!(container.way()[0], "eth2");
+    let mut monitor = Monitor::new(&container.inside);
+    order(&["eth0", "eth1", "eth2"]);
+    let events = monitor.events();
+    assert!(
+        events.iter().all(|event| !event.contains("eth0")),
+        "{events:?}"
+    );
+    assert_eq!(container.way(), ["eth0", "eth0"]);
+    let four = [("eth0", 0), ("eth1", 100), ("eth2", 200)];
+    let six = [("eth0", 1024), ("eth1", 1124), ("eth2", 1224)];
+    container.assert_routes(&four, &six);
+    order(&["eth0", "eth1", "eth2"]);
+    assert_eq!(monitor.events(), [""; 0], "nothing is written");
+    // Before them as well, when that is wanted, and without touching them.
+    order(&["eth1", "eth0", "eth2"]);
+    assert_eq!(container.way(), ["eth1", "eth1"]);
+    let events = monitor.events();
+    assert!(
+        events.iter().all(|event| !event.contains("eth0")),
+        "{events:?}"
+    );
+    order(&["eth0", "eth1", "eth2"]);
+    assert_eq!(container.way(), ["eth0", "eth0"]);
+    container.inside.ip("link del eth0");
+    assert_eq!(container.way(), ["eth1", "eth1"]);
 }
 
 #[test]
@@ -419,7 +458,7 @@ fn what_is_gone_is_passed_over() {
     assert_eq!(container.way(), ["eth0", "eth0"]);
     let six = [("eth0", 1024), ("eth2", 1124)];
     container.assert_routes(&[("eth0", 0), ("eth2", 100)], &six);
-    let gone = order_default_routes("/run/netns/none-of-that-name".as_ref(), &[]).unwrap_err();
+    let gone = order_default_routes("/run/netns/none-of-that-name".as_ref(), &[], &[]).unwrap_err();
     assert_eq!(gone.kind(), ErrorKind::NotFound);
     assert!(gone.message().contains("none-of-that-name"), "{gone}");
 }
@@ -460,7 +499,7 @@ fn a_refusal_names_the_route_and_stops_no_other() {
     container.inside.ip("addr add 10.99.0.2/24 dev eth1");
     container.inside.ip("addr del 10.1.0.2/24 dev eth1");
     let order = names(&["eth0", "eth1", "eth2"]);
-    let error = order_default_routes(&container.inside.path(), &order).unwrap_err();
+    let error = order_default_routes(&container.inside.path(), &order, &[]).unwrap_err();
     let path = container.inside.path();
     for part in [
         "route 0.0.0.0/0 via 10.1.0.1 dev eth1",

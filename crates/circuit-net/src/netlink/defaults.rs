@@ -70,7 +70,8 @@ const FAMILIES: [(AddressFamily, Metrics); 2] = [
 /// would use both, and the others above.
 ///
 /// Routes of interfaces that are not listed keep their metrics, and stay
-/// before or behind those that are. Only unicast routes in the main table are
+/// before or behind those that are; so do those of interfaces that are `foreign`
+/// as well, in front of or behind which the others are brought. Only unicast routes in the main table are
 /// moved, with all that they have (the weight of a hop excepted); an IPv6
 /// route of several hops is taken apart. What somebody else renews or shares
 /// stays too, and the others go around it: routes that expire (by router
@@ -86,7 +87,7 @@ const FAMILIES: [(AddressFamily, Metrics); 2] = [
 /// An error when the namespace or the kernel cannot be asked, or the kernel
 /// refuses a route that is still there; the routes of other interfaces are
 /// moved all the same.
-pub fn order_default_routes(netns: &Path, interfaces: &[String]) -> Result<()> {
+pub fn order_default_routes(netns: &Path, interfaces: &[String], foreign: &[String]) -> Result<()> {
     let unread = |error: Error| {
         let netns = netns.display();
         error.context(format!(
@@ -96,14 +97,18 @@ pub fn order_default_routes(netns: &Path, interfaces: &[String]) -> Result<()> {
     let mut socket = Netlink::open(Some(netns))?;
     let links = links_on(&mut socket).map_err(unread)?;
     let named = |name: &String| links.iter().find(|link| link.name == *name);
-    let indices: Vec<u32> = interfaces
-        .iter()
-        .filter_map(|name| named(name).map(|link| link.index))
-        .collect();
+    let indices = |names: &[String]| -> Vec<u32> {
+        let found = names.iter().filter_map(named);
+        found.map(|link| link.index).collect()
+    };
+    let (indices, foreign) = (indices(interfaces), indices(foreign));
     let name_of = |oif| links.iter().find(|link| link.index == oif);
     let mut result = Ok(());
     for (family, metrics) in FAMILIES {
-        let routes = defaults(&mut socket, family).map_err(unread)?;
+        let mut routes = defaults(&mut socket, family).map_err(unread)?;
+        for route in &mut routes {
+            route.fixed |= foreign.contains(&route.oif);
+        }
         for step in moves(&routes, &indices, metrics) {
             let done = carry_out(&mut socket, &routes, &step).map_err(|(route, error)| {
                 let name = name_of(route.oif).map_or("-", |link| link.name.as_str());

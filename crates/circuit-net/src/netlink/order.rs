@@ -107,11 +107,14 @@ fn step<R: Ranked>(routes: &[R], oif: u32, metric: u32, to: u32, ranked: &[u32])
         route.oif() == oif && !route.fixed() && now != to && (now == metric || now < to)
     };
     let there = routes.iter().find(|route| route.metric() == to);
+    let place = |oif| ranked.iter().position(|other| *other == oif);
+    // Whoever came before others' routes of this metric still does, unless they are
+    // of an interface that is to come behind.
+    let behind = |route: &R| place(route.oif()) > place(oif);
     Move {
         routes: (0..routes.len()).filter(|n| moved(&routes[*n])).collect(),
         to,
-        // Whoever came before others' routes of this metric still does.
-        front: there.is_some_and(|route| !is_foreign(route, ranked)),
+        front: there.is_some_and(|route| !is_foreign(route, ranked) || behind(route)),
     }
 }
 

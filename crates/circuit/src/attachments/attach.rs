@@ -97,8 +97,12 @@ impl Attachments {
         let _sandbox = self.sandboxes.lock(&join.sandbox.netns.to_string()).await;
         let _no_gc = self.collecting.read().await;
         let taken = traced(span!("pin"), datapath.prepare(join.sandbox, &pin)).await;
-        let interface = match taken.and_then(|taken| choose(&taken, join.interface.as_deref())) {
-            Ok(interface) => interface,
+        let chosen = taken.and_then(|taken| {
+            let interface = choose(&taken, join.interface.as_deref())?;
+            Ok((interface, foreign(taken, record, join.sandbox.netns)))
+        });
+        let (interface, behind) = match chosen {
+            Ok(chosen) => chosen,
             Err(error) => {
                 self.unpin_unused(record, &pin).await;
                 return Err(error);
@@ -112,6 +116,7 @@ impl Attachments {
             cni_id: self.cni_id(&record.container),
             sandbox: join.sandbox,
             netns: Some(pin.clone()),
+            behind,
             config: config.to_owned(),
             capability_args: arguments.capability_args,
             config_args: arguments.config_args,
@@ -350,6 +355,14 @@ fn finish(attachment: &mut Attachment, added: Added) {
     attachment.ips = added.ips;
     attachment.mac = added.mac;
     attachment.result = Some(added.result);
+}
+
+/// The interfaces of a namespace that are not the container's own networks.
+fn foreign(mut taken: Vec<String>, record: &ContainerRecord, netns: u64) -> Vec<String> {
+    let here = |a: &&Attachment| a.sandbox.netns == netns;
+    let own = || record.attachments.iter().filter(here);
+    taken.retain(|name| name != "lo" && own().all(|a| a.interface != *name));
+    taken
 }
 
 fn choose(taken: &[String], wanted: Option<&str>) -> Result<String> {

@@ -20,7 +20,7 @@ use std::{
 use async_trait::async_trait;
 use circuit_core::{
     Error, ErrorKind, Result,
-    attachment::{ContainerRecord, Phase, Sandbox},
+    attachment::{Attachment, ContainerRecord, Phase, Sandbox},
     cni::ConfigList,
     datapath::Datapath,
     labels::Labels,
@@ -325,7 +325,8 @@ impl Attachments {
     /// highest priority by label or configuration; among equals that of the
     /// first network its labels name, else of the first it was connected to.
     /// The others' stay as fall-backs. Plugins by themselves let the last one
-    /// win.
+    /// win. What others had put into the namespace before comes first, but for
+    /// networks with a priority.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -339,23 +340,28 @@ impl Attachments {
             .iter()
             .filter(|a| a.phase == Phase::Attached)
             .collect();
+        let foreign = attached.first().map(|a| a.behind.clone());
+        let foreign = foreign.unwrap_or_default();
         let (true, Some(netns)) = (
-            attached.len() > 1,
+            attached.len() > 1 || !foreign.is_empty(),
             attached.iter().find_map(|a| a.netns.clone()),
         ) else {
             return Ok(());
         };
+        let priority = |a: &Attachment| {
+            let labelled = labels.gw_priorities.get(&a.network).copied();
+            let configured = || ConfigList::parse(a.config.as_bytes()).ok()?.gw_priority;
+            labelled.or_else(configured).unwrap_or(0)
+        };
         attached.sort_by_cached_key(|a| {
             let named = labels.networks.iter().position(|n| n.network == a.network);
-            let priority = labels.gw_priorities.get(&a.network).copied();
-            let priority = priority.or_else(|| {
-                let config = ConfigList::parse(a.config.as_bytes()).ok()?;
-                config.gw_priority
-            });
-            (Reverse(priority.unwrap_or(0)), named.unwrap_or(usize::MAX))
+            (Reverse(priority(a)), named.unwrap_or(usize::MAX))
         });
-        let interfaces: Vec<String> = attached.iter().map(|a| a.interface.clone()).collect();
-        self.parts.datapath.order_routes(&netns, &interfaces).await
+        let first = attached.iter().filter(|a| priority(a) > 0).count();
+        let mut interfaces: Vec<String> = attached.iter().map(|a| a.interface.clone()).collect();
+        interfaces.splice(first..first, foreign.iter().cloned());
+        let datapath = &self.parts.datapath;
+        datapath.order_routes(&netns, &interfaces, &foreign).await
     }
 
     /// Removes pins that no record speaks of: a crash came between the end of

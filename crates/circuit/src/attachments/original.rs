@@ -101,6 +101,7 @@ impl Attachments {
             cni_id,
             sandbox,
             netns,
+            behind: Vec::new(),
             config,
             capability_args: Map::new(),
             config_args: Map::new(),

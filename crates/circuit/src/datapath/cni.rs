@@ -349,9 +349,15 @@ impl Datapath for CniDatapath {
         self.cni.workers().run(read).await?
     }
 
-    async fn order_routes(&self, netns: &Path, interfaces: &[String]) -> Result<()> {
-        let (netns, interfaces) = (netns.to_path_buf(), interfaces.to_vec());
-        let order = move || netlink::order_default_routes(&netns, &interfaces);
+    async fn order_routes(
+        &self,
+        netns: &Path,
+        interfaces: &[String],
+        foreign: &[String],
+    ) -> Result<()> {
+        let (interfaces, foreign) = (interfaces.to_vec(), foreign.to_vec());
+        let netns = netns.to_path_buf();
+        let order = move || netlink::order_default_routes(&netns, &interfaces, &foreign);
         self.cni.workers().run(order).await?
     }
 

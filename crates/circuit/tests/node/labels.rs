@@ -6,6 +6,7 @@ use circuit_testing::{NodeBuilder, PATIENCE, TestNode, network, wait_until};
 
 use crate::support::{
     NETWORK, assert_exactly, assert_names, create_ctr0, ips, logged, problems, wait_for_problem,
+    way_out,
 };
 
 crate::on_every_data_path!(
@@ -36,12 +37,6 @@ fn wait_for_ips(node: &TestNode, container: &str, count: usize) -> Vec<[String; 
         },
     );
     last
-}
-
-/// The route that a container takes to the world.
-fn way_out(node: &TestNode, container: &str) -> String {
-    let get = ["ip", "-4", "route", "get", "198.51.100.1"];
-    node.in_netns(container, &get).ok()
 }
 
 fn order_is_kept(node: NodeBuilder) {

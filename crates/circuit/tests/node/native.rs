@@ -3,7 +3,7 @@
 use circuit_testing::{PATIENCE, Plugins, TestNode, network, wait_until};
 use serde_json::{Value, json};
 
-use crate::support::{NETWORK, assert_exactly, assert_names, create_ctr0, ips, logged};
+use crate::support::{NETWORK, assert_exactly, assert_names, create_ctr0, ips, logged, way_out};
 
 /// A bridge of a masqueraded network, with further keys.
 fn with_keys(name: &str, subnet: &str, top: &Value, bridge: &Value) -> String {
@@ -153,12 +153,37 @@ fn ctr_runs_containers_on_our_executables() {
     node.run("sh", &["-c", &script]).ok();
     node.run_container_with(&["--cni"], "web", &[], &[]);
     assert_eq!(node.addresses("web"), ["10.6.0.2/16"]);
+    a_further_network_is_a_fall_back(&node);
     assert!(
         node.exec("web", &["ping", "-c1", "-W2", "10.6.0.1"])
             .worked()
     );
     assert_eq!(node.leases(), ["ours/10.6.0.2"]);
     assert_eq!(node.native_rules(), ["masquerade of network ours"]);
+}
+
+/// The network that `ctr` gave the container keeps the default route, unless a further
+/// one has a priority.
+fn a_further_network_is_a_fall_back(node: &TestNode) {
+    node.start_daemon_with(&["--reconcile-interval", "1s"]);
+    node.create_network("more", &network::bridge("more", "10.7.0.0/16"));
+    let priority = json!({"io.circuit.gw-priority": 1});
+    let main = with_keys("main", "10.8.0.0/16", &priority, &json!({}));
+    node.create_network("main", &main);
+    node.circuit(&["network", "connect", "web", "more"]).ok();
+    assert_names(&way_out(node, "web"), &["via 10.6.0.1"]);
+    node.circuit(&["network", "connect", "web", "main"]).ok();
+    assert_names(&way_out(node, "web"), &["via 10.8.0.1"]);
+    // Looks at everything leave it so.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert_names(&way_out(node, "web"), &["via 10.8.0.1"]);
+    node.circuit(&["network", "disconnect", "web", "main"]).ok();
+    assert_names(&way_out(node, "web"), &["via 10.6.0.1"]);
+    node.circuit(&["network", "disconnect", "web", "more"]).ok();
+    for network in ["main", "more"] {
+        node.circuit(&["network", "delete", network]).ok();
+    }
+    node.stop_daemon();
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use circuit_testing::{NodeBuilder, PATIENCE, Plugins, TestNode, network, wait_until};
 use serde_json::json;
 
-use crate::support::{NETWORK, create_ctr0};
+use crate::support::{NETWORK, assert_names, create_ctr0, way_out};
 
 crate::on_every_data_path!(udp_ports_are_published);
 
@@ -115,10 +115,12 @@ fn two_containers_in_one_namespace_get_an_interface_each() {
     node.circuit(&["network", "connect", "second", "ctr0"]).ok();
     let printed = node.circuit(&["network", "ips", "second"]).ok();
     assert!(printed.contains("10.255.0.3   eth1"), "{printed}");
+    assert_names(&way_out(&node, "first"), &["dev eth0"]);
 
     node.circuit(&["network", "disconnect", "first", "ctr0"])
         .ok();
     assert_eq!(node.addresses("second"), ["10.255.0.3/16"]);
+    assert_names(&way_out(&node, "second"), &["dev eth1"]);
     node.remove_container("second");
     node.remove_container("first");
     node.assert_nothing_left();

@@ -326,3 +326,9 @@ pub(crate) fn names(count: usize) -> Vec<String> {
 pub(crate) fn log_length(node: &TestNode) -> usize {
     node.daemon_log().lines().count()
 }
+
+/// The route that a container takes to the world.
+pub(crate) fn way_out(node: &TestNode, container: &str) -> String {
+    let get = ["ip", "-4", "route", "get", "198.51.100.1"];
+    node.in_netns(container, &get).ok()
+}
