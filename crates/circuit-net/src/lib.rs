@@ -9,6 +9,7 @@ pub mod announce;
 pub mod cni;
 pub mod dhcp;
 pub mod driver;
+pub mod forwarding;
 pub mod host;
 pub mod listening;
 pub mod names;

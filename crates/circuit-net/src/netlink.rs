@@ -52,6 +52,8 @@ pub use traffic::traffic;
 pub(crate) use batch::BatchError;
 pub(crate) use create::add_bridge;
 
+/// Who has made a route: a router, by its advertisements.
+const RTPROT_RA: u8 = 9;
 /// The main routing table.
 pub const MAIN_TABLE: u32 = 254;
 
@@ -153,6 +155,24 @@ pub fn first_free_interface(links: &[Link], prefix: &str) -> String {
         .map(|number| format!("{prefix}{number}"))
         .find(free)
         .unwrap_or_else(|| format!("{prefix}{}", links.len()))
+}
+
+impl Netlink {
+    /// The names of interfaces with a default route of IPv6 that a router has told of
+    /// (RFC 4861), in the main table or any other.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn interfaces_of_routers(&mut self) -> Result<Vec<String>> {
+        let links = links_on(self)?;
+        let replies = routes_on(self, AddressFamily::Inet6)?;
+        let routes = replies.iter().flat_map(|reply| reply.routes(&links));
+        let told = routes.filter(|it| it.protocol == RTPROT_RA && it.dst.prefix_len() == 0);
+        let mut names: Vec<String> = told.filter_map(|route| route.oif).collect();
+        names.sort();
+        names.dedup();
+        Ok(names)
+    }
 }
 
 fn links_on(socket: &mut Netlink) -> Result<Vec<Link>> {

@@ -79,11 +79,7 @@ fn attach(call: &Call<'_>, ends: &Ends, leased: CniResult) -> Answer<CniResult> 
     let mut result = leased;
     for ip in &mut result.ips {
         ip.interface = Some(CONTAINER);
-        let key = match ip.address {
-            IpNet::V4(_) => "net/ipv4/ip_forward",
-            IpNet::V6(_) => "net/ipv6/conf/all/forwarding",
-        };
-        enable_forwarding(key)?;
+        enable_forwarding(ip.address.addr().is_ipv6())?;
     }
     result.interfaces = vec![told(&ends.host, None), told(&ends.container, netns)];
     configure(call, ends.container.index, &result, &[])?;

@@ -22,15 +22,6 @@ pub(super) fn try_set(key: &str, value: &str) {
     }
 }
 
-/// Sets a parameter that has another value: writing some, such as
-/// `ip_forward`, resets others even when nothing changes.
-pub(super) fn ensure(key: &str, value: &str) -> io::Result<()> {
-    match get(key) {
-        Ok(now) if now == value => Ok(()),
-        _ => set(key, value),
-    }
-}
-
 /// Reads a parameter.
 pub(super) fn get(key: &str) -> io::Result<String> {
     fs::read_to_string(path_of(key)).map(|text| text.trim().to_owned())

@@ -5,16 +5,11 @@ use std::fs;
 use circuit_core::cni::{AnyCase as _, ConfigList};
 use circuit_core::doctor::Finding;
 use circuit_core::{Error, Result};
+use circuit_net::forwarding;
 use circuit_net::listening::{self, Listening};
 use circuit_net::netlink::Netlink;
 use circuit_net::nft::{ChainInfo, Family, HookPoint, Nft};
 use circuit_net::probe::{self, Feature};
-
-/// Where forwarding is switched on, by family.
-const FORWARDING: [(bool, &str); 2] = [
-    (false, "/proc/sys/net/ipv4/ip_forward"),
-    (true, "/proc/sys/net/ipv6/conf/all/forwarding"),
-];
 
 /// Whether new interfaces have no IPv6; it is not there where the kernel has none.
 const NO_IPV6: &str = "/proc/sys/net/ipv6/conf/default/disable_ipv6";
@@ -125,7 +120,7 @@ pub(super) async fn forwarding(lists: &[ConfigList], fix: bool) -> Vec<Finding> 
 fn forwarding_now(needed: [bool; 2], fix: bool) -> Result<Vec<Finding>> {
     let mut socket = Netlink::open(None)?;
     let mut findings = Vec::new();
-    for (ipv6, path) in FORWARDING {
+    for ipv6 in [false, true] {
         if !needed[usize::from(ipv6)] {
             continue;
         }
@@ -153,10 +148,13 @@ fn forwarding_now(needed: [bool; 2], fix: bool) -> Result<Vec<Finding>> {
         let off = Finding::warning(
             "forwarding",
             format!("{family} is not forwarded: containers reach nothing beyond this host"),
-            format!("it comes with the next connect, or by echo 1 > {path}"),
+            format!(
+                "it comes with the next connect, or by echo 1 > {}",
+                forwarding::switch(ipv6)
+            ),
         )
         .fixable();
-        let fixed = fix && fs::write(path, "1").is_ok();
+        let fixed = fix && forwarding::enable(ipv6).is_ok();
         findings.push(if fixed { off.fixed() } else { off });
     }
     Ok(findings)

@@ -40,6 +40,7 @@ mod reconcile;
 mod resolved;
 mod restart;
 mod restart_policies;
+mod routers;
 mod runtime;
 
 mod shared;

@@ -9,17 +9,12 @@ use super::config::Config;
 use crate::driver::configure::{no_address, refused, take};
 use crate::driver::verify::look_up;
 use crate::driver::veth::{self, Pair};
-use crate::driver::{Answer, Call, sysctl};
+use crate::driver::{Answer, Call};
+use crate::forwarding;
 use crate::netlink::{
     AddressSpec, Link, LinkSpec, Mac, Message, Netlink, NetlinkError, Vlans, add_vlans,
     delete_vlans, set_port,
 };
-
-/// What lets the host forward, by whether it is for IPv6.
-const FORWARDING: [(bool, &str); 2] = [
-    (false, "net/ipv4/ip_forward"),
-    (true, "net/ipv6/conf/all/forwarding"),
-];
 
 const IFLA_BR_VLAN_FILTERING: u16 = 7;
 
@@ -211,9 +206,9 @@ pub(super) fn become_gateway(
     for address in addresses {
         ensure_address(socket, owner, *address, config.force_address)?;
     }
-    for (ipv6, key) in FORWARDING {
+    for ipv6 in [false, true] {
         if addresses.iter().any(|net| net.addr().is_ipv6() == ipv6) {
-            enable_forwarding(key)?;
+            enable_forwarding(ipv6)?;
         }
     }
     Ok(vlan)
@@ -250,9 +245,8 @@ pub(super) fn mend(call: &Call<'_>, config: &Config<'_>, index: usize) -> Answer
 }
 
 /// Lets the host forward.
-pub(in crate::driver) fn enable_forwarding(key: &str) -> Answer<()> {
-    sysctl::ensure(key, "1")
-        .map_err(|e| ErrorReport::new(code::OTHER, format!("cannot set {key} to 1: {e}")))
+pub(in crate::driver) fn enable_forwarding(ipv6: bool) -> Answer<()> {
+    forwarding::enable(ipv6).map_err(|e| ErrorReport::new(code::OTHER, e.message()))
 }
 
 /// The host's own interface in a VLAN of the bridge: one end of a pair whose
