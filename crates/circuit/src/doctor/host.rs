@@ -8,13 +8,12 @@ use circuit_core::{Error, Result};
 use circuit_net::forwarding;
 use circuit_net::listening::{self, Listening};
 use circuit_net::netlink::Netlink;
-use circuit_net::nft::{ChainInfo, Family, HookPoint, Nft};
 use circuit_net::probe::{self, Feature};
 
 /// Whether new interfaces have no IPv6; it is not there where the kernel has none.
 const NO_IPV6: &str = "/proc/sys/net/ipv6/conf/default/disable_ipv6";
 
-async fn on_host<T: Send + 'static>(
+pub(super) async fn on_host<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
@@ -165,92 +164,10 @@ fn is_switched_off() -> bool {
     fs::read_to_string(NO_IPV6).map_or(true, |text| text.trim() == "1")
 }
 
-/// Whether others' firewalls let containers' packets pass.
-pub(super) async fn firewall(lists: &[ConfigList]) -> Vec<Finding> {
-    let chains = on_host(|| {
-        let mut nft = Nft::open(None).map_err(failed)?;
-        let mut chains = Vec::new();
-        for family in [Family::Inet, Family::Ip, Family::Ip6] {
-            chains.extend(nft.chains(family).map_err(failed)?);
-        }
-        Ok(chains)
-    });
-    match chains.await {
-        Ok(chains) => dropping(&chains, lists),
-        Err(error) => vec![Finding::problem(
-            "firewall",
-            error.to_string(),
-            "load nftables (modprobe nf_tables)",
-        )],
-    }
-}
-
-fn failed(error: impl std::fmt::Display) -> Error {
-    Error::precondition(format!("cannot read the firewall: {error}"))
-}
-
-/// A family as `nft` has it.
-fn named(family: Family) -> &'static str {
-    match family {
-        Family::Inet => "inet",
-        Family::Ip => "ip",
-        Family::Ip6 => "ip6",
-    }
-}
-
-/// Chains that drop what they do not know, and networks that they do not know.
-fn dropping(chains: &[ChainInfo], lists: &[ConfigList]) -> Vec<Finding> {
-    let drops = |chain: &&ChainInfo| {
-        // firewalld has a rule for it, the last one.
-        let firewalld = chain.table == "firewalld";
-        let hook = chain.hook.as_ref();
-        let hook = hook.filter(|hook| hook.point == HookPoint::Forward as u32);
-        hook.is_some_and(|hook| hook.drops || (firewalld && hook.kind == "filter"))
-    };
-    let dropping: Vec<String> = chains
-        .iter()
-        .filter(drops)
-        .map(|chain| format!("{} {} {}", named(chain.family), chain.table, chain.name))
-        .collect();
-    if dropping.is_empty() {
-        return vec![Finding::fine(
-            "firewall",
-            "nothing drops forwarded packets by default",
-        )];
-    }
-    let unknown: Vec<&str> = lists
-        .iter()
-        .filter(|list| (list.uses("bridge") || list.uses("ptp")) && !list.uses("firewall"))
-        .map(|list| list.name.as_str())
-        .collect();
-    let all = dropping.join(" and ");
-    let what = match dropping.len() {
-        1 => format!("chain {all} drops forwarded packets that no rule accepts"),
-        _ => format!("chains {all} drop forwarded packets that no rule accepts"),
-    };
-    if unknown.is_empty() {
-        let known = format!("{what}; every network has a firewall plugin to be accepted");
-        // firewalld is told that they are to be let in.
-        let lets_in = chains.iter().any(|chain| chain.table == "firewalld");
-        if lets_in || !lists.iter().any(|list| list.uses("portmap")) {
-            return vec![Finding::fine("firewall", known)];
-        }
-        let published = "but other machines reach published ports by a rule only, such as \
-                         iptables -A CNI-ADMIN -m conntrack --ctstate DNAT -j ACCEPT";
-        return vec![Finding::note("firewall", format!("{known}, {published}"))];
-    }
-    vec![Finding::warning(
-        "firewall",
-        format!("{what}, such as those of {}", unknown.join(", ")),
-        "add {\"type\":\"firewall\"} to the plugins of these networks",
-    )]
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use circuit_core::doctor::Level;
-    use circuit_net::nft::HookInfo;
 
     use super::*;
 
@@ -282,30 +199,5 @@ mod tests {
         assert_eq!(routed(&[list(BRIDGE)]), [true, false]);
         let inner = r#"{"type":"bridge","ipam":{"type":"host-local","subnet":"fd00::/64"}}"#;
         assert_eq!(routed(&[list(inner)]), [false, false]);
-    }
-
-    #[test]
-    fn firewalls_that_drop_are_told_of() {
-        let chain = |table: &str, drops| ChainInfo {
-            family: Family::Ip,
-            table: table.to_owned(),
-            name: "FORWARD".to_owned(),
-            hook: Some(HookInfo {
-                kind: "filter".to_owned(),
-                point: HookPoint::Forward as u32,
-                priority: 0,
-                drops,
-            }),
-        };
-        let level = |chain, plugins: &str| dropping(&[chain], &[list(plugins)])[0].level;
-        let known = format!(r#"{BRIDGE},{{"type":"firewall"}}"#);
-        assert_eq!(level(chain("filter", false), BRIDGE), Level::Fine);
-        for drops in [chain("filter", true), chain("firewalld", false)] {
-            assert_eq!(level(drops.clone(), BRIDGE), Level::Warning);
-            assert_eq!(level(drops, &known), Level::Fine);
-        }
-        let published = format!(r#"{known},{{"type":"portmap"}}"#);
-        assert_eq!(level(chain("filter", true), &published), Level::Note);
-        assert_eq!(level(chain("firewalld", false), &published), Level::Fine);
     }
 }

@@ -1,5 +1,6 @@
 //! Examines a node: what it stands on, what it keeps, and what it has made.
 
+mod firewall;
 mod host;
 mod made;
 mod parts;
@@ -74,7 +75,7 @@ impl Doctor for NodeDoctor {
             && all(self.pins())
             && all(host::kernel(&lists).await)
             && all(host::forwarding(&lists, fix).await)
-            && all(host::firewall(&lists).await)
+            && all(firewall::firewall(&lists).await)
             && all(self.plugins(&lists).await)
             && all(self.redis().await)
             && all(self.dns(&lists).await)

@@ -213,6 +213,39 @@ fn a_host_that_drops_what_is_forwarded_lets_in_what_its_owner_says() {
 }
 
 #[test]
+fn a_doctor_knows_of_firewalls_that_no_plugin_can_open() {
+    let node = crate::node().plugins(Plugins::None).uplink().start();
+    let create = ["network", "create", "a", "--subnet", "10.1.0.0/16"];
+    node.circuit(&create).ok();
+    node.run_container("web", &[(NETWORK, "a")], &[]);
+    node.wait_for_addresses("web");
+    let reaches = || {
+        let ping = ["ping", "-c1", "-W1", "192.0.2.1"];
+        node.exec("web", &ping).worked()
+    };
+    assert!(reaches());
+    // As in an administrator's /etc/nftables.conf.
+    let chain = "{ type filter hook forward priority filter; policy drop; }";
+    let table = format!("add table inet filter; add chain inet filter forward {chain}");
+    node.run("nft", &[&table]).ok();
+    assert!(!reaches());
+    let told = node.circuit(&["doctor"]).ok();
+    assert_names(
+        &told,
+        &[
+            "chain inet filter forward drops",
+            "whatever a firewall plugin says",
+        ],
+    );
+    for rule in ["iifname br-a accept", "ct state established,related accept"] {
+        let rule = format!("insert rule inet filter forward {rule}");
+        node.run("nft", &[&rule]).ok();
+    }
+    assert!(reaches());
+    node.remove_container("web");
+}
+
+#[test]
 fn a_host_without_ipv6_is_told_how_to_have_it() {
     let node = crate::node().plugins(Plugins::None).start();
     let switch = |value: &str| {
