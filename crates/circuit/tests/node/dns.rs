@@ -45,7 +45,7 @@ fn status(ran: Ran) -> String {
 }
 
 fn resolv_conf(node: &TestNode, container: &str) -> String {
-    node.exec(container, &["cat", "/etc/resolv.conf"]).ok()
+    said(node, container, &["cat", "/etc/resolv.conf"])
 }
 
 #[test]
