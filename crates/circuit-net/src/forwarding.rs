@@ -29,12 +29,22 @@ pub fn enable(ipv6: bool) -> Result<()> {
     if is_on(path) {
         return Ok(());
     }
-    if ipv6 && let Err(error) = keep_routers() {
-        tracing::warn!("routers of IPv6 may be lost, now that this host forwards: {error}");
+    if ipv6 {
+        expect();
     }
     let refused =
         |error: io::Error| Error::precondition(format!("cannot set {path} to 1: {error}"));
     fs::write(path, "1").map_err(refused)
+}
+
+/// As [`enable`] for IPv6, but for somebody else who will switch it on.
+pub fn expect() {
+    if is_on(switch(true)) {
+        return;
+    }
+    if let Err(error) = keep_routers() {
+        tracing::warn!("routers of IPv6 may be lost, now that this host forwards: {error}");
+    }
 }
 
 fn is_on(path: &str) -> bool {

@@ -130,6 +130,15 @@ impl ConfigList {
         subnets
     }
 
+    /// Whether its containers reach beyond the host by its forwarding, of IPv4 or IPv6.
+    pub fn leads_out(&self, ipv6: bool) -> bool {
+        let by_forwarding = self.plugins.iter().any(|plugin| {
+            let is = |key| plugin.raw.find(key).and_then(Value::as_bool) == Some(true);
+            plugin.kind == "ptp" || plugin.kind == "bridge" && (is("isGateway") || is("ipMasq"))
+        });
+        by_forwarding && self.subnets().iter().any(|it| it.addr().is_ipv6() == ipv6)
+    }
+
     /// Checks what the stock address management would only refuse at the first
     /// ADD: that subnets, ranges and gateways parse and fit together.
     ///

@@ -21,7 +21,7 @@ use circuit_core::{
 use circuit_net::{
     announce::announce_soon,
     cni::{AttachmentArgs, CniRuntime, Natives, OperationLock, Way},
-    netlink,
+    forwarding, netlink,
     netns::{self, NetnsId},
     process,
     resolv_conf::{self, Restored},
@@ -145,6 +145,14 @@ impl CniDatapath {
             cleanup_owed: false,
         };
         let config = ConfigList::parse(attachment.config.as_bytes()).map_err(clean)?;
+        // Drivers do it themselves.
+        if !attachment.natives.contains(&0) && config.leads_out(true) {
+            let expected = blocking(|| {
+                forwarding::expect();
+                Ok(())
+            });
+            expected.await.map_err(clean)?;
+        }
         let lock = self.lock(attachment).await.map_err(clean)?;
         let args = args(attachment);
         let (result, raw) = self

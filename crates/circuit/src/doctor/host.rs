@@ -86,18 +86,7 @@ fn module(feature: &str) -> String {
 
 /// The families in which networks lead out through this host.
 fn routed(lists: &[ConfigList]) -> [bool; 2] {
-    let mut families = [false; 2];
-    for list in lists {
-        let leads_out = list.plugins.iter().any(|plugin| {
-            let is =
-                |key: &str| plugin.raw.find(key).and_then(serde_json::Value::as_bool) == Some(true);
-            plugin.kind == "ptp" || plugin.kind == "bridge" && (is("isGateway") || is("ipMasq"))
-        });
-        for subnet in list.subnets().into_iter().filter(|_| leads_out) {
-            families[usize::from(subnet.addr().is_ipv6())] = true;
-        }
-    }
-    families
+    [false, true].map(|ipv6| lists.iter().any(|list| list.leads_out(ipv6)))
 }
 
 /// Whether the host forwards what containers send.

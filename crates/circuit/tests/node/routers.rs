@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use circuit_testing::{Ends, Lan, PATIENCE, Plugins, TestNode, wait_until};
+use circuit_testing::{Ends, Lan, NodeBuilder, PATIENCE, TestNode, wait_until};
 
 use crate::support::assert_names;
 
@@ -29,10 +29,11 @@ fn way(node: &TestNode) -> String {
     node.run("ip", &show).ok()
 }
 
-#[test]
-fn a_host_keeps_its_router_when_it_begins_to_forward() {
+crate::on_every_data_path!(a_host_keeps_its_router_when_it_begins_to_forward);
+
+fn a_host_keeps_its_router_when_it_begins_to_forward(node: NodeBuilder) {
     let lan = Lan::new();
-    let node = crate::node().plugins(Plugins::None).lan(&lan).start();
+    let node = node.lan(&lan).start();
     let accepts = || {
         let read = ["/proc/sys/net/ipv6/conf/lan0/accept_ra"];
         node.run("cat", &read).ok().trim().to_owned()
