@@ -30,19 +30,20 @@ pub fn enable(ipv6: bool) -> Result<()> {
         return Ok(());
     }
     if ipv6 {
-        expect();
+        keep_routers();
     }
     let refused =
         |error: io::Error| Error::precondition(format!("cannot set {path} to 1: {error}"));
     fs::write(path, "1").map_err(refused)
 }
 
-/// As [`enable`] for IPv6, but for somebody else who will switch it on.
-pub fn expect() {
+/// Has a host that does not forward IPv6 yet keep its routers when it does: see
+/// [`enable`]. For whoever lets another program switch it on.
+pub fn keep_routers() {
     if is_on(switch(true)) {
         return;
     }
-    if let Err(error) = keep_routers() {
+    if let Err(error) = go_on_listening() {
         tracing::warn!("routers of IPv6 may be lost, now that this host forwards: {error}");
     }
 }
@@ -52,7 +53,7 @@ fn is_on(path: &str) -> bool {
 }
 
 /// Has interfaces with a default route from a router keep it.
-fn keep_routers() -> Result<()> {
+fn go_on_listening() -> Result<()> {
     for name in Netlink::open(None)?.interfaces_of_routers()? {
         let path = format!("/proc/sys/net/ipv6/conf/{name}/accept_ra");
         // Another program listens where it is 0, and 2 is what it is to be.

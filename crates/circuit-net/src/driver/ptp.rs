@@ -91,6 +91,7 @@ fn attach(call: &Call<'_>, ends: &Ends, leased: CniResult) -> Answer<CniResult> 
         outside.push(gateway);
     }
     take(&mut *call.container()?, &inside)?;
+    // Each container's end on the host has the same.
     let mut host = call.host()?;
     for gateway in outside {
         let added = host.add_address(ends.host.index, &IpNet::from(gateway).into());
@@ -153,7 +154,6 @@ fn by_gateway(ifname: &str, index: u32, ip: &IpConfig, gateway: IpAddr) -> [(Str
     ]
 }
 
-/// The host's end has the gateway's address, each container's the same.
 /// Ends the masquerading of the network when no container has a route left.
 fn release_masquerade(call: &Call<'_>) -> Answer<()> {
     // What ADD refuses has left nothing.

@@ -66,8 +66,8 @@ fn make(
     netns: Option<&File>,
     up: bool,
 ) -> Answer<Link> {
-    // The kernel chooses only where no udev would choose anew: what a result, a
-    // neighbour and a record know must stay so.
+    // On the host udev replaces addresses of the kernel's choice, when results and
+    // neighbours know them already; in a container there is none.
     let inner = LinkSpec {
         mtu: pair.mtu,
         mac: pair.mac.or_else(|| netns.is_none().then(Mac::random)),

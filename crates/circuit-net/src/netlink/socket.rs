@@ -302,9 +302,7 @@ impl Netlink {
                 sequence = sequence.wrapping_add(1);
                 results.push(match self.acknowledged(sequence) {
                     Ok(replies) => Ok(replies),
-                    Err(NetlinkError::Kernel(errno, said)) => {
-                        Err(NetlinkError::Kernel(errno, said))
-                    }
+                    Err(refused @ NetlinkError::Kernel(..)) => Err(refused),
                     Err(error) => return Err(error),
                 });
             }

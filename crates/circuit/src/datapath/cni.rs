@@ -147,11 +147,11 @@ impl CniDatapath {
         let config = ConfigList::parse(attachment.config.as_bytes()).map_err(clean)?;
         // Drivers do it themselves.
         if !attachment.natives.contains(&0) && config.leads_out(true) {
-            let expected = blocking(|| {
-                forwarding::expect();
+            let kept = blocking(|| {
+                forwarding::keep_routers();
                 Ok(())
             });
-            expected.await.map_err(clean)?;
+            kept.await.map_err(clean)?;
         }
         let lock = self.lock(attachment).await.map_err(clean)?;
         let args = args(attachment);

@@ -1,10 +1,10 @@
 //! Names of containers, on one node.
 
-use circuit_testing::{Ends, PATIENCE, Ran, TestNode, network, wait_for, wait_until};
+use circuit_testing::{PATIENCE, Ran, TestNode, network, wait_for, wait_until};
 use serde_json::{Value, json};
 
 use crate::node;
-use crate::support::{NETWORK, assert_exactly, assert_names, error_of, json};
+use crate::support::{NETWORK, assert_exactly, assert_names, dnsmasq, error_of, json};
 
 const DNS: &str = "io.circuit.dns";
 /// Asks a C library.
@@ -172,15 +172,14 @@ fn a_doctor_says_when_nobody_answers_for_other_names() {
     let told = || node.circuit(&["doctor"]).stdout;
     let silence = "no server answers for names";
     assert_names(&told(), &[silence, "--dns-upstream"]);
-    let mut server = node.command("dnsmasq");
-    server.args(["-k", "--conf-file=/dev/null", "--port=5399", "--no-resolv"]);
-    server.args([
+    let arguments = [
+        "--port=5399",
+        "--no-resolv",
         "--listen-address=127.0.0.1",
         "--bind-interfaces",
-        "--pid-file=",
-    ]);
-    server.args(["--user=root", "--local=/example/"]);
-    let _server = Ends(server.spawn().unwrap());
+        "--local=/example/",
+    ];
+    let _server = dnsmasq(node.command("dnsmasq"), &arguments);
     wait_until("the doctor hears it", PATIENCE, || {
         !told().contains(silence)
     });

@@ -1,51 +1,22 @@
 //! Names that are not of containers: other servers are asked for them, for those
 //! who may.
 
-use std::process::{Child, Stdio};
-
-use circuit_testing::{Lan, PATIENCE, TestNode, network, wait_until};
+use circuit_testing::{Ends, Lan, PATIENCE, TestNode, network, wait_until};
 
 use crate::node;
-use crate::support::NETWORK;
+use crate::support::{NETWORK, dnsmasq};
 
-/// A stock dnsmasq, which ends with this value.
-struct Dnsmasq(Child);
-
-impl Dnsmasq {
-    /// Answers on port 53 of that address, and knows those names.
-    fn start(node: &TestNode, address: &str, knows: &[&str]) -> Self {
-        let listen = format!("--listen-address={address}");
-        let fixed = [
-            "--keep-in-foreground",
-            "--no-resolv",
-            "--no-hosts",
-            "--bind-interfaces",
-        ];
-        let child = node
-            .command("dnsmasq")
-            .args(fixed)
-            .arg(listen)
-            .args(["--pid-file=", "--user=root"])
-            .args(knows)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("dnsmasq");
-        let server = format!("@{address}");
-        wait_until("dnsmasq answers", PATIENCE, || {
-            node.dig(&[&server, "+time=1", "+tries=1", "probe.test"])
-                .worked()
-        });
-        Self(child)
-    }
-}
-
-impl Drop for Dnsmasq {
-    fn drop(&mut self) {
-        // It is in the node's namespaces; nsenter, its parent, would outlive it.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// A dnsmasq that answers on port 53 of that address, and knows those names.
+fn server(node: &TestNode, address: &str, knows: &[&str]) -> Ends {
+    let listen = format!("--listen-address={address}");
+    let fixed = ["--no-resolv", "--no-hosts", "--bind-interfaces", &listen];
+    let running = dnsmasq(node.command("dnsmasq"), &[&fixed, knows].concat());
+    let server = format!("@{address}");
+    wait_until("dnsmasq answers", PATIENCE, || {
+        node.dig(&[&server, "+time=1", "+tries=1", "probe.test"])
+            .worked()
+    });
+    running
 }
 
 fn asked(node: &TestNode, name: &str) -> String {
@@ -82,10 +53,10 @@ fn the_hosts_servers_are_asked_as_they_are_now() {
         .resolver("127.0.0.8")
         .server(&["--dns-listen", "127.0.0.1:5353"])
         .start();
-    let _one = Dnsmasq::start(&node, "127.0.0.8", &["--address=/one.test/203.0.113.1"]);
+    let _one = server(&node, "127.0.0.8", &["--address=/one.test/203.0.113.1"]);
     assert_eq!(asked(&node, "host.one.test"), "203.0.113.1");
     // Others, from now on.
-    let _two = Dnsmasq::start(&node, "127.0.0.9", &["--address=/one.test/203.0.113.2"]);
+    let _two = server(&node, "127.0.0.9", &["--address=/one.test/203.0.113.2"]);
     set_resolvers(&node, &["127.0.0.9"]);
     wait_until("the new server is asked", PATIENCE, || {
         asked(&node, "host.one.test") == "203.0.113.2"
@@ -117,7 +88,7 @@ fn long_answers_come_by_tcp() {
         ])
         .start();
     let long = vec!["x".repeat(250); 8].join(",");
-    let _server = Dnsmasq::start(
+    let _server = server(
         &node,
         "127.0.0.8",
         &[&format!("--txt-record=long.test,{long}")],
@@ -151,7 +122,7 @@ fn strangers_are_answered_about_containers_only() {
             "127.0.0.8",
         ])
         .start();
-    let _server = Dnsmasq::start(&node, "127.0.0.8", &["--address=/one.test/203.0.113.1"]);
+    let _server = server(&node, "127.0.0.8", &["--address=/one.test/203.0.113.1"]);
     node.create_network("ctr0", &network::bridge("ctr0", "10.88.0.0/16"));
     node.run_container("web", &[(NETWORK, "ctr0")], &[]);
     node.wait_for_addresses("web");
@@ -194,8 +165,8 @@ fn a_server_that_asks_us_does_not_go_on_for_ever() {
         ])
         .start();
     let back = ["--server=127.0.0.1#5353", "--cache-size=0"];
-    let _loop = Dnsmasq::start(&node, "127.0.0.8", &back);
-    let _good = Dnsmasq::start(&node, "127.0.0.9", &["--address=/one.test/203.0.113.1"]);
+    let _loop = server(&node, "127.0.0.8", &back);
+    let _good = server(&node, "127.0.0.9", &["--address=/one.test/203.0.113.1"]);
     wait_until("the loop is noticed", PATIENCE, || {
         node.daemon_log().contains("127.0.0.8:53 asks this one")
     });

@@ -1,11 +1,9 @@
 //! Hosts whose resolver is systemd-resolved, which asks this program for its names,
 //! and whom this program asks for all others.
 
-use std::process::Stdio;
-
 use circuit_testing::{Ends, Lan, PATIENCE, Resolved, TestNode, wait_until};
 
-use crate::support::NETWORK;
+use crate::support::{NETWORK, dnsmasq};
 
 /// The stub of systemd-resolved.
 const STUB: &str = "127.0.0.53";
@@ -13,15 +11,15 @@ const STUB: &str = "127.0.0.53";
 /// The name server of the LAN, at 192.0.2.1: knows one name, and of all others that
 /// they do not exist.
 fn name_server(lan: &Lan) -> Ends {
-    let mut dnsmasq = lan.command("dnsmasq");
-    dnsmasq
-        .args(["--keep-in-foreground", "--no-resolv", "--no-hosts"])
-        .args(["--conf-file=/dev/null", "--pid-file=", "--user=root"])
-        .args(["--bind-interfaces", "--listen-address=192.0.2.1"])
-        .args(["--address=/#/", "--address=/shop.example/203.0.113.7"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null());
-    Ends(dnsmasq.spawn().expect("dnsmasq"))
+    let arguments = [
+        "--no-resolv",
+        "--no-hosts",
+        "--bind-interfaces",
+        "--listen-address=192.0.2.1",
+        "--address=/#/",
+        "--address=/shop.example/203.0.113.7",
+    ];
+    dnsmasq(lan.command("dnsmasq"), &arguments)
 }
 
 /// A node on the LAN whose resolver is systemd-resolved; it asks the daemon as well.

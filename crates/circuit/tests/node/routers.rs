@@ -1,26 +1,23 @@
 //! Hosts that have IPv6 from a router of their LAN.
 
-use std::process::Stdio;
-
 use circuit_testing::{Ends, Lan, NodeBuilder, PATIENCE, TestNode, wait_until};
 
-use crate::support::assert_names;
+use crate::support::{assert_names, dnsmasq};
 
 /// The router at fd00:9::1, which tells of itself and of the prefix.
 fn router(lan: &Lan) -> Ends {
     let add = ["-6", "addr", "add", "fd00:9::1/64", "dev", "lan", "nodad"];
     let added = lan.command("ip").args(add).status();
     assert!(added.expect("ip").success());
-    let mut dnsmasq = lan.command("dnsmasq");
-    dnsmasq
-        .args(["--keep-in-foreground", "--port=0", "--conf-file=/dev/null"])
-        .args(["--pid-file=", "--user=root", "--interface=lan"])
-        .args(["--enable-ra", "--dhcp-range=fd00:9::,ra-only,64,30m"])
-        .args(["--dhcp-leasefile=/dev/null", "--ra-param=lan,4,1800"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    Ends(dnsmasq.spawn().expect("dnsmasq"))
+    let arguments = [
+        "--port=0",
+        "--interface=lan",
+        "--enable-ra",
+        "--dhcp-range=fd00:9::,ra-only,64,30m",
+        "--dhcp-leasefile=/dev/null",
+        "--ra-param=lan,4,1800",
+    ];
+    dnsmasq(lan.command("dnsmasq"), &arguments)
 }
 
 /// The way that a router has told of.

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     future::Future,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -14,7 +15,7 @@ use circuit_api::{
         GetContainerIPsResponse, circuit_client::CircuitClient,
     },
 };
-use circuit_testing::{Lan, NodeBuilder, PATIENCE, Ran, TestNode, network, wait_for};
+use circuit_testing::{Ends, Lan, NodeBuilder, PATIENCE, Ran, TestNode, network, wait_for};
 use serde_json::Value;
 use tonic::{Request, Status, transport::Channel};
 
@@ -331,4 +332,16 @@ pub(crate) fn log_length(node: &TestNode) -> usize {
 pub(crate) fn way_out(node: &TestNode, container: &str) -> String {
     let get = ["ip", "-4", "route", "get", "198.51.100.1"];
     node.in_netns(container, &get).ok()
+}
+
+/// A stock dnsmasq by this command, with nothing of the machine's; it ends with the
+/// value.
+pub(crate) fn dnsmasq(mut command: Command, arguments: &[&str]) -> Ends {
+    command
+        .args(["--keep-in-foreground", "--conf-file=/dev/null"])
+        .args(["--pid-file=", "--user=root"])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    Ends(command.spawn().expect("dnsmasq: run scripts/setup"))
 }

@@ -46,7 +46,7 @@ pub(super) fn ensure(socket: &mut Netlink, config: &Config<'_>) -> Answer<Link> 
 
 fn make(socket: &mut Netlink, config: &Config<'_>) -> Answer<Link> {
     let name = config.bridge;
-    // A gateway's has to last from the beginning: containers know it.
+    // Containers know a gateway's address: udev must not replace it.
     let is_gateway = config.gateway && config.addressed && config.vlan.is_none();
     let spec = LinkSpec {
         mtu: config.mtu,
