@@ -71,8 +71,8 @@ const FAMILIES: [(AddressFamily, Metrics); 2] = [
 ///
 /// Routes of interfaces that are not listed keep their metrics, and stay
 /// before or behind those that are; so do those of interfaces that are `foreign`
-/// as well, in front of or behind which the others are brought. Only unicast routes in the main table are
-/// moved, with all that they have (the weight of a hop excepted); an IPv6
+/// as well, in front of or behind which the others are brought. Only unicast
+/// routes in the main table are moved, with all that they have (the weight of a hop excepted); an IPv6
 /// route of several hops is taken apart. What somebody else renews or shares
 /// stays too, and the others go around it: routes that expire (by router
 /// advertisements), those with a nexthop object, and IPv4 routes of several

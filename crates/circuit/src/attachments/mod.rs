@@ -340,8 +340,11 @@ impl Attachments {
             .iter()
             .filter(|a| a.phase == Phase::Attached)
             .collect();
-        let foreign = attached.first().map(|a| a.behind.clone());
-        let foreign = foreign.unwrap_or_default();
+        // Of those that went, names may be the container's own by now.
+        let is_own = |name: &String| attached.iter().any(|a| a.interface == *name);
+        let behind = attached.first().map(|a| a.behind.as_slice());
+        let foreign = behind.unwrap_or_default().iter();
+        let foreign: Vec<String> = foreign.filter(|name| !is_own(name)).cloned().collect();
         let (true, Some(netns)) = (
             attached.len() > 1 || !foreign.is_empty(),
             attached.iter().find_map(|a| a.netns.clone()),

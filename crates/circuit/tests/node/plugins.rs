@@ -4,7 +4,7 @@
 use circuit_testing::{NodeBuilder, PATIENCE, Plugins, TestNode, network, wait_until};
 use serde_json::json;
 
-use crate::support::{NETWORK, assert_names, create_ctr0, way_out};
+use crate::support::{NETWORK, assert_names, create_ctr0, ips, way_out};
 
 crate::on_every_data_path!(udp_ports_are_published);
 
@@ -120,6 +120,11 @@ fn two_containers_in_one_namespace_get_an_interface_each() {
     node.circuit(&["network", "disconnect", "first", "ctr0"])
         .ok();
     assert_eq!(node.addresses("second"), ["10.255.0.3/16"]);
+    assert_names(&way_out(&node, "second"), &["dev eth1"]);
+    // The name that is free again is its own now, of a network that comes second.
+    node.create_network("more", &network::bridge("more", "10.77.0.0/16"));
+    node.circuit(&["network", "connect", "second", "more"]).ok();
+    assert_eq!(ips(&node, "second")[1], ["more", "10.77.0.2", "eth0"]);
     assert_names(&way_out(&node, "second"), &["dev eth1"]);
     node.remove_container("second");
     node.remove_container("first");
