@@ -1,10 +1,10 @@
 //! Names of containers, on one node.
 
-use circuit_testing::{PATIENCE, Ran, TestNode, network, wait_for, wait_until};
+use circuit_testing::{PATIENCE, Ran, TestNode, network, wait_until};
 use serde_json::{Value, json};
 
 use crate::node;
-use crate::support::{NETWORK, assert_exactly, assert_names, dnsmasq, error_of, json};
+use crate::support::{NETWORK, assert_exactly, assert_names, dnsmasq, error_of, json, said};
 
 const DNS: &str = "io.circuit.dns";
 /// Asks a C library.
@@ -354,14 +354,6 @@ fn of_both_families() -> TestNode {
     configuration[DNS] = json!(true);
     node.create_network("ctr0", &configuration.to_string());
     node
-}
-
-/// What a command that works and has something to say says: `ctr` at times loses what
-/// comes from one that ends at once.
-fn said(node: &TestNode, container: &str, command: &[&str]) -> String {
-    wait_for("something is said", PATIENCE, || {
-        Some(node.exec(container, command).ok()).filter(|text| !text.is_empty())
-    })
 }
 
 /// The other C library of containers' images, which asks all servers at once, and is

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use circuit_testing::{Firewalld, PATIENCE, Plugins, TestNode, network, wait_until};
 
-use crate::support::{assert_names, logged};
+use crate::support::{assert_names, logged, said};
 
 /// What firewalld is told of the container `web`.
 const SOURCE: &str = "10.1.0.2/32";
@@ -46,8 +46,8 @@ fn assert_connected(node: &TestNode, firewalld: &Firewalld<'_>) {
         sources(firewalld) == SOURCE
     });
     assert!(reaches_outside(node, "web"));
-    let asked = node.exec("web", &["nslookup", "web.a", "10.1.0.1"]);
-    assert_names(&asked.ok(), &["10.1.0.2"]);
+    let told = said(node, "web", &["nslookup", "web.a", "10.1.0.1"]);
+    assert_names(&told, &["10.1.0.2"]);
     let url = ["-s", "--max-time", "5", "http://192.0.2.2:8088/"];
     assert_eq!(node.outside("curl", &url).stdout, "hello\n");
 }

@@ -345,3 +345,11 @@ pub(crate) fn dnsmasq(mut command: Command, arguments: &[&str]) -> Ends {
         .stdout(Stdio::null());
     Ends(command.spawn().expect("dnsmasq: run scripts/setup"))
 }
+
+/// What a command that works and has something to say says: `ctr` at times loses what
+/// comes from one that ends at once.
+pub(crate) fn said(node: &TestNode, container: &str, command: &[&str]) -> String {
+    wait_for("something is said", PATIENCE, || {
+        Some(node.exec(container, command).ok()).filter(|text| !text.is_empty())
+    })
+}
