@@ -29,12 +29,38 @@ timed() {
     step "$name: done in $((SECONDS - start)) s"
 }
 
-# Sets $target, and the compiler's flags for the program as it is installed:
+# musl_target: rust's name for musl's programs on this kind of processor.
+musl_target() {
+    local host
+    host=$(rustc -vV | sed -n 's/^host: //p')
+    echo "${host%-gnu}-musl"
+}
+
+# What compiling for it takes: its libraries for rust, and a compiler for C.
+has_musl() {
+    [ -d "$(rustc --print target-libdir --target "$(musl_target)" 2>/dev/null)" ] &&
+        command -v musl-gcc >/dev/null
+}
+
+# Sets $target, what cargo compiles for from here on: musl, whose programs start
+# much faster (docs/adr/0024), or this machine's own C library where that is all
+# there is.
+choose_target() {
+    if has_musl; then
+        target=$(musl_target)
+        export "CC_${target//-/_}=musl-gcc"
+    else
+        target=$(rustc -vV | sed -n 's/^host: //p')
+        warn "no musl here (scripts/setup says why): the program will start slower"
+    fi
+    export CARGO_BUILD_TARGET=$target
+}
+
+# The same, and the compiler's flags for the program as it is installed:
 # everything in one file, at fixed addresses, so that nothing has to be loaded
-# and relocated at each start (docs/adr/0024). The flags are not for what runs
-# while compiling, so cargo needs to be told the target.
+# and relocated at each start. The flags are not for what runs while compiling,
+# so cargo needs to be told the target.
 release_flags() {
-    # shellcheck disable=SC2034 # the sourcing scripts use it
-    target=$(rustc -vV | sed -n 's/^host: //p')
+    choose_target
     export RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static -C relocation-model=static"
 }

@@ -1,8 +1,9 @@
 //! The kernel and CNI: namespaces, netlink, announcements, plugin execution.
 //!
 //! The only crate with `unsafe` code, in [`cni`] (what a child does between
-//! fork and exec), and in [`names`], [`netns`], [`netlink`], [`resolv_conf`],
-//! [`dhcp`] and [`udp`] (single calls that no crate offers).
+//! fork and exec), in [`memory`] (the allocator), and in [`names`], [`netns`],
+//! [`netlink`], [`resolv_conf`], [`dhcp`] and [`udp`] (single calls that no crate
+//! offers).
 #![deny(unsafe_code)]
 
 pub mod announce;
@@ -12,6 +13,7 @@ pub mod driver;
 pub mod forwarding;
 pub mod host;
 pub mod listening;
+pub mod memory;
 pub mod names;
 pub mod netlink;
 pub mod netns;

@@ -142,7 +142,8 @@ pub fn listen_tcp(address: SocketAddr, early: bool) -> io::Result<std::net::TcpL
         setsockopt(&socket, sockopt::IpFreebind, &true)?;
     }
     bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
-    listen(&socket, Backlog::new(256)?)?;
+    // As many as the host lets wait (`net.core.somaxconn`).
+    listen(&socket, Backlog::MAXALLOWABLE)?;
     Ok(socket.into())
 }
 
@@ -284,21 +285,25 @@ impl Batch {
             };
             header.msg_flags = 0;
         }
-        let socket = socket.as_raw_fd();
-        let (headers, count) = (self.headers.as_mut_ptr(), count.min(BATCH) as libc::c_uint);
+        // Not by the C library: musl's sends one at a time. The headers began as
+        // zeroes, so that what is padding there is the rest of the kernel's numbers.
+        let call = match call {
+            Call::Receive => libc::SYS_recvmmsg,
+            Call::Send => libc::SYS_sendmmsg,
+        };
+        let no_timeout = std::ptr::null_mut::<libc::timespec>();
         // SAFETY: `count` headers are there, and what they point to is memory of
         // this batch, of the lengths they tell, which nothing else uses meanwhile.
+        // Sending takes no notice of the timeout.
         let done = unsafe {
-            match call {
-                Call::Receive => libc::recvmmsg(
-                    socket,
-                    headers,
-                    count,
-                    libc::MSG_DONTWAIT,
-                    std::ptr::null_mut(),
-                ),
-                Call::Send => libc::sendmmsg(socket, headers, count, libc::MSG_DONTWAIT),
-            }
+            libc::syscall(
+                call,
+                socket.as_raw_fd(),
+                self.headers.as_mut_ptr(),
+                count.min(BATCH) as libc::c_uint,
+                libc::MSG_DONTWAIT,
+                no_timeout,
+            )
         };
         usize::try_from(done).map_err(|_| io::Error::last_os_error())
     }
@@ -308,7 +313,7 @@ impl Batch {
         let length = self.headers.get(at)?.msg_hdr.msg_controllen;
         let control = &self.controls.get(at)?.0;
         // One message: its header, then the note.
-        if length < HEADER {
+        if length < HEADER as _ {
             return None;
         }
         let (level, kind) = (number(control, 8)?, number(control, 12)?);

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use circuit_core::resolver::{Bytes, Present};
 use circuit_core::{Error, ErrorKind};
 use circuit_net::resolv_conf::{MAX_LENGTH, Restored, read, replace, restore};
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use nix::NixPath as _;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
@@ -631,12 +631,33 @@ fn exchanging(one: &Path, other: &Path, body: impl FnOnce()) {
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 // A name may be missing for a moment.
-                let _ = renameat2(AT_FDCWD, one, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE);
+                exchange(one, other);
             }
         });
         let _stop = Stop(&stop);
         body();
     });
+}
+
+/// Not by the C library: musl's has no such function yet.
+fn exchange(one: &Path, other: &Path) {
+    one.with_nix_path(|one| {
+        other.with_nix_path(|other| {
+            // SAFETY: both are strings that end in a zero and outlive the call.
+            unsafe {
+                libc::syscall(
+                    libc::SYS_renameat2,
+                    libc::AT_FDCWD,
+                    one.as_ptr(),
+                    libc::AT_FDCWD,
+                    other.as_ptr(),
+                    libc::RENAME_EXCHANGE,
+                )
+            }
+        })
+    })
+    .unwrap()
+    .unwrap();
 }
 
 #[test]

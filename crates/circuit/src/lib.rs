@@ -32,7 +32,7 @@ pub mod text;
 pub mod traces;
 pub mod web;
 
-pub use circuit_net::names;
+pub use circuit_net::{memory, names};
 
 /// The version of this build.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -10,9 +10,13 @@ use circuit::{
         generate,
         server::{ServerArgs, ServerOptions},
     },
+    memory::Memory,
     names, plugin,
     traces::Collector,
 };
+
+#[global_allocator]
+static MEMORY: Memory = Memory::new();
 
 fn main() -> ExitCode {
     let calls = std::env::var_os("CNI_COMMAND").is_some();

@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
-use nix::sys::time::TimeVal;
+use nix::sys::time::{TimeVal, TimeValLike as _};
 
 use super::attributes::Reply;
 use super::batch::messages;
@@ -26,10 +26,9 @@ impl Netlink {
         &mut self,
         timeout: Duration,
     ) -> Result<Option<Vec<Reply>>, NetlinkError> {
-        // No time at all would mean to wait for ever.
-        let timeout = timeout.max(Duration::from_millis(1));
-        let seconds = libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX);
-        let timeout = TimeVal::new(seconds, timeout.subsec_micros().into());
+        // No time at all would mean to wait for ever, and the kernel's time has bounds.
+        let timeout = timeout.clamp(Duration::from_millis(1), Duration::from_secs(3600));
+        let timeout = TimeVal::milliseconds(timeout.as_millis().try_into().unwrap_or(1));
         setsockopt(&self.socket, sockopt::ReceiveTimeout, &timeout)
             .map_err(|errno| NetlinkError::Io(errno.into()))?;
         match self.receive() {
