@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     net::IpAddr,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use async_trait::async_trait;
@@ -12,7 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::overview::Traffic;
 use crate::{
-    attachment::{Attachment, LastAddresses, Sandbox},
+    attachment::{Attachment, ContainerRecord, LastAddresses, Sandbox},
     error::{Error, Result},
     labels::{DesiredNetwork, PortMapping},
     resolver::Present,
@@ -202,8 +203,16 @@ pub trait Datapath: Send + Sync {
     async fn check(&self, attachment: &Attachment) -> Result<()>;
 
     /// Makes again what other programs may have taken away of an attachment's
-    /// firewall rules, and of its gateway. Doing it in vain is no error.
+    /// firewall rules, of its gateway and of its place in a bridge. Doing it in vain is
+    /// no error.
     async fn mend(&self, attachment: &Attachment) -> Result<()>;
+
+    /// Those attachments whose place in a bridge somebody took away, as container and
+    /// network: they are to be mended.
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    async fn loose(&self, records: &[Arc<ContainerRecord>]) -> Result<Vec<(String, String)>>;
 
     /// Returns when firewall rules of attachments were taken away: those that it
     /// concerns are to be mended.

@@ -127,13 +127,53 @@ unsafe impl GlobalAlloc for Memory {
 #[cfg(test)]
 #[allow(unsafe_code, clippy::unwrap_used)]
 mod tests {
-    use std::slice;
-    use std::thread;
+    use std::{slice, thread};
 
     use super::*;
 
-    fn layout(size: usize, align: usize) -> Layout {
-        Layout::from_size_align(size, align).unwrap()
+    /// What one caller was given, until it is dropped.
+    struct Block<'a> {
+        memory: &'a Memory,
+        start: *mut u8,
+        layout: Layout,
+    }
+
+    impl<'a> Block<'a> {
+        fn new(memory: &'a Memory, size: usize, align: usize) -> Self {
+            let layout = Layout::from_size_align(size, align).unwrap();
+            // SAFETY: no size here is zero.
+            let start = unsafe { memory.alloc_zeroed(layout) };
+            assert!(!start.is_null());
+            assert_eq!(start.addr() % align, 0);
+            Self {
+                memory,
+                start,
+                layout,
+            }
+        }
+
+        fn bytes(&mut self) -> &mut [u8] {
+            // SAFETY: these bytes are this block's alone, and have a value.
+            unsafe { slice::from_raw_parts_mut(self.start, self.layout.size()) }
+        }
+
+        fn resize(&mut self, size: usize) {
+            // SAFETY: the block is of this memory, and has this layout.
+            self.start = unsafe { self.memory.realloc(self.start, self.layout, size) };
+            assert!(!self.start.is_null());
+            self.layout = Layout::from_size_align(size, self.layout.align()).unwrap();
+        }
+
+        fn is_early(&self) -> bool {
+            self.memory.place(self.start).is_some()
+        }
+    }
+
+    impl Drop for Block<'_> {
+        fn drop(&mut self) {
+            // SAFETY: the block is of this memory, has this layout, and is used no more.
+            unsafe { self.memory.dealloc(self.start, self.layout) }
+        }
     }
 
     fn memory() -> &'static Memory {
@@ -145,47 +185,36 @@ mod tests {
         let memory = memory();
         let mut blocks = Vec::new();
         for at in 0..4000 {
-            let layout = layout(1 + at % 300, 1 << (at % 9));
-            let block = unsafe { memory.alloc_zeroed(layout) };
-            assert!(!block.is_null());
-            assert_eq!(block.addr() % layout.align(), 0);
-            let bytes = unsafe { slice::from_raw_parts_mut(block, layout.size()) };
-            assert!(bytes.iter().all(|byte| *byte == 0), "{at}");
-            bytes.fill(at as u8);
-            blocks.push((block, layout, at as u8));
+            let mut block = Block::new(memory, 1 + at % 300, 1 << (at % 9));
+            assert!(block.bytes().iter().all(|byte| *byte == 0), "{at}");
+            block.bytes().fill(at as u8);
+            blocks.push((block, at as u8));
         }
-        let early = blocks
-            .iter()
-            .filter(|(block, ..)| memory.place(*block).is_some());
+        let early = blocks.iter().filter(|(block, _)| block.is_early());
         assert!((500..4000).contains(&early.count()));
-        for (block, layout, filled) in blocks {
-            let bytes = unsafe { slice::from_raw_parts(block, layout.size()) };
-            assert!(bytes.iter().all(|byte| *byte == filled));
-            unsafe { memory.dealloc(block, layout) };
+        for (mut block, filled) in blocks {
+            assert!(block.bytes().iter().all(|byte| *byte == filled));
         }
     }
 
     #[test]
     fn the_last_block_grows_where_it_is_and_others_move() {
         let memory = memory();
-        let grow = |block, from: usize, to| unsafe { memory.realloc(block, layout(from, 8), to) };
-        let first = unsafe { memory.alloc(layout(100, 8)) };
-        unsafe { first.write_bytes(7, 100) };
-        assert_eq!(grow(first, 100, 1000), first);
-        let second = unsafe { memory.alloc(layout(8, 8)) };
-        assert_eq!(grow(first, 1000, 500), first);
-        let moved = grow(first, 500, 2000);
-        assert_ne!(moved, first);
-        assert!(memory.place(moved).is_some());
-        // Further than the early memory reaches, and back.
-        let far = grow(moved, 2000, EARLY);
-        assert!(memory.place(far).is_none());
-        let far = grow(far, EARLY, 2 * EARLY);
-        let bytes = unsafe { slice::from_raw_parts(far, 100) };
-        assert!(bytes.iter().all(|byte| *byte == 7));
-        unsafe {
-            memory.dealloc(far, layout(2 * EARLY, 8));
-            memory.dealloc(second, layout(8, 8));
+        let mut first = Block::new(memory, 100, 8);
+        first.bytes().fill(7);
+        let began = first.start;
+        first.resize(1000);
+        assert_eq!(first.start, began);
+        let _second = Block::new(memory, 8, 8);
+        first.resize(500);
+        assert_eq!(first.start, began);
+        first.resize(2000);
+        assert!(first.start != began && first.is_early());
+        // Further than the early memory reaches.
+        for size in [EARLY, 2 * EARLY] {
+            first.resize(size);
+            assert!(!first.is_early());
+            assert!(first.bytes()[..100].iter().all(|byte| *byte == 7));
         }
     }
 
@@ -195,18 +224,14 @@ mod tests {
         thread::scope(|scope| {
             for mark in 1..=4_u8 {
                 scope.spawn(move || {
-                    let blocks: Vec<_> = (0..3000)
-                        .map(|at| {
-                            let size = 1 + at % 40;
-                            let block = unsafe { memory.alloc(layout(size, 1)) };
-                            unsafe { block.write_bytes(mark, size) };
-                            (block, size)
-                        })
-                        .collect();
-                    for (block, size) in blocks {
-                        let bytes = unsafe { slice::from_raw_parts(block, size) };
-                        assert!(bytes.iter().all(|byte| *byte == mark));
-                        unsafe { memory.dealloc(block, layout(size, 1)) };
+                    let mut blocks = Vec::new();
+                    for at in 0..3000 {
+                        let mut block = Block::new(memory, 1 + at % 40, 1);
+                        block.bytes().fill(mark);
+                        blocks.push(block);
+                    }
+                    for block in &mut blocks {
+                        assert!(block.bytes().iter().all(|byte| *byte == mark));
                     }
                 });
             }

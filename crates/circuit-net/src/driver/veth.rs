@@ -188,8 +188,7 @@ fn left_behind(call: &Call<'_>, host: &mut Netlink) -> Answer<Option<Link>> {
             continue;
         };
         // Whose other end is not on the host, but in some namespace.
-        let ours = link.is("veth") && link.parent_netns.is_some();
-        if ours && interface.mac.is_some() && link.mac == interface.mac {
+        if link.is_half() && interface.mac.is_some() && link.mac == interface.mac {
             return Ok(Some(link));
         }
     }

@@ -85,6 +85,19 @@ impl Link {
         self.kind.as_deref() == Some(kind)
     }
 
+    /// Whether it is one end of a pair whose other end is in another namespace.
+    pub fn is_half(&self) -> bool {
+        self.is("veth") && self.parent_netns.is_some()
+    }
+
+    /// Whether it is in no bridge, or in this one but down.
+    pub fn is_loose(&self, bridge: &Self) -> bool {
+        match self.master {
+            None => true,
+            Some(master) => master == bridge.index && !self.up,
+        }
+    }
+
     /// The value of an attribute of the kind.
     pub fn detail(&self, kind: u16) -> Option<&[u8]> {
         find(&self.data, kind)

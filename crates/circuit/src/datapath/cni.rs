@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use circuit_core::overview::Traffic;
 use circuit_core::{
     Error, ErrorKind, Result,
-    attachment::{Attachment, LastAddresses, Sandbox},
+    attachment::{Attachment, ContainerRecord, LastAddresses, Sandbox},
     cni::ConfigList,
     datapath::{AddFailure, Added, Arguments, Datapath, Disturbance, Held, Holder, Pool},
     labels::{DesiredNetwork, PortMapping},
@@ -436,6 +436,11 @@ impl Datapath for CniDatapath {
             .cni
             .mend(&config, &args(attachment), result, Some(&lock))
             .await?)
+    }
+
+    async fn loose(&self, records: &[Arc<ContainerRecord>]) -> Result<Vec<(String, String)>> {
+        let records = records.to_vec();
+        blocking(move || standing::loose(&records)).await
     }
 
     async fn disturbed(&self) -> Result<Disturbance> {

@@ -3,10 +3,16 @@
 
 use circuit_core::cni::AnyCase as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use circuit_core::{attachment::Attachment, cni::ConfigList, datapath::Held};
+use circuit_core::{
+    Result,
+    attachment::{Attachment, ContainerRecord, Phase},
+    cni::ConfigList,
+    datapath::Held,
+};
 use circuit_net::dhcp::{DEFAULT_SOCKET, Holder, LeaseKeeper};
-use circuit_net::host;
+use circuit_net::host::{self, Port};
 use serde_json::Value;
 
 /// Whether all of it is there.
@@ -23,6 +29,38 @@ fn on_host(attachment: &Attachment) -> Option<&str> {
     let sandbox = first.get("sandbox").and_then(Value::as_str);
     let on_host = sandbox.is_none_or(str::is_empty) && attachment.natives.contains(&0);
     first.get("name")?.as_str().filter(|_| on_host)
+}
+
+/// Those attachments of which the host's end is not where a driver put it, as container
+/// and network.
+pub(super) fn loose(records: &[Arc<ContainerRecord>]) -> Result<Vec<(String, String)>> {
+    let mut owners = Vec::new();
+    let mut ports = Vec::new();
+    for record in records {
+        for attachment in &record.attachments {
+            if let Some(port) = port(attachment) {
+                owners.push((&record.container, &attachment.network));
+                ports.push(port);
+            }
+        }
+    }
+    let owners = host::loose_ports(&ports)?
+        .into_iter()
+        .filter_map(|place| owners.get(place));
+    Ok(owners
+        .map(|(container, network)| ((*container).clone(), (*network).clone()))
+        .collect())
+}
+
+/// The bridge that a driver attached the container to, and its port there.
+fn port(attachment: &Attachment) -> Option<Port<'_>> {
+    let bridge = on_host(attachment).filter(|_| attachment.phase == Phase::Attached)?;
+    let result = attachment.result.as_ref()?;
+    let end = result.get("interfaces")?.as_array()?.get(1)?;
+    let sandbox = end.get("sandbox").and_then(Value::as_str);
+    let name = end.get("name")?.as_str();
+    name.filter(|_| sandbox.is_none_or(str::is_empty))
+        .map(|name| Port { bridge, name })
 }
 
 /// The keeper of DHCP leases, and the socket at which plugins find it.

@@ -62,7 +62,7 @@ impl Reconciler {
         times.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             times.tick().await;
-            for (container, network) in self.one_of_each_network() {
+            for (container, network) in self.worth_a_look().await {
                 let _guard = self.attachments.lock(&container).await;
                 let record = self.attachments.book().record(&container);
                 let attachments = record.attachments.iter();
@@ -71,6 +71,19 @@ impl Reconciler {
                 }
             }
         }
+    }
+
+    /// The attachments that have lost their place, and one of each network, to see
+    /// what all of its containers share.
+    async fn worth_a_look(&self) -> HashSet<(String, String)> {
+        let records = self.attachments.book().records();
+        let loose = self.attachments.parts.datapath.loose(&records).await;
+        let loose = loose.unwrap_or_else(|error| {
+            tracing::debug!(%error, "cannot look at ports");
+            Vec::new()
+        });
+        let shared = self.one_of_each_network().into_iter();
+        shared.chain(loose).collect()
     }
 
     /// A container on each network, or on each form that it has had, that drivers

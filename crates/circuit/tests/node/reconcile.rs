@@ -8,6 +8,7 @@ use std::{
 };
 
 use circuit_testing::{NodeBuilder, PATIENCE, Plugins, TestNode, network, wait_until};
+use serde_json::json;
 
 use crate::support::{NETWORK, RESTART, assert_exactly, create_ctr0, ips, names, run_containers};
 
@@ -336,6 +337,79 @@ fn a_bridge_that_is_no_gateway_any_more_is_one_again() {
     );
     node.remove_container("one");
     node.assert_nothing_left();
+}
+
+/// As NetworkManager leaves them when its networking is switched off and on.
+const LET_LOOSE: &str = "for port in $(ls /sys/class/net/br-a/brif); do \
+     ip link set $port nomaster; done; ip link set br-a down; ip addr flush dev br-a";
+
+#[test]
+fn ports_that_are_taken_out_of_their_bridge_come_back() {
+    let node = looked_at_each_second();
+    let ipam = json!({"type": "host-local", "subnet": "10.1.0.0/16"});
+    let plugin = json!({"type": "bridge", "bridge": "br-a", "isGateway": true,
+        "hairpinMode": true, "ipam": ipam});
+    let config = json!({"cniVersion": "1.0.0", "name": "a", "plugins": [plugin]});
+    node.create_network("a", &config.to_string());
+    for name in ["one", "two"] {
+        node.run_container(name, &[(NETWORK, "a")], &[]);
+        node.wait_for_addresses(name);
+    }
+    let ports = || {
+        let listed = node.run("bridge", &["-j", "-d", "link", "show", "master", "br-a"]);
+        let listed: Vec<serde_json::Value> = serde_json::from_str(&listed.ok()).unwrap();
+        let port = |it: &serde_json::Value| (it["ifname"].clone(), it["hairpin"].clone());
+        listed.iter().map(port).collect::<Vec<_>>()
+    };
+    let before = (ips(&node, "one"), ips(&node, "two"), ports());
+    assert_eq!(before.2.len(), 2);
+    assert!(before.2.iter().all(|(_, hairpin)| *hairpin == json!(true)));
+    let reached = || {
+        ["one", "two"].iter().all(|name| {
+            let ping = ["ping", "-c1", "-W1", "10.1.0.1"];
+            node.exec(name, &ping).worked()
+        })
+    };
+    let let_loose = format!("mount -t sysfs sysfs /sys && {LET_LOOSE}");
+    for command in [let_loose.as_str(), "ip link set $0 down"] {
+        let port = before.2[0].0.as_str().unwrap();
+        let said = crate::support::logged(&node, &["it is back"]);
+        node.run("unshare", &["--mount", "sh", "-c", command, port])
+            .ok();
+        wait_until(command, PATIENCE, || {
+            crate::support::logged(&node, &["it is back"]) > said && reached()
+        });
+        let after = (ips(&node, "one"), ips(&node, "two"), ports());
+        assert_eq!(after, before, "{command}");
+    }
+    for name in ["one", "two"] {
+        node.remove_container(name);
+    }
+    node.assert_nothing_left();
+}
+
+#[test]
+fn the_doctor_puts_a_port_back() {
+    let node = crate::node().start();
+    create_ctr0(&node);
+    node.run_container("one", &[(NETWORK, "ctr0")], &[]);
+    node.wait_for_addresses("one");
+    let ping = ["ping", "-c1", "-W1", "10.255.0.1"];
+    node.exec("one", &ping).ok();
+    let port = node.in_netns("one", &["ip", "-j", "link", "show", "eth0"]);
+    let port: serde_json::Value = serde_json::from_str(&port.ok()).unwrap();
+    let index = port[0]["link_index"].as_u64().unwrap();
+    let links: serde_json::Value =
+        serde_json::from_str(&node.run("ip", &["-j", "link"]).ok()).unwrap();
+    let mut links = links.as_array().unwrap().iter();
+    let port = links.find(|link| link["ifindex"] == index).unwrap();
+    let port = port["ifname"].as_str().unwrap();
+    node.run("ip", &["link", "set", port, "nomaster"]).ok();
+    let told = node.circuit(&["doctor"]);
+    assert!(told.stdout.contains("is no port of bridge"), "{told:?}");
+    assert!(!node.exec("one", &ping).worked());
+    node.circuit(&["doctor", "--fix"]);
+    node.exec("one", &ping).ok();
 }
 
 #[test]

@@ -18,6 +18,9 @@ use crate::netlink::{
 
 const IFLA_BR_VLAN_FILTERING: u16 = 7;
 
+/// The place of the container's port in a result.
+const PORT: usize = 1;
+
 /// Makes the bridge, if it is not there, and sets it up.
 pub(super) fn ensure(socket: &mut Netlink, config: &Config<'_>) -> Answer<Link> {
     let name = config.bridge;
@@ -214,8 +217,9 @@ pub(super) fn become_gateway(
     Ok(vlan)
 }
 
-/// Sets the bridge up again and gives it the addresses back that an attachment needs
-/// of it. One that is gone is left to whoever attaches anew: its ports are gone too.
+/// Sets the bridge up again, takes the container's port back into it, and gives it the
+/// addresses back that an attachment needs of it. One that is gone is left to whoever
+/// attaches anew: its ports are gone too.
 pub(super) fn mend(call: &Call<'_>, config: &Config<'_>, index: usize) -> Answer<()> {
     let Some(mut result) = call.prev.cloned() else {
         return Ok(());
@@ -229,6 +233,7 @@ pub(super) fn mend(call: &Call<'_>, config: &Config<'_>, index: usize) -> Answer
         ensure(&mut socket, config)?;
         tracing::warn!("bridge {} was down: it is up again", bridge.name);
     }
+    mend_port(&mut socket, &bridge, config, &result)?;
     let addresses = gateways(config, &mut result, index);
     if addresses.is_empty() || is_gateway(&mut socket, &bridge, config, &addresses)? {
         return Ok(());
@@ -241,6 +246,36 @@ pub(super) fn mend(call: &Call<'_>, config: &Config<'_>, index: usize) -> Answer
             "bridge {name} was no gateway any more: its addresses and forwarding are set again"
         );
     }
+    Ok(())
+}
+
+/// Takes a port back that somebody took out of the bridge, and sets it up. One that is
+/// in another bridge was put there on purpose.
+fn mend_port(
+    socket: &mut Netlink,
+    bridge: &Link,
+    config: &Config<'_>,
+    result: &CniResult,
+) -> Answer<()> {
+    let told = result.interfaces.get(PORT);
+    let Some(told) = told.filter(|told| told.sandbox.is_none()) else {
+        return Ok(());
+    };
+    let port = look_up(socket, &told.name)?.filter(|port| port.is_half());
+    let Some(port) = port.filter(|port| port.is_loose(bridge)) else {
+        return Ok(());
+    };
+    let (name, bridge_name) = (&port.name, &bridge.name);
+    let back = LinkSpec {
+        master: Some(bridge.index),
+        up: Some(true),
+        ..LinkSpec::default()
+    };
+    socket
+        .set_link(port.index, &back)
+        .map_err(|e| refused(format_args!("put {name} into bridge {bridge_name}"), &e))?;
+    set_up_port(socket, bridge, &port, config)?;
+    tracing::warn!("{name} was no port of bridge {bridge_name} any more, or down: it is back");
     Ok(())
 }
 
