@@ -203,12 +203,12 @@ pub trait Datapath: Send + Sync {
     async fn check(&self, attachment: &Attachment) -> Result<()>;
 
     /// Makes again what other programs may have taken away of an attachment's
-    /// firewall rules, of its gateway and of its place in a bridge. Doing it in vain is
-    /// no error.
+    /// firewall rules, of its gateway and of its end on the host. Doing it in vain is no
+    /// error.
     async fn mend(&self, attachment: &Attachment) -> Result<()>;
 
-    /// Those attachments whose place in a bridge somebody took away, as container and
-    /// network: they are to be mended.
+    /// Those attachments of which somebody changed the host's end, such as a port that
+    /// is in no bridge any more, as container and network: they are to be mended.
     ///
     /// # Errors
     /// When it cannot be told.

@@ -1,12 +1,11 @@
 //! Whether a network's subnets would take something away from the host.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::netlink::{Link, Netlink, NetlinkError, Route};
+use crate::netlink::{Netlink, NetlinkError, Route};
 
 /// Something of the host's that a subnet covers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,39 +37,6 @@ impl fmt::Display for Clash {
 /// Whether the calling thread's namespace has an interface of that name.
 pub fn has_interface(name: &str) -> bool {
     nix::net::if_::if_nametoindex(name).is_ok()
-}
-
-/// A bridge, and the host's end of a container's pair that is to be a port of it.
-#[derive(Debug, Clone, Copy)]
-pub struct Port<'a> {
-    /// The bridge's name.
-    pub bridge: &'a str,
-    /// The name of the end.
-    pub name: &'a str,
-}
-
-/// The places of those ports that are in no bridge, or down, while both are there.
-///
-/// # Errors
-/// When the kernel cannot be asked.
-pub fn loose_ports(ports: &[Port<'_>]) -> circuit_core::Result<Vec<usize>> {
-    let refused = |error: NetlinkError| {
-        circuit_core::Error::internal(format!("cannot list the host's interfaces: {error}"))
-    };
-    let mut host = Netlink::open(None)?;
-    let mut list = |kind| -> circuit_core::Result<HashMap<String, Link>> {
-        let links = host.links_of_kind(kind).map_err(refused)?;
-        Ok(links.into_iter().map(|l| (l.name.clone(), l)).collect())
-    };
-    let (bridges, ends) = (list("bridge")?, list("veth")?);
-    let is_loose = |port: &Port<'_>| {
-        let end = ends.get(port.name).filter(|end| end.is_half());
-        end.zip(bridges.get(port.bridge))
-            .is_some_and(|(end, bridge)| end.is_loose(bridge))
-    };
-    let places = ports.iter().enumerate();
-    let loose = places.filter(|(_, port)| is_loose(port));
-    Ok(loose.map(|(place, _)| place).collect())
 }
 
 /// Removes a bridge that nothing is on any more: without ports, and without addresses

@@ -10,6 +10,7 @@ pub mod announce;
 pub mod cni;
 pub mod dhcp;
 pub mod driver;
+pub mod ends;
 pub mod forwarding;
 pub mod host;
 pub mod listening;

@@ -46,7 +46,7 @@ pub use message::Message;
 pub use port::{Vlans, add_vlans, delete_vlans, set_port};
 pub use route::{Beside, RouteSpec};
 pub use socket::{Netlink, NetlinkError};
-pub use toward::interface_toward;
+pub use toward::{index_toward, interface_toward};
 pub use traffic::traffic;
 
 pub(crate) use batch::BatchError;

@@ -9,9 +9,12 @@ use ipnet::IpNet;
 use super::bridge::{enable_forwarding, mtu};
 use super::configure::{configure, no_address, refused, take};
 use super::managed::{Managed, dns_of};
+use super::verify::look_up;
 use super::veth::{self, Ends, Pair, told};
 use super::{Answer, Call, Driver, Options, Unsupported, ipmasq, verify};
-use crate::netlink::{Beside, MAIN_TABLE, Message, Netlink, RouteSpec};
+use crate::netlink::{
+    AddressSpec, Beside, Link, LinkSpec, MAIN_TABLE, Message, Netlink, NetlinkError, RouteSpec,
+};
 
 const KEYS: [&str; 3] = ["ipMasq", "ipMasqBackend", "mtu"];
 /// The place of the container's interface in a result.
@@ -50,7 +53,9 @@ impl Driver for Ptp {
     }
 
     fn mend(&self, call: &Call<'_>) -> Answer<()> {
-        ipmasq::mend(call)
+        let masqueraded = ipmasq::mend(call);
+        mend_gateway(call)?;
+        masqueraded
     }
 
     fn check(&self, call: &Call<'_>) -> Answer<()> {
@@ -84,28 +89,12 @@ fn attach(call: &Call<'_>, ends: &Ends, leased: CniResult) -> Answer<CniResult> 
     result.interfaces = vec![told(&ends.host, None), told(&ends.container, netns)];
     configure(call, ends.container.index, &result, &[])?;
     let mut inside = Vec::new();
-    let mut outside = Vec::new();
     for ip in &result.ips {
         let gateway = gateway_of(ip)?;
         inside.extend(by_gateway(call.ifname, ends.container.index, ip, gateway));
-        outside.push(gateway);
     }
     take(&mut *call.container()?, &inside)?;
-    // Each container's end on the host has the same.
-    let mut host = call.host()?;
-    for gateway in outside {
-        let added = host.add_address(ends.host.index, &IpNet::from(gateway).into());
-        added.map_err(|e| no_address(gateway, &ends.host.name, &e))?;
-    }
-    for ip in &result.ips {
-        let route = RouteSpec {
-            scope: SCOPE_HOST,
-            ..RouteSpec::new(IpNet::from(ip.address.addr()), None, ends.host.index)
-        };
-        let added = host.carry_out(&[route.add(Beside::Refused)], &[libc::EEXIST]);
-        added.map_err(|e| refused(format_args!("add route {} on the host", route.dst), &e))?;
-    }
-    drop(host);
+    lead_in(&mut *call.host()?, &ends.host, &result)?;
     if ipmasq::wanted(call)? {
         ipmasq::ensure(call, &result)?;
     }
@@ -113,6 +102,73 @@ fn attach(call: &Call<'_>, ends: &Ends, leased: CniResult) -> Answer<CniResult> 
         result.dns = dns;
     }
     Ok(result)
+}
+
+/// Gives the host's end the gateways' addresses, which every container's end has, and
+/// the routes to its container. The answer is whether something of that was missing.
+fn lead_in(host: &mut Netlink, end: &Link, result: &CniResult) -> Answer<bool> {
+    let mut missing = false;
+    let mut make = |host: &mut Netlink, message: &Message| match host.request(message) {
+        Ok(_) => {
+            missing = true;
+            Ok(())
+        }
+        Err(NetlinkError::Kernel(libc::EEXIST, _)) => Ok(()),
+        Err(error) => Err(error),
+    };
+    for ip in &result.ips {
+        let gateway = gateway_of(ip)?;
+        let address = AddressSpec::from(IpNet::from(gateway));
+        make(host, &address.add(end.index)).map_err(|e| no_address(gateway, &end.name, &e))?;
+    }
+    for ip in &result.ips {
+        let route = RouteSpec {
+            scope: SCOPE_HOST,
+            ..RouteSpec::new(IpNet::from(ip.address.addr()), None, end.index)
+        };
+        make(host, &route.add(Beside::Refused))
+            .map_err(|e| refused(format_args!("add route {} on the host", route.dst), &e))?;
+    }
+    Ok(missing)
+}
+
+/// Has the host's end lead to its container again. One that is gone is left to whoever
+/// attaches anew.
+fn mend_gateway(call: &Call<'_>) -> Answer<()> {
+    let Some(result) = call.prev else {
+        return Ok(());
+    };
+    let told = result.interfaces.first();
+    let Some(told) = told.filter(|told| told.sandbox.is_none()) else {
+        return Ok(());
+    };
+    let mut host = call.host()?;
+    let end = look_up(&mut host, &told.name)?;
+    let Some(end) = end.filter(|end| end.is_half()) else {
+        return Ok(());
+    };
+    if !end.up {
+        let up = LinkSpec {
+            up: Some(true),
+            ..LinkSpec::default()
+        };
+        host.set_link(end.index, &up)
+            .map_err(|e| refused(format_args!("set {} up", end.name), &e))?;
+    }
+    let mut forwards = true;
+    for ip in &result.ips {
+        let ipv6 = ip.address.addr().is_ipv6();
+        let asked = host.forwards(ipv6);
+        if !asked.map_err(|e| refused("ask whether the host forwards", &e))? {
+            forwards = false;
+            enable_forwarding(ipv6)?;
+        }
+    }
+    if lead_in(&mut host, &end, result)? || !end.up || !forwards {
+        let (name, network) = (&end.name, call.network());
+        tracing::warn!("{name} of network {network} led to its container no more: it does again");
+    }
+    Ok(())
 }
 
 fn gateway_of(ip: &IpConfig) -> Answer<IpAddr> {

@@ -105,6 +105,16 @@ impl Netlink {
         self.addresses_of(index, libc::AF_UNSPEC)
     }
 
+    /// The addresses of every interface.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn all_addresses(&mut self) -> Result<Vec<Address>, NetlinkError> {
+        let every = Message::new(RTM_GETADDR, 0, &[0; 8]);
+        let replies = self.list(&every)?;
+        Ok(replies.iter().filter_map(Reply::address).collect())
+    }
+
     /// As [`addresses`](Self::addresses), those of IPv6 or of IPv4 alone. The kernel
     /// tells them while it makes or removes an interface, too, for which it keeps
     /// others waiting.

@@ -22,17 +22,9 @@ pub fn interface_toward(
     socket: &mut Netlink,
     address: IpAddr,
 ) -> Result<Option<String>, NetlinkError> {
-    let (family, bits) = match address {
-        IpAddr::V4(_) => (AF_INET, 32),
-        IpAddr::V6(_) => (AF_INET6, 128),
-    };
-    let mut header = [0; ROUTE_HEADER];
-    [header[0], header[1]] = [family, bits];
-    let question = Message::new(RTM_GETROUTE, 0, &header).with_ip(RTA_DST, address);
-    let Some(index) = value(socket, &question, RTM_NEWROUTE, ROUTE_HEADER, RTA_OIF)? else {
+    let Some(index) = index_toward(socket, address)? else {
         return Ok(None);
     };
-    let index = u32_of(&index).ok_or(NetlinkError::Malformed)?;
     let mut header = [0; LINK_HEADER];
     header[4..8].copy_from_slice(&index.to_ne_bytes());
     let question = Message::new(RTM_GETLINK, 0, &header);
@@ -41,6 +33,25 @@ pub fn interface_toward(
         let name = name.strip_suffix(&[0]).unwrap_or(&name);
         String::from_utf8_lossy(name).into_owned()
     }))
+}
+
+/// The index of the interface by which packets leave for an address, if there
+/// is a way.
+///
+/// # Errors
+/// As [`interface_toward`].
+pub fn index_toward(socket: &mut Netlink, address: IpAddr) -> Result<Option<u32>, NetlinkError> {
+    let (family, bits) = match address {
+        IpAddr::V4(_) => (AF_INET, 32),
+        IpAddr::V6(_) => (AF_INET6, 128),
+    };
+    let mut header = [0; ROUTE_HEADER];
+    [header[0], header[1]] = [family, bits];
+    let question = Message::new(RTM_GETROUTE, 0, &header).with_ip(RTA_DST, address);
+    let index = value(socket, &question, RTM_NEWROUTE, ROUTE_HEADER, RTA_OIF)?;
+    index
+        .map(|index| u32_of(&index).ok_or(NetlinkError::Malformed))
+        .transpose()
 }
 
 /// One attribute of the answer to a question.

@@ -12,7 +12,11 @@ use circuit_core::{
     datapath::Held,
 };
 use circuit_net::dhcp::{DEFAULT_SOCKET, Holder, LeaseKeeper};
-use circuit_net::host::{self, Port};
+use circuit_net::{
+    ends::{self, End, Role},
+    host,
+};
+use ipnet::IpNet;
 use serde_json::Value;
 
 /// Whether all of it is there.
@@ -31,36 +35,46 @@ fn on_host(attachment: &Attachment) -> Option<&str> {
     first.get("name")?.as_str().filter(|_| on_host)
 }
 
-/// Those attachments of which the host's end is not where a driver put it, as container
-/// and network.
+/// Those attachments of which the host's end is not what a driver made of it, as
+/// container and network.
 pub(super) fn loose(records: &[Arc<ContainerRecord>]) -> Result<Vec<(String, String)>> {
     let mut owners = Vec::new();
-    let mut ports = Vec::new();
+    let mut ends = Vec::new();
     for record in records {
         for attachment in &record.attachments {
-            if let Some(port) = port(attachment) {
-                owners.push((&record.container, &attachment.network));
-                ports.push(port);
+            if let Some(end) = end(attachment) {
+                owners.push((record.container.clone(), attachment.network.clone()));
+                ends.push(end);
             }
         }
     }
-    let owners = host::loose_ports(&ports)?
-        .into_iter()
-        .filter_map(|place| owners.get(place));
-    Ok(owners
-        .map(|(container, network)| ((*container).clone(), (*network).clone()))
+    let places = ends::loose(&ends)?.into_iter();
+    Ok(places
+        .filter_map(|place| owners.get(place).cloned())
         .collect())
 }
 
-/// The bridge that a driver attached the container to, and its port there.
-fn port(attachment: &Attachment) -> Option<Port<'_>> {
-    let bridge = on_host(attachment).filter(|_| attachment.phase == Phase::Attached)?;
+/// The host's end of an attachment by a driver: a port, when a bridge comes first.
+fn end(attachment: &Attachment) -> Option<End<'_>> {
+    let first = on_host(attachment).filter(|_| attachment.phase == Phase::Attached)?;
     let result = attachment.result.as_ref()?;
-    let end = result.get("interfaces")?.as_array()?.get(1)?;
-    let sandbox = end.get("sandbox").and_then(Value::as_str);
-    let name = end.get("name")?.as_str();
-    name.filter(|_| sandbox.is_none_or(str::is_empty))
-        .map(|name| Port { bridge, name })
+    let second = result.get("interfaces")?.as_array()?.get(1)?;
+    let sandbox = second.get("sandbox").and_then(Value::as_str);
+    if sandbox.is_none_or(str::is_empty) {
+        return Some(End {
+            name: second.get("name")?.as_str()?,
+            role: Role::Port(first),
+        });
+    }
+    let ips = result.get("ips")?.as_array()?.iter();
+    let gateways = ips.filter_map(|ip| ip.get("gateway")?.as_str()?.parse().ok());
+    Some(End {
+        name: first,
+        role: Role::Gateway {
+            own: gateways.collect(),
+            leads_to: attachment.ips.iter().map(IpNet::addr).collect(),
+        },
+    })
 }
 
 /// The keeper of DHCP leases, and the socket at which plugins find it.

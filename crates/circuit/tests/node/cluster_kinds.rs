@@ -1,7 +1,7 @@
 //! Clusters by every kind of Redis, and several daemons on one containerd.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use circuit_testing::{Ends, Lan, PATIENCE, Plugins, TestNode, certificates, network, wait_until};
@@ -233,11 +233,31 @@ fn glob_one(folder: &str, name: &str) -> std::path::PathBuf {
     found.unwrap_or_else(|| panic!("no {name} in {folder}: run scripts/setup"))
 }
 
+/// This program with the machine's own C library: what fakes clocks does not reach into
+/// one that has musl in it.
+fn with_own_library() -> PathBuf {
+    let built = Path::new(env!("CARGO_BIN_EXE_circuit"));
+    let mut above = built.ancestors().skip(1);
+    let (profile, platform) = (above.next().unwrap(), above.next().unwrap());
+    if !platform.to_string_lossy().ends_with("-musl") {
+        return built.to_path_buf();
+    }
+    let profile = profile.file_name().unwrap();
+    let other = platform.with_file_name(profile).join("circuit");
+    let remedy = "run `cargo build -p circuit` without --target, as scripts/test does";
+    assert!(other.exists(), "no {}: {remedy}", other.display());
+    other
+}
+
 #[test]
 fn clocks_that_differ_change_nothing() {
     let lan = Lan::new();
     let _redis = lan.redis();
-    let node = || crate::node().lan(&lan).without_daemon().start();
+    let program = with_own_library();
+    let node = || {
+        let node = TestNode::builder(&program).lan(&lan);
+        node.without_daemon().start()
+    };
     let nodes = [node(), node(), node()];
     // Not by its command: that would meet itself in /dev/shm, as each node has
     // the same pids.

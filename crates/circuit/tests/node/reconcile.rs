@@ -361,6 +361,11 @@ fn ports_that_are_taken_out_of_their_bridge_come_back() {
         let port = |it: &serde_json::Value| (it["ifname"].clone(), it["hairpin"].clone());
         listed.iter().map(port).collect::<Vec<_>>()
     };
+    wait_until("both are on record", PATIENCE, || {
+        ["one", "two"]
+            .iter()
+            .all(|name| ips(&node, name).len() == 1)
+    });
     let before = (ips(&node, "one"), ips(&node, "two"), ports());
     assert_eq!(before.2.len(), 2);
     assert!(before.2.iter().all(|(_, hairpin)| *hairpin == json!(true)));
@@ -382,6 +387,63 @@ fn ports_that_are_taken_out_of_their_bridge_come_back() {
         let after = (ips(&node, "one"), ips(&node, "two"), ports());
         assert_eq!(after, before, "{command}");
     }
+    for name in ["one", "two"] {
+        node.remove_container(name);
+    }
+    node.assert_nothing_left();
+}
+
+#[test]
+fn the_end_of_a_pair_leads_to_its_container_again() {
+    let node = looked_at_each_second();
+    let ranges = json!([[{"subnet": "10.2.0.0/16"}], [{"subnet": "fd00:2::/64"}]]);
+    let ipam = json!({"type": "host-local", "ranges": ranges,
+        "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]});
+    let config = json!({"cniVersion": "1.0.0", "name": "p",
+        "plugins": [{"type": "ptp", "ipam": ipam}]});
+    node.create_network("p", &config.to_string());
+    for name in ["one", "two"] {
+        node.run_container(name, &[(NETWORK, "p")], &[]);
+        node.wait_for_addresses(name);
+    }
+    let reached = || {
+        ["one", "two"].iter().all(|name| {
+            ["10.2.0.1", "fd00:2::1"].iter().all(|gateway| {
+                let ping = ["ping", "-c1", "-W1", gateway];
+                node.exec(name, &ping).worked()
+            })
+        })
+    };
+    wait_until("the gateways are there", PATIENCE, reached);
+    wait_until("both are on record", PATIENCE, || {
+        ["one", "two"]
+            .iter()
+            .all(|name| ips(&node, name).len() == 2)
+    });
+    let before = (ips(&node, "one"), ips(&node, "two"));
+    let routes = node.run("ip", &["-j", "route", "show", "10.2.0.2"]).ok();
+    let routes: serde_json::Value = serde_json::from_str(&routes).unwrap();
+    let end = routes[0]["dev"].as_str().unwrap();
+    for command in [
+        "ip addr flush dev $0",
+        "ip link set $0 down",
+        "ip link set $0 down && ip link set $0 up",
+        "ip route del 10.2.0.2",
+        "ip -6 route del fd00:2::2",
+    ] {
+        let said = crate::support::logged(&node, &["led to its container no more"]);
+        node.run("sh", &["-c", command, end]).ok();
+        wait_until(command, PATIENCE, || {
+            crate::support::logged(&node, &["led to its container no more"]) > said && reached()
+        });
+        let after = (ips(&node, "one"), ips(&node, "two"));
+        assert_eq!(after, before, "{command}");
+    }
+    // Once all is well, nothing is said.
+    let said = crate::support::logged(&node, &["led to its container no more"]);
+    thread::sleep(Duration::from_secs(3));
+    let now = crate::support::logged(&node, &["led to its container no more"]);
+    assert_eq!(now, said);
     for name in ["one", "two"] {
         node.remove_container(name);
     }
