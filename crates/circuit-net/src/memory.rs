@@ -46,7 +46,18 @@ impl Memory {
     }
 
     /// The next block of the early memory; none once it is used up.
+    #[inline]
     fn next(&self, layout: Layout) -> Option<*mut u8> {
+        if self.used.load(Relaxed) < EARLY {
+            self.take(layout)
+        } else {
+            None
+        }
+    }
+
+    // Not as a part of each place that allocates, of which there are thousands.
+    #[inline(never)]
+    fn take(&self, layout: Layout) -> Option<*mut u8> {
         let base = self.early.get().cast::<u8>();
         let mut used = self.used.load(Relaxed);
         while used < EARLY {
@@ -63,6 +74,26 @@ impl Memory {
             }
         }
         None
+    }
+
+    /// Reallocates a block of the early memory.
+    ///
+    /// # Safety
+    /// As [`GlobalAlloc::realloc`], and the block is at that place.
+    #[allow(unsafe_code)]
+    #[inline(never)]
+    unsafe fn move_on(&self, block: *mut u8, place: usize, layout: Layout, size: usize) -> *mut u8 {
+        if self.stretch(place, layout, size) {
+            return block;
+        }
+        // SAFETY: the alignment is a valid one, and the caller promises the size.
+        let new = unsafe { self.alloc(Layout::from_size_align_unchecked(size, layout.align())) };
+        if !new.is_null() {
+            // SAFETY: the new block is longer than the old one, which is the
+            // caller's, and is none of it.
+            unsafe { ptr::copy_nonoverlapping(block, new, layout.size()) };
+        }
+        new
     }
 
     /// Makes a block longer or shorter where it is; only the last one can grow.
@@ -106,21 +137,12 @@ unsafe impl GlobalAlloc for Memory {
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        let Some(place) = self.place(block) else {
+        match self.place(block) {
             // SAFETY: it is not of the early memory, so it is mimalloc's.
-            return unsafe { MiMalloc.realloc(block, layout, size) };
-        };
-        if self.stretch(place, layout, size) {
-            return block;
+            None => unsafe { MiMalloc.realloc(block, layout, size) },
+            // SAFETY: the caller's promises are the same.
+            Some(place) => unsafe { self.move_on(block, place, layout, size) },
         }
-        // SAFETY: the alignment is a valid one, and the caller promises the size.
-        let new = unsafe { self.alloc(Layout::from_size_align_unchecked(size, layout.align())) };
-        if !new.is_null() {
-            // SAFETY: the new block is longer than the old one, which is the
-            // caller's, and is none of it.
-            unsafe { ptr::copy_nonoverlapping(block, new, layout.size()) };
-        }
-        new
     }
 }
 

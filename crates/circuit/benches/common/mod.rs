@@ -17,12 +17,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use circuit::memory::Memory;
 use circuit_api::v1::{ConnectRequest, DisconnectRequest, circuit_client::CircuitClient};
 use circuit_api::{ClientOptions, connect};
 use circuit_testing::{Plugins, TestNode};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 use tonic::transport::Channel;
+
+/// As the program has it: some clients are in here.
+#[global_allocator]
+static MEMORY: Memory = Memory::new();
 
 /// Between two operations, so that none pays for what the one before leaves to
 /// be done in the background: containerd's record, announcements.
