@@ -10,13 +10,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+#[path = "common/exchange.rs"]
+mod exchange;
 
 use circuit_core::resolver::{Bytes, Present};
 use circuit_core::{Error, ErrorKind};
 use circuit_net::resolv_conf::{MAX_LENGTH, Restored, read, replace, restore};
-use nix::NixPath as _;
+use exchange::exchanging;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
@@ -615,49 +617,6 @@ fn a_process_that_is_gone_is_told_from_all_else() {
     not_found();
     container.0.wait().unwrap();
     not_found();
-}
-
-/// Keeps exchanging two names while `body` runs.
-fn exchanging(one: &Path, other: &Path, body: impl FnOnce()) {
-    let stop = AtomicBool::new(false);
-    // Also when the body panics, or the scope would wait for ever.
-    struct Stop<'a>(&'a AtomicBool);
-    impl Drop for Stop<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                // A name may be missing for a moment.
-                exchange(one, other);
-            }
-        });
-        let _stop = Stop(&stop);
-        body();
-    });
-}
-
-/// Not by the C library: musl's has no such function yet.
-fn exchange(one: &Path, other: &Path) {
-    one.with_nix_path(|one| {
-        other.with_nix_path(|other| {
-            // SAFETY: both are strings that end in a zero and outlive the call.
-            unsafe {
-                libc::syscall(
-                    libc::SYS_renameat2,
-                    libc::AT_FDCWD,
-                    one.as_ptr(),
-                    libc::AT_FDCWD,
-                    other.as_ptr(),
-                    libc::RENAME_EXCHANGE,
-                )
-            }
-        })
-    })
-    .unwrap()
-    .unwrap();
 }
 
 #[test]

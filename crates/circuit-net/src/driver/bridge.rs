@@ -16,7 +16,7 @@ use super::managed::{Managed, dns_of};
 use super::verify::{self, differs, look_up};
 use super::veth::{self, Ends, Pair, told};
 use super::{Answer, Call, Driver, Unsupported, ipmasq};
-use crate::netlink::{Link, LinkSpec, Netlink};
+use crate::netlink::{Link, Netlink};
 use config::Config;
 
 pub(super) use config::mtu;
@@ -153,7 +153,7 @@ fn attach(
         let parameters = [("ipv4", "arp_notify", "1")];
         configure(call, ends.container.index, &result, &parameters)?;
     } else if config.container_up {
-        set_up(call, &ends.container)?;
+        veth::set_up(&mut *call.container()?, &ends.container)?;
     }
     let mut socket = call.host()?;
     if !ready {
@@ -179,15 +179,6 @@ fn undo(call: &Call<'_>, config: &Config<'_>, ends: &Ends, leased: Option<Manage
         let (network, error) = (call.network(), error.text());
         tracing::warn!(network, error, "masquerading could not be withdrawn");
     }
-}
-
-fn set_up(call: &Call<'_>, link: &Link) -> Answer<()> {
-    let up = LinkSpec {
-        up: Some(true),
-        ..LinkSpec::default()
-    };
-    let set = call.container()?.set_link(link.index, &up);
-    set.map_err(|e| refused(format_args!("set {} up", link.name), &e))
 }
 
 /// An interface as it is now.

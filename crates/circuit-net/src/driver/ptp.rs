@@ -13,7 +13,7 @@ use super::verify::look_up;
 use super::veth::{self, Ends, Pair, told};
 use super::{Answer, Call, Driver, Options, Unsupported, ipmasq, verify};
 use crate::netlink::{
-    AddressSpec, Beside, Link, LinkSpec, MAIN_TABLE, Message, Netlink, NetlinkError, RouteSpec,
+    AddressSpec, Beside, Link, MAIN_TABLE, Message, Netlink, NetlinkError, RouteSpec,
 };
 
 const KEYS: [&str; 3] = ["ipMasq", "ipMasqBackend", "mtu"];
@@ -148,12 +148,7 @@ fn mend_gateway(call: &Call<'_>) -> Answer<()> {
         return Ok(());
     };
     if !end.up {
-        let up = LinkSpec {
-            up: Some(true),
-            ..LinkSpec::default()
-        };
-        host.set_link(end.index, &up)
-            .map_err(|e| refused(format_args!("set {} up", end.name), &e))?;
+        veth::set_up(&mut host, &end)?;
     }
     let mut forwards = true;
     for ip in &result.ips {

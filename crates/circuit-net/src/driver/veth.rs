@@ -104,6 +104,16 @@ fn make(
     ))
 }
 
+/// Sets an interface up.
+pub(super) fn set_up(socket: &mut Netlink, link: &Link) -> Answer<()> {
+    let up = LinkSpec {
+        up: Some(true),
+        ..LinkSpec::default()
+    };
+    let set = socket.set_link(link.index, &up);
+    set.map_err(|e| refused(format_args!("set {} up", link.name), &e))
+}
+
 /// Lets routers on an interface of the host make no routes.
 pub(super) fn refuse_routers(link: &Link) {
     // Looking a parameter up costs more the more namespaces there are.

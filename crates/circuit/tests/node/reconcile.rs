@@ -266,6 +266,28 @@ fn looked_at_each_second() -> TestNode {
         .start()
 }
 
+/// Whether each of these containers reaches each of these addresses.
+fn reach(node: &TestNode, containers: &[&str], addresses: &[&str]) -> bool {
+    containers.iter().all(|container| {
+        let reaches = |address: &&str| {
+            let ping = ["ping", "-c1", "-W1", address];
+            node.exec(container, &ping).worked()
+        };
+        addresses.iter().all(reaches)
+    })
+}
+
+/// Runs containers on a network, and waits until all are on record with so many
+/// addresses.
+fn connected(node: &TestNode, containers: &[&str], network: &str, count: usize) {
+    for container in containers {
+        node.run_container(container, &[(NETWORK, network)], &[]);
+    }
+    wait_until("all are on record", PATIENCE, || {
+        containers.iter().all(|it| ips(node, it).len() == count)
+    });
+}
+
 #[test]
 fn a_bridge_that_somebody_removes_is_made_again() {
     let node = looked_at_each_second();
@@ -306,12 +328,7 @@ fn a_bridge_that_is_no_gateway_any_more_is_one_again() {
             .ok()
     };
     let before = (ips(&node, "one"), index());
-    let reached = || {
-        ["10.1.0.1", "fd00:a::1"].iter().all(|gateway| {
-            let ping = ["ping", "-c1", "-W1", gateway];
-            node.exec("one", &ping).worked()
-        })
-    };
+    let reached = || reach(&node, &["one"], &["10.1.0.1", "fd00:a::1"]);
     wait_until("the gateway is there", PATIENCE, reached);
     // Setting it down takes addresses of IPv6 away.
     for (command, told) in [
@@ -351,10 +368,7 @@ fn ports_that_are_taken_out_of_their_bridge_come_back() {
         "hairpinMode": true, "ipam": ipam});
     let config = json!({"cniVersion": "1.0.0", "name": "a", "plugins": [plugin]});
     node.create_network("a", &config.to_string());
-    for name in ["one", "two"] {
-        node.run_container(name, &[(NETWORK, "a")], &[]);
-        node.wait_for_addresses(name);
-    }
+    connected(&node, &["one", "two"], "a", 1);
     let ports = || {
         let listed = node.run("bridge", &["-j", "-d", "link", "show", "master", "br-a"]);
         let listed: Vec<serde_json::Value> = serde_json::from_str(&listed.ok()).unwrap();
@@ -369,12 +383,7 @@ fn ports_that_are_taken_out_of_their_bridge_come_back() {
     let before = (ips(&node, "one"), ips(&node, "two"), ports());
     assert_eq!(before.2.len(), 2);
     assert!(before.2.iter().all(|(_, hairpin)| *hairpin == json!(true)));
-    let reached = || {
-        ["one", "two"].iter().all(|name| {
-            let ping = ["ping", "-c1", "-W1", "10.1.0.1"];
-            node.exec(name, &ping).worked()
-        })
-    };
+    let reached = || reach(&node, &["one", "two"], &["10.1.0.1"]);
     let let_loose = format!("mount -t sysfs sysfs /sys && {LET_LOOSE}");
     for command in [let_loose.as_str(), "ip link set $0 down"] {
         let port = before.2[0].0.as_str().unwrap();
@@ -402,18 +411,8 @@ fn the_end_of_a_pair_leads_to_its_container_again() {
     let config = json!({"cniVersion": "1.0.0", "name": "p",
         "plugins": [{"type": "ptp", "ipam": ipam}]});
     node.create_network("p", &config.to_string());
-    for name in ["one", "two"] {
-        node.run_container(name, &[(NETWORK, "p")], &[]);
-        node.wait_for_addresses(name);
-    }
-    let reached = || {
-        ["one", "two"].iter().all(|name| {
-            ["10.2.0.1", "fd00:2::1"].iter().all(|gateway| {
-                let ping = ["ping", "-c1", "-W1", gateway];
-                node.exec(name, &ping).worked()
-            })
-        })
-    };
+    connected(&node, &["one", "two"], "p", 2);
+    let reached = || reach(&node, &["one", "two"], &["10.2.0.1", "fd00:2::1"]);
     wait_until("the gateways are there", PATIENCE, reached);
     wait_until("both are on record", PATIENCE, || {
         ["one", "two"]
@@ -454,10 +453,9 @@ fn the_end_of_a_pair_leads_to_its_container_again() {
 fn the_doctor_puts_a_port_back() {
     let node = crate::node().start();
     create_ctr0(&node);
-    node.run_container("one", &[(NETWORK, "ctr0")], &[]);
-    node.wait_for_addresses("one");
-    let ping = ["ping", "-c1", "-W1", "10.255.0.1"];
-    node.exec("one", &ping).ok();
+    connected(&node, &["one"], "ctr0", 1);
+    let reached = || reach(&node, &["one"], &["10.255.0.1"]);
+    wait_until("the gateway is there", PATIENCE, reached);
     let port = node.in_netns("one", &["ip", "-j", "link", "show", "eth0"]);
     let port: serde_json::Value = serde_json::from_str(&port.ok()).unwrap();
     let index = port[0]["link_index"].as_u64().unwrap();
@@ -469,9 +467,9 @@ fn the_doctor_puts_a_port_back() {
     node.run("ip", &["link", "set", port, "nomaster"]).ok();
     let told = node.circuit(&["doctor"]);
     assert!(told.stdout.contains("is no port of bridge"), "{told:?}");
-    assert!(!node.exec("one", &ping).worked());
+    assert!(!reached());
     node.circuit(&["doctor", "--fix"]);
-    node.exec("one", &ping).ok();
+    wait_until("the gateway is there again", PATIENCE, reached);
 }
 
 #[test]
