@@ -94,7 +94,7 @@ pub trait Holder: Send + Sync {
     fn held(&self, network: &str) -> Vec<Held>;
 }
 
-/// What took firewall rules of attachments away.
+/// What took something of attachments away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disturbance {
     /// Another program, such as `nft flush ruleset`: any attachment may miss some.
@@ -102,6 +102,9 @@ pub enum Disturbance {
     /// A reload, a start or the end of firewalld, which forgets what it was told
     /// for the plugin `firewall`.
     Firewalld,
+    /// Another program took something from bridges or the host's ends of pairs: a
+    /// port, an address, or that they are up.
+    Ends,
 }
 
 /// Brings attachments into the kernel and takes them away.
@@ -214,8 +217,8 @@ pub trait Datapath: Send + Sync {
     /// When it cannot be told.
     async fn loose(&self, records: &[Arc<ContainerRecord>]) -> Result<Vec<(String, String)>>;
 
-    /// Returns when firewall rules of attachments were taken away: those that it
-    /// concerns are to be mended.
+    /// Returns when firewall rules of attachments, or what they have on the host, may
+    /// have been taken away: those that it concerns are to be mended.
     ///
     /// # Errors
     /// When it cannot be told.

@@ -7,6 +7,10 @@ use circuit_core::{Error, Result};
 
 use crate::netlink::{Link, Netlink, NetlinkError, index_toward};
 
+mod watch;
+
+pub use watch::Watch;
+
 /// An end on the host.
 #[derive(Debug, Clone)]
 pub struct End<'a> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike as _};
+use socket2::{SockFilter, SockRef};
 
 use super::attributes::Reply;
 use super::batch::messages;
@@ -15,6 +16,12 @@ impl Netlink {
     /// Has the kernel tell of what happens in a group.
     pub(crate) fn subscribe(&self, group: u32) -> io::Result<()> {
         self.socket.add_membership(group)
+    }
+
+    /// Has only those notifications come that a program of the kernel's packet filter
+    /// lets through.
+    pub(crate) fn filter(&self, filter: &[SockFilter]) -> io::Result<()> {
+        SockRef::from(&self.socket).attach_filter(filter)
     }
 
     /// Waits for notifications, at most for `timeout`.

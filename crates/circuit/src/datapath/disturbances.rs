@@ -1,11 +1,15 @@
 //! Noticing that another program took firewall rules of ours away, as
-//! `nft flush ruleset` does, or that firewalld forgot what it was told.
+//! `nft flush ruleset` does, that firewalld forgot what it was told, or that something
+//! was taken from bridges and the host's ends of pairs.
 
-use std::{sync::OnceLock, time::Duration};
+use std::{
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
 
 use circuit_core::{Error, Result, datapath::Disturbance};
 use circuit_net::driver::FirewalldWatch;
-use circuit_net::nft;
+use circuit_net::{ends, nft};
 use tokio::sync::{Mutex, mpsc};
 
 /// How often a watching thread looks whether anybody still listens, and for a bus
@@ -13,10 +17,14 @@ use tokio::sync::{Mutex, mpsc};
 const GLANCE: Duration = Duration::from_secs(5);
 /// A reload takes rules away and makes others, in several steps.
 const SETTLE: Duration = Duration::from_millis(50);
+/// How long ends are left alone after they were told of. It doubles with each time
+/// within `QUARREL`: who takes away again what was given back is not to be fought.
+const CALM: Duration = Duration::from_secs(1);
+const QUARREL: Duration = Duration::from_secs(60);
 
 type Told = Result<Disturbance>;
 
-/// Threads that watch the ruleset and firewalld, started when it is first asked.
+/// Threads that watch the ruleset, firewalld and interfaces, started when it is first asked.
 #[derive(Default)]
 pub(super) struct Disturbances {
     watches: OnceLock<Mutex<Watches>>,
@@ -25,24 +33,32 @@ pub(super) struct Disturbances {
 struct Watches {
     rules: mpsc::Receiver<Told>,
     firewalld: mpsc::Receiver<Told>,
+    ends: mpsc::Receiver<Told>,
 }
 
 impl Disturbances {
-    /// Returns when rules of ours were taken away since it was last asked.
+    /// Returns when something of ours was taken away since it was last asked.
     pub(super) async fn next(&self) -> Told {
         let start = || {
             Mutex::new(Watches {
                 rules: spawn("firewall-watch", watch_rules),
                 firewalld: spawn("firewalld-watch", watch_firewalld),
+                ends: spawn("ends-watch", watch_ends),
             })
         };
         let mut watches = self.watches.get_or_init(start).lock().await;
-        let Watches { rules, firewalld } = &mut *watches;
-        let told = tokio::select! {
-            told = rules.recv() => told,
-            told = firewalld.recv() => told,
-        };
-        told.unwrap_or_else(|| Err(Error::internal("nobody watches the firewall any more")))
+        let Watches {
+            rules,
+            firewalld,
+            ends,
+        } = &mut *watches;
+        tokio::select! {
+            Some(told) = rules.recv() => told,
+            Some(told) = firewalld.recv() => told,
+            Some(told) = ends.recv() => told,
+            // Each has said why it ended.
+            else => std::future::pending().await,
+        }
     }
 }
 
@@ -58,7 +74,7 @@ fn spawn(
         .spawn(move || watch(&tell));
     if let Err(error) = spawned {
         let _ = failed.try_send(Err(Error::unavailable(format!(
-            "cannot start a thread that watches the firewall: {error}"
+            "cannot start a thread that watches: {error}"
         ))));
     }
     told
@@ -108,6 +124,28 @@ fn watch_firewalld(tell: &mpsc::Sender<Told>) {
         heard_all = false;
         std::thread::sleep(GLANCE);
     }
+}
+
+fn watch_ends(tell: &mpsc::Sender<Told>) {
+    if let Err(error) = hear_of_ends(tell) {
+        let _ = tell.blocking_send(Err(error));
+    }
+}
+
+fn hear_of_ends(tell: &mpsc::Sender<Told>) -> Result<()> {
+    let mut watch = ends::Watch::open()?;
+    let (mut calm, mut last) = (CALM, None::<Instant>);
+    while !tell.is_closed() {
+        if !watch.wait(GLANCE)? {
+            continue;
+        }
+        let again = last.is_some_and(|last| last.elapsed() < QUARREL);
+        calm = if again { QUARREL.min(calm * 2) } else { CALM };
+        let _ = tell.try_send(Ok(Disturbance::Ends));
+        std::thread::sleep(calm);
+        last = Some(Instant::now());
+    }
+    Ok(())
 }
 
 fn unwatched(error: &nft::NftError) -> Error {

@@ -1,5 +1,5 @@
-//! What other programs take away of what networks share is made again: firewall
-//! rules when that is noticed, and the addresses of gateways from time to time.
+//! What other programs take away of what attachments have on the host is made again,
+//! when that is noticed, and looked at from time to time.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -19,8 +19,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 const TRIES: u32 = 5;
 
 impl Reconciler {
-    /// Waits for disturbances of the firewall until `shutdown`, and mends; what no
-    /// program tells of is looked at once in the time `every`.
+    /// Waits for disturbances until `shutdown`, and mends; what nobody tells of is
+    /// looked at once in the time `every`.
     pub async fn guard(self: Arc<Self>, every: Duration, shutdown: CancellationToken) {
         let work = async {
             tokio::join!(self.mend_when_told(), self.mend_networks_each(every));
@@ -30,31 +30,40 @@ impl Reconciler {
 
     async fn mend_when_told(&self) {
         loop {
-            let disturbance = match self.attachments.parts.datapath.disturbed().await {
-                Ok(disturbance) => disturbance,
-                Err(error) => {
-                    return tracing::warn!(
-                        "{error}: firewall rules that other programs take away are missing until \
-                         the next start"
-                    );
-                }
-            };
-            let concerned = self.concerned(disturbance);
-            if concerned.is_empty() && disturbance == Disturbance::Firewalld {
-                continue;
-            }
-            let figures = self.attachments.figures();
-            figures.found(Difference::Firewall, Found::Event);
-            match disturbance {
-                Disturbance::Rules => {
+            match self.attachments.parts.datapath.disturbed().await {
+                Ok(Disturbance::Rules) => {
                     tracing::warn!("another program took firewall rules away: making them again");
+                    self.mend_firewall(self.those_with(|_| true)).await;
                 }
-                Disturbance::Firewalld => tracing::info!(
-                    "firewalld was reloaded, started or ended: telling it of containers again"
-                ),
+                Ok(Disturbance::Firewalld) => {
+                    let concerned = self.those_with(drives_firewall);
+                    if concerned.is_empty() {
+                        continue;
+                    }
+                    tracing::info!(
+                        "firewalld was reloaded, started or ended: telling it of containers again"
+                    );
+                    self.mend_firewall(concerned).await;
+                }
+                Ok(Disturbance::Ends) => self.mend_ends().await,
+                Err(error) => {
+                    tracing::warn!("{error}: what other programs take away is given back later");
+                }
             }
-            self.mend_all(concerned).await;
         }
+    }
+
+    /// Gives back what was taken from bridges and the host's ends of pairs. Containers
+    /// whose bridge is gone are looked at: they need another.
+    async fn mend_ends(&self) {
+        let fallen = |attachment: &Attachment| {
+            attachment.phase == Phase::Attached
+                && !self.attachments.parts.datapath.stands(attachment)
+        };
+        for container in self.those_with(fallen) {
+            self.attachments.wake(&container);
+        }
+        self.mend_networks().await;
     }
 
     async fn mend_networks_each(&self, every: Duration) {
@@ -62,13 +71,17 @@ impl Reconciler {
         times.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             times.tick().await;
-            for (container, network) in self.worth_a_look().await {
-                let _guard = self.attachments.lock(&container).await;
-                let record = self.attachments.book().record(&container);
-                let attachments = record.attachments.iter();
-                for attachment in attachments.filter(|it| it.network == network) {
-                    self.mend(attachment).await;
-                }
+            self.mend_networks().await;
+        }
+    }
+
+    async fn mend_networks(&self) {
+        for (container, network) in self.worth_a_look().await {
+            let _guard = self.attachments.lock(&container).await;
+            let record = self.attachments.book().record(&container);
+            let attachments = record.attachments.iter();
+            for attachment in attachments.filter(|it| it.network == network) {
+                self.mend(attachment).await;
             }
         }
     }
@@ -102,18 +115,18 @@ impl Reconciler {
         one
     }
 
-    /// The containers that may have lost something.
-    fn concerned(&self, disturbance: Disturbance) -> Vec<String> {
-        let is_concerned = |record: &ContainerRecord| match disturbance {
-            Disturbance::Rules => true,
-            Disturbance::Firewalld => record.attachments.iter().any(drives_firewall),
-        };
+    /// The containers with an attachment of that kind.
+    fn those_with(&self, is_concerned: impl Fn(&Attachment) -> bool) -> Vec<String> {
         let records = self.attachments.book().records();
-        let concerned = records.iter().filter(|record| is_concerned(record));
+        let concerned = |record: &&Arc<ContainerRecord>| record.attachments.iter().any(&is_concerned);
+        let concerned = records.iter().filter(concerned);
         concerned.map(|record| record.container.clone()).collect()
     }
 
-    async fn mend_all(&self, mut left: Vec<String>) {
+    async fn mend_firewall(&self, mut left: Vec<String>) {
+        self.attachments
+            .figures()
+            .found(Difference::Firewall, Found::Event);
         for _ in 0..TRIES {
             let mut failed = Vec::new();
             for container in left {

@@ -45,6 +45,7 @@ mod runtime;
 
 mod shared;
 mod support;
+mod taken_away;
 mod traces;
 mod udev;
 mod unit;

@@ -1,0 +1,278 @@
+//! What other programs take away of bridges and of the host's ends of pairs is given
+//! back: a moment after where the kernel tells of it, else with the next pass.
+
+use std::{thread, time::Duration};
+
+use circuit_testing::{PATIENCE, Plugins, TestNode, wait_until};
+use serde_json::{Value, json};
+
+use crate::support::{NETWORK, assert_exactly, create_ctr0, ips, logged};
+
+/// A node of drivers, whose containers are looked at all the time.
+fn looked_at_each_second() -> TestNode {
+    crate::node()
+        .plugins(Plugins::None)
+        .server(&["--reconcile-interval", "1s"])
+        .start()
+}
+
+/// Whether each of these containers reaches each of these addresses.
+fn reach(node: &TestNode, containers: &[&str], addresses: &[&str]) -> bool {
+    containers.iter().all(|container| {
+        let reaches = |address: &&str| {
+            let ping = ["ping", "-c1", "-W1", address];
+            node.exec(container, &ping).worked()
+        };
+        addresses.iter().all(reaches)
+    })
+}
+
+/// Runs containers on a network, and waits until all are on record with so many
+/// addresses.
+fn connected(node: &TestNode, containers: &[&str], network: &str, count: usize) {
+    for container in containers {
+        node.run_container(container, &[(NETWORK, network)], &[]);
+    }
+    wait_until("all are on record", PATIENCE, || {
+        containers.iter().all(|it| ips(node, it).len() == count)
+    });
+}
+
+#[test]
+fn a_bridge_that_somebody_removes_is_made_again() {
+    let node = looked_at_each_second();
+    create_ctr0(&node);
+    for name in ["one", "two"] {
+        node.run_container(name, &[(NETWORK, "ctr0")], &[]);
+        node.wait_for_addresses(name);
+    }
+    let before = [ips(&node, "one"), ips(&node, "two")];
+    node.run("ip", &["link", "del", "ctr0"]).ok();
+    let reached = || {
+        let ping = ["ping", "-c1", "-W1", &before[1][0][1]];
+        node.exec("one", &ping).worked()
+    };
+    wait_until("they reach each other again", PATIENCE, reached);
+    assert!(
+        node.exec("two", &["ping", "-c1", "-W2", "10.255.0.1"])
+            .worked()
+    );
+    assert_eq!([ips(&node, "one"), ips(&node, "two")], before);
+    assert_exactly(&node, &[("one", 1), ("two", 1)]);
+    for name in ["one", "two"] {
+        node.remove_container(name);
+    }
+    node.assert_nothing_left();
+}
+
+#[test]
+fn a_bridge_that_is_no_gateway_any_more_is_one_again() {
+    let node = looked_at_each_second();
+    let create = ["network", "create", "a", "--subnet", "10.1.0.0/16"];
+    let ipv6 = ["--subnet", "fd00:a::/64"];
+    node.circuit(&[&create[..], &ipv6].concat()).ok();
+    node.run_container("one", &[(NETWORK, "a")], &[]);
+    node.wait_for_addresses("one");
+    let index = || {
+        node.in_netns("one", &["cat", "/sys/class/net/eth0/ifindex"])
+            .ok()
+    };
+    let before = (ips(&node, "one"), index());
+    let reached = || reach(&node, &["one"], &["10.1.0.1", "fd00:a::1"]);
+    wait_until("the gateway is there", PATIENCE, reached);
+    // Setting it down takes addresses of IPv6 away.
+    for (command, told) in [
+        ("ip addr flush dev br-a", "no gateway any more"),
+        ("ip link set br-a down", "was down"),
+        (
+            "echo 0 > /proc/sys/net/ipv4/ip_forward",
+            "no gateway any more",
+        ),
+    ] {
+        let said = logged(&node, &[told]);
+        node.run("sh", &["-c", command]).ok();
+        wait_until(command, PATIENCE, || {
+            logged(&node, &[told]) > said && reached()
+        });
+    }
+    let forwards = node.run("cat", &["/proc/sys/net/ipv4/ip_forward"]).ok();
+    assert_eq!(forwards.trim(), "1");
+    assert_eq!(
+        (ips(&node, "one"), index()),
+        before,
+        "it was not attached anew"
+    );
+    node.remove_container("one");
+    node.assert_nothing_left();
+}
+
+/// As NetworkManager leaves them when its networking is switched off and on.
+const LET_LOOSE: &str = "for port in $(ls /sys/class/net/br-a/brif); do \
+     ip link set $port nomaster; done; ip link set br-a down; ip addr flush dev br-a";
+
+#[test]
+fn ports_that_are_taken_out_of_their_bridge_come_back() {
+    let node = looked_at_each_second();
+    let ipam = json!({"type": "host-local", "subnet": "10.1.0.0/16"});
+    let plugin = json!({"type": "bridge", "bridge": "br-a", "isGateway": true,
+        "hairpinMode": true, "ipam": ipam});
+    let config = json!({"cniVersion": "1.0.0", "name": "a", "plugins": [plugin]});
+    node.create_network("a", &config.to_string());
+    connected(&node, &["one", "two"], "a", 1);
+    let ports = || {
+        let listed = node.run("bridge", &["-j", "-d", "link", "show", "master", "br-a"]);
+        let listed: Vec<Value> = serde_json::from_str(&listed.ok()).unwrap();
+        let port = |it: &Value| (it["ifname"].clone(), it["hairpin"].clone());
+        listed.iter().map(port).collect::<Vec<_>>()
+    };
+    wait_until("both are on record", PATIENCE, || {
+        ["one", "two"]
+            .iter()
+            .all(|name| ips(&node, name).len() == 1)
+    });
+    let before = (ips(&node, "one"), ips(&node, "two"), ports());
+    assert_eq!(before.2.len(), 2);
+    assert!(before.2.iter().all(|(_, hairpin)| *hairpin == json!(true)));
+    let reached = || reach(&node, &["one", "two"], &["10.1.0.1"]);
+    let let_loose = format!("mount -t sysfs sysfs /sys && {LET_LOOSE}");
+    for command in [let_loose.as_str(), "ip link set $0 down"] {
+        let port = before.2[0].0.as_str().unwrap();
+        let said = logged(&node, &["it is back"]);
+        node.run("unshare", &["--mount", "sh", "-c", command, port])
+            .ok();
+        wait_until(command, PATIENCE, || {
+            logged(&node, &["it is back"]) > said && reached()
+        });
+        let after = (ips(&node, "one"), ips(&node, "two"), ports());
+        assert_eq!(after, before, "{command}");
+    }
+    for name in ["one", "two"] {
+        node.remove_container(name);
+    }
+    node.assert_nothing_left();
+}
+
+#[test]
+fn the_end_of_a_pair_leads_to_its_container_again() {
+    let node = looked_at_each_second();
+    let ranges = json!([[{"subnet": "10.2.0.0/16"}], [{"subnet": "fd00:2::/64"}]]);
+    let ipam = json!({"type": "host-local", "ranges": ranges,
+        "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]});
+    let config = json!({"cniVersion": "1.0.0", "name": "p",
+        "plugins": [{"type": "ptp", "ipam": ipam}]});
+    node.create_network("p", &config.to_string());
+    connected(&node, &["one", "two"], "p", 2);
+    let reached = || reach(&node, &["one", "two"], &["10.2.0.1", "fd00:2::1"]);
+    wait_until("the gateways are there", PATIENCE, reached);
+    wait_until("both are on record", PATIENCE, || {
+        ["one", "two"]
+            .iter()
+            .all(|name| ips(&node, name).len() == 2)
+    });
+    let before = (ips(&node, "one"), ips(&node, "two"));
+    let routes = node.run("ip", &["-j", "route", "show", "10.2.0.2"]).ok();
+    let routes: Value = serde_json::from_str(&routes).unwrap();
+    let end = routes[0]["dev"].as_str().unwrap();
+    for command in [
+        "ip addr flush dev $0",
+        "ip link set $0 down",
+        "ip link set $0 down && ip link set $0 up",
+        "ip route del 10.2.0.2",
+        "ip -6 route del fd00:2::2",
+    ] {
+        let said = logged(&node, &["led to its container no more"]);
+        node.run("sh", &["-c", command, end]).ok();
+        wait_until(command, PATIENCE, || {
+            logged(&node, &["led to its container no more"]) > said && reached()
+        });
+        let after = (ips(&node, "one"), ips(&node, "two"));
+        assert_eq!(after, before, "{command}");
+    }
+    // Once all is well, nothing is said.
+    let said = logged(&node, &["led to its container no more"]);
+    thread::sleep(Duration::from_secs(3));
+    let now = logged(&node, &["led to its container no more"]);
+    assert_eq!(now, said);
+    for name in ["one", "two"] {
+        node.remove_container(name);
+    }
+    node.assert_nothing_left();
+}
+
+#[test]
+fn the_doctor_puts_a_port_back() {
+    let node = crate::node().start();
+    create_ctr0(&node);
+    connected(&node, &["one"], "ctr0", 1);
+    let reached = || reach(&node, &["one"], &["10.255.0.1"]);
+    wait_until("the gateway is there", PATIENCE, reached);
+    let port = node.in_netns("one", &["ip", "-j", "link", "show", "eth0"]);
+    let port: Value = serde_json::from_str(&port.ok()).unwrap();
+    let index = port[0]["link_index"].as_u64().unwrap();
+    let links: Value =
+        serde_json::from_str(&node.run("ip", &["-j", "link"]).ok()).unwrap();
+    let mut links = links.as_array().unwrap().iter();
+    let port = links.find(|link| link["ifindex"] == index).unwrap();
+    let port = port["ifname"].as_str().unwrap();
+    let take_out = || {
+        node.run("ip", &["link", "set", port, "nomaster"]).ok();
+    };
+    // The daemon does it itself, and is slower each time.
+    for times in 1..=4 {
+        take_out();
+        wait_until("the port is back", PATIENCE, || {
+            logged(&node, &["it is back"]) == times
+        });
+    }
+    take_out();
+    let told = node.circuit(&["doctor"]);
+    assert!(told.stdout.contains("is no port of bridge"), "{told:?}");
+    assert!(!reached());
+    let fixed = node.circuit(&["doctor", "--fix"]);
+    assert!(fixed.stdout.contains("fixed"), "{fixed:?}");
+    assert!(reached());
+}
+
+#[test]
+fn what_the_kernel_tells_of_is_given_back_without_a_pass() {
+    let node = crate::node()
+        .plugins(Plugins::None)
+        .server(&["--reconcile-interval", "1h"])
+        .start();
+    let create = ["network", "create", "a", "--subnet", "10.1.0.0/16"];
+    node.circuit(&[&create[..], &["--subnet", "fd00:a::/64"]].concat())
+        .ok();
+    let ipam = json!({"type": "host-local", "subnet": "10.2.0.0/16",
+        "routes": [{"dst": "10.0.0.0/8"}]});
+    let config = json!({"cniVersion": "1.0.0", "name": "p",
+        "plugins": [{"type": "ptp", "ipam": ipam}]});
+    node.create_network("p", &config.to_string());
+    connected(&node, &["one", "two"], "a", 2);
+    connected(&node, &["pair"], "p", 1);
+    let all = || {
+        let gateways = ["10.1.0.1", "fd00:a::1"];
+        reach(&node, &["one", "two"], &gateways) && reach(&node, &["pair"], &["10.2.0.1"])
+    };
+    wait_until("the gateways are there", PATIENCE, all);
+    let before = (ips(&node, "one"), ips(&node, "two"), ips(&node, "pair"));
+    let route = node.run("ip", &["-j", "route", "show", &before.2[0][1]]).ok();
+    let route: Value = serde_json::from_str(&route).unwrap();
+    let end = route[0]["dev"].as_str().unwrap();
+    for (command, told) in [
+        ("ip link set br-a down; ip addr flush dev br-a", "was down"),
+        ("ip addr flush dev $0", "led to its container no more"),
+        ("ip link del br-a", "connected one to a"),
+    ] {
+        let said = logged(&node, &[told]);
+        node.run("sh", &["-c", command, end]).ok();
+        wait_until(command, PATIENCE, || logged(&node, &[told]) > said && all());
+    }
+    assert_eq!(
+        (ips(&node, "one"), ips(&node, "two"), ips(&node, "pair")),
+        before
+    );
+    for name in ["one", "two", "pair"] {
+        node.remove_container(name);
+    }
+    node.assert_nothing_left();
+}
