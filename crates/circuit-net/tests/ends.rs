@@ -33,6 +33,8 @@ fn host() -> Netns {
 fn what_is_taken_away_is_told() {
     on_private_host(|| async {
         let _container = host();
+        shell("echo 1 > /proc/sys/net/ipv4/ip_forward");
+        shell("echo 1 > /proc/sys/net/ipv6/conf/all/forwarding");
         let mut watch = Watch::open().unwrap();
         for taken in [
             "ip link set port0 nomaster",
@@ -41,6 +43,8 @@ fn what_is_taken_away_is_told() {
             "ip addr del 10.3.0.1/24 dev br0",
             "ip addr del fd00:3::1/64 dev br0",
             "ip link set br0 down",
+            "echo 0 > /proc/sys/net/ipv4/ip_forward",
+            "echo 0 > /proc/sys/net/ipv6/conf/all/forwarding",
             "ip addr add 10.5.0.1/32 dev port0 && ip addr flush dev port0",
             "ip link set port0 up && ip link del br0",
         ] {
@@ -64,6 +68,10 @@ fn what_is_made_or_goes_with_its_interface_is_not() {
             "ip link add tuna type ifb && ip addr add 10.9.0.1/24 dev tuna && ip link set tuna up &&
              ip addr del 10.9.0.1/24 dev tuna && ip link set tuna down",
             "bridge link set dev port0 hairpin on",
+            "echo 1 > /proc/sys/net/ipv4/ip_forward",
+            "echo 0 > /proc/sys/net/ipv4/conf/br0/forwarding",
+            "echo 1 > /proc/sys/net/ipv4/conf/all/rp_filter",
+            "echo 0 > /proc/sys/net/ipv4/conf/all/rp_filter",
         ] {
             shell(other);
             assert!(!watch.wait(SHORT).unwrap(), "{other}");

@@ -118,7 +118,8 @@ impl Reconciler {
     /// The containers with an attachment of that kind.
     fn those_with(&self, is_concerned: impl Fn(&Attachment) -> bool) -> Vec<String> {
         let records = self.attachments.book().records();
-        let concerned = |record: &&Arc<ContainerRecord>| record.attachments.iter().any(&is_concerned);
+        let concerned =
+            |record: &&Arc<ContainerRecord>| record.attachments.iter().any(&is_concerned);
         let concerned = records.iter().filter(concerned);
         concerned.map(|record| record.container.clone()).collect()
     }

@@ -209,8 +209,7 @@ fn the_doctor_puts_a_port_back() {
     let port = node.in_netns("one", &["ip", "-j", "link", "show", "eth0"]);
     let port: Value = serde_json::from_str(&port.ok()).unwrap();
     let index = port[0]["link_index"].as_u64().unwrap();
-    let links: Value =
-        serde_json::from_str(&node.run("ip", &["-j", "link"]).ok()).unwrap();
+    let links: Value = serde_json::from_str(&node.run("ip", &["-j", "link"]).ok()).unwrap();
     let mut links = links.as_array().unwrap().iter();
     let port = links.find(|link| link["ifindex"] == index).unwrap();
     let port = port["ifname"].as_str().unwrap();
@@ -255,12 +254,18 @@ fn what_the_kernel_tells_of_is_given_back_without_a_pass() {
     };
     wait_until("the gateways are there", PATIENCE, all);
     let before = (ips(&node, "one"), ips(&node, "two"), ips(&node, "pair"));
-    let route = node.run("ip", &["-j", "route", "show", &before.2[0][1]]).ok();
+    let route = node
+        .run("ip", &["-j", "route", "show", &before.2[0][1]])
+        .ok();
     let route: Value = serde_json::from_str(&route).unwrap();
     let end = route[0]["dev"].as_str().unwrap();
     for (command, told) in [
         ("ip link set br-a down; ip addr flush dev br-a", "was down"),
         ("ip addr flush dev $0", "led to its container no more"),
+        (
+            "echo 0 > /proc/sys/net/ipv4/ip_forward",
+            "no gateway any more",
+        ),
         ("ip link del br-a", "connected one to a"),
     ] {
         let said = logged(&node, &[told]);
