@@ -33,7 +33,7 @@ timed() {
 musl_target() {
     local host
     host=$(rustc -vV | sed -n 's/^host: //p')
-    echo "${host%-gnu}-musl"
+    echo "${host/-gnu/-musl}"
 }
 
 # What compiling for it takes: its libraries for rust, and a compiler for C.

@@ -27,6 +27,7 @@ write_image() {
     case $(uname -m) in
     x86_64) architecture=amd64 ;;
     aarch64) architecture=arm64 ;;
+    armv*) architecture=arm ;;
     *) architecture=$(uname -m) ;;
     esac
     work=$(mktemp -d "${TMPDIR:-/tmp}/circuit-image.XXXXXX")

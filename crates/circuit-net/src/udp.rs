@@ -316,7 +316,7 @@ impl Batch {
         if length < HEADER as _ {
             return None;
         }
-        let (level, kind) = (number(control, 8)?, number(control, 12)?);
+        let (level, kind) = (number(control, SIZE)?, number(control, SIZE + 4)?);
         match (level, kind) {
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                 // The index of the interface, the address to answer from, and the
@@ -333,8 +333,10 @@ impl Batch {
     }
 }
 
+/// A `size_t`, to which control messages are padded.
+const SIZE: usize = size_of::<usize>();
 /// A control message's header: its length as a `size_t`, level and type.
-const HEADER: usize = 16;
+const HEADER: usize = SIZE + 8;
 
 fn number(bytes: &[u8], at: usize) -> Option<i32> {
     let bytes: [u8; 4] = bytes.get(at..at + 4)?.try_into().ok()?;
@@ -357,11 +359,11 @@ fn write_local(control: &mut Control, local: IpAddr) -> usize {
     };
     let (note, length) = note;
     let whole = HEADER + length;
-    control.0[..8].copy_from_slice(&(whole as u64).to_ne_bytes());
-    control.0[8..12].copy_from_slice(&level.to_ne_bytes());
-    control.0[12..16].copy_from_slice(&kind.to_ne_bytes());
+    control.0[..SIZE].copy_from_slice(&whole.to_ne_bytes());
+    control.0[SIZE..SIZE + 4].copy_from_slice(&level.to_ne_bytes());
+    control.0[SIZE + 4..HEADER].copy_from_slice(&kind.to_ne_bytes());
     control.0[HEADER..whole].copy_from_slice(&note[..length]);
-    whole.next_multiple_of(8)
+    whole.next_multiple_of(SIZE)
 }
 
 fn length_of<T>() -> libc::socklen_t {

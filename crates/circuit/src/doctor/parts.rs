@@ -73,7 +73,9 @@ impl NodeDoctor {
         }
         let dir = &self.of.state_dir;
         if let Ok(disk) = statvfs(dir) {
-            let free = disk.blocks_available().saturating_mul(disk.fragment_size());
+            #[allow(clippy::unnecessary_cast, reason = "some machines have 32 bits")]
+            let (blocks, size) = (disk.blocks_available() as u64, disk.fragment_size() as u64);
+            let free = blocks.saturating_mul(size);
             if free < LITTLE_SPACE {
                 findings.push(Finding::problem(
                     "store",

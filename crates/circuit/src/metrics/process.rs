@@ -27,6 +27,12 @@ pub(super) fn started() {
     LazyLock::force(&START);
 }
 
+#[allow(clippy::unnecessary_cast, reason = "some machines have 32 bits")]
+fn most_files() -> Option<u64> {
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    Some(soft as u64)
+}
+
 impl Process {
     /// This one, now.
     pub(super) fn now() -> Self {
@@ -38,9 +44,7 @@ impl Process {
             resident: field(&status, "VmRSS:").map(kibibytes),
             virtual_size: field(&status, "VmSize:").map(kibibytes),
             open_files: open.ok().and_then(|count| u64::try_from(count).ok()),
-            most_files: getrlimit(Resource::RLIMIT_NOFILE)
-                .ok()
-                .map(|(soft, _)| soft),
+            most_files: most_files(),
             threads: field(&status, "Threads:"),
             start: START.duration_since(SystemTime::UNIX_EPOCH).ok(),
         }

@@ -590,10 +590,8 @@ fn a_doctor_finds_what_is_wrong_and_mends_what_is_safe() {
     let found = examined(&node, &[]);
     assert!(!found.iter().any(|[_, level, _]| bad(level)), "{found:#?}");
 
-    // Somebody switches forwarding off, loses an address and a namespace, and drops
-    // what the firewall does not know.
-    node.run("sh", &["-c", "echo 0 > /proc/sys/net/ipv4/ip_forward"])
-        .ok();
+    // Somebody loses an address and a namespace, drops what the firewall does not know,
+    // and switches forwarding off.
     let lease = node.path("/var/lib/cni/networks/web/10.88.0.77");
     std::fs::write(&lease, "default-nobody\r\neth0").unwrap();
     node.run("nft", &["add", "table", "ip", "theirs"]).ok();
@@ -605,6 +603,11 @@ fn a_doctor_finds_what_is_wrong_and_mends_what_is_safe() {
     std::fs::write(&file, "{").unwrap();
     node.run_container("b", &[(NETWORK, "lost")], &[]);
     crate::support::wait_for_problem(&node, "b", "lost");
+    let said = || crate::support::logged(&node, &["no gateway any more"]);
+    crate::support::tire(said, || {
+        node.run("sh", &["-c", "echo 0 > /proc/sys/net/ipv4/ip_forward"])
+            .ok();
+    });
     let found = examined(&node, &[]);
     assert_found(&found, "forwarding", "warning", "IPv4 is not forwarded");
     assert_found(&found, "leaks", "warning", "1 addresses of network web");

@@ -30,6 +30,7 @@ mod main_job;
 mod metrics;
 mod native;
 mod neighbours;
+mod networkd;
 mod networks;
 mod original;
 mod original_cluster;

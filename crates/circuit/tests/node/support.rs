@@ -15,7 +15,9 @@ use circuit_api::{
         GetContainerIPsResponse, circuit_client::CircuitClient,
     },
 };
-use circuit_testing::{Ends, Lan, NodeBuilder, PATIENCE, Ran, TestNode, network, wait_for};
+use circuit_testing::{
+    Ends, Lan, NodeBuilder, PATIENCE, Ran, TestNode, network, wait_for, wait_until,
+};
 use serde_json::Value;
 use tonic::{Request, Status, transport::Channel};
 
@@ -128,6 +130,17 @@ pub(crate) fn logged(node: &TestNode, parts: &[&str]) -> usize {
     log.lines()
         .filter(|line| parts.iter().all(|part| line.contains(part)))
         .count()
+}
+
+/// Takes something away that the daemon gives back by itself, as often as it takes to
+/// have it leave that alone for some seconds; `said` counts what it says of that.
+pub(crate) fn tire(said: impl Fn() -> usize, take: impl Fn()) {
+    for _ in 0..4 {
+        let before = said();
+        take();
+        wait_until("it is given back", PATIENCE, || said() > before);
+    }
+    take();
 }
 
 /// Why the daemon, the containers, the leases, the pins and the records do not

@@ -6,7 +6,7 @@ use std::{thread, time::Duration};
 use circuit_testing::{PATIENCE, Plugins, TestNode, wait_until};
 use serde_json::{Value, json};
 
-use crate::support::{NETWORK, assert_exactly, create_ctr0, ips, logged};
+use crate::support::{NETWORK, assert_exactly, create_ctr0, ips, logged, tire};
 
 /// A node of drivers, whose containers are looked at all the time.
 fn looked_at_each_second() -> TestNode {
@@ -216,14 +216,7 @@ fn the_doctor_puts_a_port_back() {
     let take_out = || {
         node.run("ip", &["link", "set", port, "nomaster"]).ok();
     };
-    // The daemon does it itself, and is slower each time.
-    for times in 1..=4 {
-        take_out();
-        wait_until("the port is back", PATIENCE, || {
-            logged(&node, &["it is back"]) == times
-        });
-    }
-    take_out();
+    tire(|| logged(&node, &["it is back"]), take_out);
     let told = node.circuit(&["doctor"]);
     assert!(told.stdout.contains("is no port of bridge"), "{told:?}");
     assert!(!reached());
