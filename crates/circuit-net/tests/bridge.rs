@@ -6,7 +6,11 @@
 
 mod common;
 
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use circuit_net::driver::Command;
+use circuit_net::netlink::{LinkSpec, Netlink};
 use common::plugin::{Way, Who, who};
 use common::twin::{Twin, alike};
 use common::{Netns, on_private_host, shell};
@@ -438,5 +442,53 @@ fn many_at_once_on_a_bridge_that_is_not_there() {
         }
         all(Command::Del);
         assert_eq!(shell("ip -o link show master br0").lines().count(), 0);
+    });
+}
+
+/// Another program takes each new port out of its bridge, once, as systemd-networkd does
+/// when it is told to take every interface.
+#[test]
+fn ports_that_are_taken_out_while_they_are_set_up() {
+    on_private_host(async || {
+        let leases = tempfile::tempdir().unwrap();
+        let plugin = json!({"cniVersion": "1.1.0", "name": "net", "type": "bridge",
+            "bridge": "br0", "hairpinMode": true, "ipam": {"type": "host-local",
+                "dataDir": leases.path(), "subnet": "10.77.0.0/24"}});
+        let container = Netns::new();
+        let done = AtomicBool::new(false);
+        let taken = std::thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                let mut host = Netlink::open(None).unwrap();
+                let mut taken = HashSet::new();
+                let out = LinkSpec {
+                    master: Some(0),
+                    ..LinkSpec::default()
+                };
+                while !done.load(Ordering::Relaxed) {
+                    for port in host.links_of_kind("veth").unwrap_or_default() {
+                        if port.master.is_some() && taken.insert(port.index) {
+                            let _ = host.set_link(port.index, &out);
+                        }
+                    }
+                }
+                taken.len()
+            });
+            let ran: Vec<_> = (0..40)
+                .flat_map(|number| {
+                    let who = Who {
+                        netns: Some(container.path()),
+                        ..who(&format!("c{number}"))
+                    };
+                    let run = |command| Way::InProcess.run("bridge", command, &plugin, &who);
+                    [run(Command::Add), run(Command::Del)]
+                })
+                .collect();
+            done.store(true, Ordering::Relaxed);
+            for ran in ran {
+                ran.unwrap();
+            }
+            other.join().unwrap()
+        });
+        assert!(taken > 0);
     });
 }

@@ -62,7 +62,7 @@ impl Driver for Bridge {
         };
         let ends = veth::create(call, &pair, parameters)?;
         let mut leased = None;
-        let port = host::set_up_port(&mut *call.host()?, &bridge, &ends.host, &config);
+        let port = host::set_up_new_port(&mut *call.host()?, &bridge, &ends.host, &config);
         let made = port.and_then(|()| {
             let lease = ipam.map(|ipam| ipam.add()).transpose()?;
             leased = ipam;

@@ -69,8 +69,22 @@ fn make(socket: &mut Netlink, config: &Config<'_>) -> Answer<Link> {
     }
 }
 
-/// Sets what a new port of the bridge has besides being one.
-pub(super) fn set_up_port(
+/// Sets what a new port of the bridge has besides being one, also when another program
+/// takes it out of the bridge meanwhile.
+pub(super) fn set_up_new_port(
+    socket: &mut Netlink,
+    bridge: &Link,
+    port: &Link,
+    config: &Config<'_>,
+) -> Answer<()> {
+    let set = set_up_port(socket, bridge, port, config);
+    if set.is_err() && put_back(socket, bridge, &port.name)?.is_some() {
+        return set_up_port(socket, bridge, port, config);
+    }
+    set
+}
+
+fn set_up_port(
     socket: &mut Netlink,
     bridge: &Link,
     port: &Link,
@@ -261,22 +275,30 @@ fn mend_port(
     let Some(told) = told.filter(|told| told.sandbox.is_none()) else {
         return Ok(());
     };
-    let port = look_up(socket, &told.name)?.filter(|port| port.is_half());
-    let Some(port) = port.filter(|port| port.is_loose(bridge)) else {
+    let Some(port) = put_back(socket, bridge, &told.name)? else {
         return Ok(());
     };
-    let (name, bridge_name) = (&port.name, &bridge.name);
+    set_up_port(socket, bridge, &port, config)?;
+    let (name, bridge) = (&port.name, &bridge.name);
+    tracing::warn!("{name} was no port of bridge {bridge} any more, or down: it is back");
+    Ok(())
+}
+
+/// Puts the host's end of a pair into the bridge and sets it up; none when it is there,
+/// or in another one.
+fn put_back(socket: &mut Netlink, bridge: &Link, name: &str) -> Answer<Option<Link>> {
+    let port = look_up(socket, name)?.filter(|port| port.is_half());
+    let Some(port) = port.filter(|port| port.is_loose(bridge)) else {
+        return Ok(None);
+    };
     let back = LinkSpec {
         master: Some(bridge.index),
         up: Some(true),
         ..LinkSpec::default()
     };
-    socket
-        .set_link(port.index, &back)
-        .map_err(|e| refused(format_args!("put {name} into bridge {bridge_name}"), &e))?;
-    set_up_port(socket, bridge, &port, config)?;
-    tracing::warn!("{name} was no port of bridge {bridge_name} any more, or down: it is back");
-    Ok(())
+    let set = socket.set_link(port.index, &back);
+    set.map_err(|e| refused(format_args!("put {name} into bridge {}", bridge.name), &e))?;
+    Ok(Some(port))
 }
 
 /// Lets the host forward.
