@@ -275,13 +275,10 @@ fn mend_port(
     let Some(told) = told.filter(|told| told.sandbox.is_none()) else {
         return Ok(());
     };
-    let Some(port) = put_back(socket, bridge, &told.name)? else {
-        return Ok(());
-    };
-    set_up_port(socket, bridge, &port, config)?;
-    let (name, bridge) = (&port.name, &bridge.name);
-    tracing::warn!("{name} was no port of bridge {bridge} any more, or down: it is back");
-    Ok(())
+    match put_back(socket, bridge, &told.name)? {
+        Some(port) => set_up_port(socket, bridge, &port, config),
+        None => Ok(()),
+    }
 }
 
 /// Puts the host's end of a pair into the bridge and sets it up; none when it is there,
@@ -297,7 +294,9 @@ fn put_back(socket: &mut Netlink, bridge: &Link, name: &str) -> Answer<Option<Li
         ..LinkSpec::default()
     };
     let set = socket.set_link(port.index, &back);
-    set.map_err(|e| refused(format_args!("put {name} into bridge {}", bridge.name), &e))?;
+    let bridge = &bridge.name;
+    set.map_err(|e| refused(format_args!("put {name} into bridge {bridge}"), &e))?;
+    tracing::warn!("{name} was no port of bridge {bridge} any more, or down: it is back");
     Ok(Some(port))
 }
 
