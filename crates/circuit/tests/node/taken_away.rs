@@ -255,16 +255,18 @@ fn what_the_kernel_tells_of_is_given_back_without_a_pass() {
     for (command, told) in [
         ("ip link set br-a down; ip addr flush dev br-a", "was down"),
         ("ip addr flush dev $0", "led to its container no more"),
-        (
-            "echo 0 > /proc/sys/net/ipv4/ip_forward",
-            "no gateway any more",
-        ),
         ("ip link del br-a", "connected one to a"),
     ] {
         let said = logged(&node, &[told]);
         node.run("sh", &["-c", command, end]).ok();
         wait_until(command, PATIENCE, || logged(&node, &[told]) > said && all());
     }
+    let forwarding = "/proc/sys/net/ipv4/ip_forward";
+    node.run("sh", &["-c", &format!("echo 0 > {forwarding}")])
+        .ok();
+    wait_until("the host forwards again", PATIENCE, || {
+        node.run("cat", &[forwarding]).ok().trim() == "1"
+    });
     assert_eq!(
         (ips(&node, "one"), ips(&node, "two"), ips(&node, "pair")),
         before
