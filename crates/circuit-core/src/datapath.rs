@@ -103,7 +103,7 @@ pub enum Disturbance {
     /// for the plugin `firewall`.
     Firewalld,
     /// Another program took something from bridges or the host's ends of pairs: a
-    /// port, an address, or that they are up.
+    /// port, an address, or that they are up; or the host forwards no more.
     Ends,
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    process::Stdio,
+    process::{Command, Stdio},
 };
 
 use crate::{Ends, PATIENCE, TestNode, wait_until};
@@ -53,8 +53,16 @@ impl Bus {
     }
 }
 
+/// Starts a program, with all that it says in a file of that name in the node's folder.
+#[track_caller]
+pub(crate) fn start_logged(node: &TestNode, program: &mut Command, name: &str) -> Ends {
+    program.stdout(log(node, name)).stderr(log(node, name));
+    let started = program.spawn();
+    Ends(started.unwrap_or_else(|e| panic!("{program:?}: {e}: run scripts/setup")))
+}
+
 /// A file in the node's folder to write behind what is there.
-pub(crate) fn log(node: &TestNode, name: &str) -> File {
+fn log(node: &TestNode, name: &str) -> File {
     let path = node.folder().join(name);
     fs::OpenOptions::new()
         .create(true)

@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use crate::{
     Ends, PATIENCE, TestNode,
-    bus::{Bus, log},
+    bus::{Bus, start_logged},
     plugins::{cache, present},
     wait_until,
 };
@@ -38,15 +38,9 @@ impl<'a> Firewalld<'a> {
     /// Starts it again.
     #[track_caller]
     pub fn come_back(&mut self) {
-        let started = self
-            .node
-            .command(&program("firewalld"))
-            .args(["--nofork", "--nopid", "--log-target", "console"])
-            .stdout(log(self.node, LOG))
-            .stderr(log(self.node, LOG))
-            .spawn()
-            .expect("firewalld: run scripts/setup");
-        self.running = Some(Ends(started));
+        let mut daemon = self.node.command(&program("firewalld"));
+        daemon.args(["--nofork", "--nopid", "--log-target", "console"]);
+        self.running = Some(start_logged(self.node, &mut daemon, LOG));
         wait_until("firewalld runs", PATIENCE, || {
             self.node
                 .run(&program("firewall-cmd"), &["--state"])

@@ -2,7 +2,7 @@
 
 use std::{fs, thread};
 
-use crate::{Ends, PATIENCE, TestNode, bus::log, wait_until};
+use crate::{Ends, PATIENCE, TestNode, bus::start_logged, wait_until};
 
 const LOG: &str = "networkd.log";
 const PROGRAM: &str = "/lib/systemd/systemd-networkd";
@@ -27,15 +27,9 @@ impl<'a> Networkd<'a> {
         node.run("mkdir", &["-p", "/run/systemd/network"]).ok();
         node.run("cp", &[&file, "/run/systemd/network/10-all.network"])
             .ok();
-        let running = node
-            .command(PROGRAM)
-            .stdout(log(node, LOG))
-            .stderr(log(node, LOG))
-            .spawn()
-            .expect("systemd-networkd: run scripts/setup");
         let networkd = Self {
             node,
-            _running: Ends(running),
+            _running: start_logged(node, &mut node.command(PROGRAM), LOG),
         };
         wait_until("systemd-networkd has looked", PATIENCE, || {
             node.run("test", &["-s", "/run/systemd/netif/links/1"])

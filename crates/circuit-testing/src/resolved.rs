@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, thread};
 
 use crate::{
     Ends, PATIENCE, TestNode,
-    bus::{Bus, log},
+    bus::{Bus, start_logged},
     plugins::{cache, present},
     wait_until,
 };
@@ -39,15 +39,10 @@ impl<'a> Resolved<'a> {
         node.run("cp", &[&settings, "/etc/systemd/resolved.conf"])
             .ok();
         let bus = Bus::start(node);
-        let running = node
-            .command(&program("systemd-resolved"))
-            .stdout(log(node, LOG))
-            .stderr(log(node, LOG))
-            .spawn()
-            .expect("systemd-resolved: run scripts/setup");
+        let mut daemon = node.command(&program("systemd-resolved"));
         let resolved = Self {
             node,
-            _running: Ends(running),
+            _running: start_logged(node, &mut daemon, LOG),
             _bus: bus,
         };
         wait_until("systemd-resolved answers", PATIENCE, || {

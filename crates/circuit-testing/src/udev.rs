@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use crate::{Ends, PATIENCE, TestNode, bus::log, plugins::cache, resolved::program, wait_until};
+use crate::{
+    Ends, PATIENCE, TestNode, bus::start_logged, plugins::cache, resolved::program, wait_until,
+};
 
 /// Shows the devices of the node.
 const SYSFS: &str = "mount -t sysfs sysfs /sys";
@@ -34,16 +36,11 @@ impl<'a> Udev<'a> {
         node.run("mkdir", &["-p", "/run/udev"]).ok();
         // Its own view of the devices, beside that of whoever keeps cgroups there.
         let start = format!("{SYSFS} && exec {}", program("systemd-udevd"));
-        let running = node
-            .command("unshare")
-            .args(["--mount", "sh", "-c", &start])
-            .stdout(log(node, "udev.log"))
-            .stderr(log(node, "udev.log"))
-            .spawn()
-            .expect("systemd-udevd: run scripts/setup");
+        let mut daemon = node.command("unshare");
+        daemon.args(["--mount", "sh", "-c", &start]);
         let udev = Self {
             node,
-            _running: Ends(running),
+            _running: start_logged(node, &mut daemon, "udev.log"),
         };
         wait_until("udev answers", PATIENCE, || {
             node.run(&program("udevadm"), &["control", "--ping"])

@@ -36,8 +36,9 @@ struct Told {
 
 /// A subscription to what is taken from bridges and pairs of the calling thread's
 /// namespace: ports that leave a bridge, interfaces that are set down, addresses that
-/// are removed; and to an end of forwarding. What is made, and what goes with its interface, is not told; nearly all
-/// of that stays in the kernel, so that attaching costs no more.
+/// are removed; and to an end of forwarding. What is made, and what goes with its
+/// interface, is not told; nearly all of that stays in the kernel, so that attaching
+/// costs no more.
 pub struct Watch {
     netlink: Netlink,
 }

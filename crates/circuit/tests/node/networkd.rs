@@ -1,16 +1,13 @@
 //! Hosts with systemd-networkd that is told to take every interface: it takes a port
 //! out of its bridge a moment after it is made.
 
-use circuit_testing::{Networkd, PATIENCE, Plugins, Udev, wait_until};
+use circuit_testing::{Networkd, PATIENCE, Udev, wait_until};
 
-use crate::support::{NETWORK, logged};
+use crate::support::{NETWORK, logged, looked_at_each};
 
 #[test]
 fn ports_that_it_takes_are_given_back_without_a_pass() {
-    let node = crate::node()
-        .plugins(Plugins::None)
-        .server(&["--reconcile-interval", "1h"])
-        .start();
+    let node = looked_at_each("1h");
     let _udev = Udev::start(&node);
     let settings = "[Match]\nName=*\n\n[Network]\nLinkLocalAddressing=no\n";
     let _networkd = Networkd::start(&node, settings);

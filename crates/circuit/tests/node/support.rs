@@ -16,7 +16,7 @@ use circuit_api::{
     },
 };
 use circuit_testing::{
-    Ends, Lan, NodeBuilder, PATIENCE, Ran, TestNode, network, wait_for, wait_until,
+    Ends, Lan, NodeBuilder, PATIENCE, Plugins, Ran, TestNode, network, wait_for, wait_until,
 };
 use serde_json::Value;
 use tonic::{Request, Status, transport::Channel};
@@ -130,6 +130,14 @@ pub(crate) fn logged(node: &TestNode, parts: &[&str]) -> usize {
     log.lines()
         .filter(|line| parts.iter().all(|part| line.contains(part)))
         .count()
+}
+
+/// A node of drivers, on which all is looked at once in that time.
+pub(crate) fn looked_at_each(interval: &str) -> TestNode {
+    crate::node()
+        .plugins(Plugins::None)
+        .server(&["--reconcile-interval", interval])
+        .start()
 }
 
 /// Takes something away that the daemon gives back by itself, as often as it takes to
