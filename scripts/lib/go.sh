@@ -34,3 +34,20 @@ find_go() {
     go=$GOROOT/bin/go
     new_enough "$go" || die "Debian's $name is older than $go_version, or does not run here"
 }
+
+# go_install FOLDER PROGRAM@VERSION…: builds programs of one module into a folder. What
+# that takes stays in $work, and goes with both when it fails.
+go_install() {
+    local folder=$1
+    shift
+    local more=$(($# - 1)) what=$1
+    [ "$more" -eq 0 ] || what="$what and $more more"
+    step "building $what with $("$go" env GOVERSION)"
+    CGO_ENABLED=0 GOPATH=$work/go GOMODCACHE=$work/modules GOCACHE=$work/objects \
+        GOBIN=$folder GOFLAGS="${GOFLAGS:-} -modcacherw" \
+        "$go" install -trimpath -ldflags="-s -w" "$@" >"$work/log" 2>&1 || {
+        tail -n 20 "$work/log" >&2
+        rm -rf "$work" "$folder"
+        die "cannot build $what"
+    }
+}

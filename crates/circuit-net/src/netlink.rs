@@ -70,6 +70,8 @@ pub struct Address {
     pub tentative: bool,
     /// Whether somebody else was found to have it.
     pub dad_failed: bool,
+    /// Whether it stays until it is removed; others are leased, or a router's doing.
+    pub permanent: bool,
 }
 
 /// One hop of a route.

@@ -9,6 +9,9 @@ pub enum Plugins {
     System,
     /// 1.9.1, unpacked by `scripts/fetch-test-deps`.
     Newer,
+    /// 1.10.0, built by `scripts/cni-plugins`. Tests that need them have `cni_plugins`
+    /// in their name.
+    Newest,
     /// No executables at all.
     None,
 }
@@ -19,6 +22,7 @@ impl Plugins {
         let folder = match self {
             Self::System => PathBuf::from("/usr/lib/cni"),
             Self::Newer => cache().join("cni-1.9/bin"),
+            Self::Newest => cache().join("cni-1.10/bin"),
             Self::None => return PathBuf::from("/nonexistent"),
         };
         present(&folder.join("bridge"));

@@ -142,7 +142,8 @@ fn attach(
     let gateways = host::gateways(config, &mut result, CONTAINER);
     // Once the container's end is up, the kernel is busy with it and answers
     // late: what is there already is asked before.
-    let ready = host::is_gateway(&mut *call.host()?, &bridge, config, &gateways)?;
+    let ready = host::is_gateway(&mut *call.host()?, &bridge, config, &gateways)?
+        && (gateways.is_empty() || host::keeps_mac(&bridge));
     if routed && ipmasq::wanted(call)? {
         ipmasq::ensure(call, &result)?;
     }
@@ -241,7 +242,10 @@ fn check_bridge(call: &Call<'_>, config: &Config<'_>, result: &CniResult) -> Ans
     let link = look_up(&mut *call.host()?, name)?
         .filter(|link| link.is("bridge"))
         .ok_or_else(|| differs(format!("there is no bridge {name}")))?;
-    verify::check_mac(&link, told.mac.as_deref())?;
+    // That of a bridge which is no gateway follows its ports.
+    if config.gateway {
+        verify::check_mac(&link, told.mac.as_deref())?;
+    }
     match ((link.promiscuity != 0), config.promisc) {
         (true, false) => Err(differs(format!("bridge {name} is promiscuous"))),
         (false, true) => Err(differs(format!("bridge {name} is not promiscuous"))),

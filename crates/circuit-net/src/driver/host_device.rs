@@ -4,6 +4,7 @@
 //! While it is in the container, its alias is the name that it had on the host.
 
 mod find;
+mod of_host;
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -19,8 +20,11 @@ use super::{Answer, Call, Driver, Options, Unsupported};
 use crate::netlink::{Link, LinkSpec};
 use crate::netns;
 use find::Named;
+use of_host::OfHost;
 
-const KEYS: [&str; 4] = ["device", "hwaddr", "kernelpath", "pciBusID"];
+const KEYS: [&str; 5] = ["device", "hwaddr", "kernelpath", "pciBusID", WITH_NETWORK];
+/// The container is to have the device's addresses and routes too.
+const WITH_NETWORK: &str = "useInterfaceNetwork";
 
 /// The namespace of the calling thread, which is the host's.
 const HOST: &str = "/proc/thread-self/ns/net";
@@ -36,20 +40,27 @@ impl Driver for HostDevice {
 
     fn add(&self, call: &Call<'_>) -> Answer<CniResult> {
         let named = Named::read(call)?;
+        let with_network = Options::new(call.config).flag(WITH_NETWORK)?;
         if named.is_userspace()? {
-            return add_userspace(call);
+            return match with_network {
+                true => Err(ErrorReport::new(
+                    code::INVALID_CONFIG,
+                    format!(
+                        "{WITH_NETWORK} is for devices with an interface, which one that is \
+                         left to a program has not: remove the key"
+                    ),
+                )),
+                false => add_userspace(call),
+            };
         }
         let device = named.find(call)?;
-        let link = move_in(call, &device)?;
-        match Managed::of(call)? {
-            None => Ok(CniResult {
-                interfaces: vec![told(&link, Some(sandbox(call)?))],
-                ..CniResult::default()
-            }),
-            Some(ipam) => single::address(call, &link, Addresses::Ipam(ipam), &[])
-                .and_then(|result| single::with_own_dns(call, result))
-                .inspect_err(|_| restore(call, &device)),
-        }
+        let of_host = match with_network {
+            true => Some(OfHost::read(&mut *call.host()?, &device)?),
+            false => None,
+        };
+        let link = move_in(call, &device, of_host.as_ref())?;
+        equip(call, &link, of_host.as_ref())
+            .inspect_err(|_| restore(call, &device, of_host.as_ref()))
     }
 
     fn del(&self, call: &Call<'_>) -> Answer<()> {
@@ -85,6 +96,33 @@ fn sandbox(call: &Call<'_>) -> Answer<String> {
     Ok(call.needs_netns()?.display().to_string())
 }
 
+/// Gives the device what the host had on it, and addresses of its own.
+fn equip(call: &Call<'_>, link: &Link, of_host: Option<&OfHost>) -> Answer<CniResult> {
+    if let Some(of_host) = of_host {
+        of_host.give(&mut *call.container()?, &link.name, link.index)?;
+    }
+    let mut result = match Managed::of(call)? {
+        None => CniResult {
+            interfaces: vec![told(link, Some(sandbox(call)?))],
+            ..CniResult::default()
+        },
+        Some(ipam) => {
+            // With the host's, it may do without any.
+            let leased = match of_host {
+                Some(_) => ipam.lease(),
+                None => ipam.add(),
+            };
+            single::address(call, link, Addresses::Known(leased?), &[])
+                .and_then(|result| single::with_own_dns(call, result))
+                .inspect_err(|_| ipam.release_again())?
+        }
+    };
+    if let Some(of_host) = of_host {
+        of_host.tell(&mut result);
+    }
+    Ok(result)
+}
+
 /// A device without an interface only gets addresses, for the program that
 /// drives it to know.
 fn add_userspace(call: &Call<'_>) -> Answer<CniResult> {
@@ -109,7 +147,7 @@ fn add_userspace(call: &Call<'_>) -> Answer<CniResult> {
 
 /// Moves the device, gives it the attachment's name and sets it up, by one
 /// request: nobody sees it under its new name on the host.
-fn move_in(call: &Call<'_>, device: &Link) -> Answer<Link> {
+fn move_in(call: &Call<'_>, device: &Link, of_host: Option<&OfHost>) -> Answer<Link> {
     let ifname = call.ifname;
     if look_up(&mut *call.container()?, ifname)?.is_some() {
         return Err(ErrorReport::new(
@@ -137,13 +175,13 @@ fn move_in(call: &Call<'_>, device: &Link) -> Answer<Link> {
             let gone = || ErrorReport::new(code::OTHER, format!("device {} is gone", device.name));
             link.ok_or_else(gone)
         });
-    found.inspect_err(|_| restore(call, device))
+    found.inspect_err(|_| restore(call, device, of_host))
 }
 
-/// Brings the device back after a failure, as well as can be: what failed is
-/// the one to tell.
-fn restore(call: &Call<'_>, device: &Link) {
-    if let Err(error) = try_restore(call, device) {
+/// Brings the device back after a failure, with what the host had on it, as well as can
+/// be: what failed is the one to tell.
+fn restore(call: &Call<'_>, device: &Link, of_host: Option<&OfHost>) {
+    if let Err(error) = try_restore(call, device, of_host) {
         tracing::warn!(
             device = device.name,
             container = call.container_id,
@@ -153,7 +191,11 @@ fn restore(call: &Call<'_>, device: &Link) {
     }
 }
 
-fn try_restore(call: &Call<'_>, device: &Link) -> Answer<()> {
+fn try_restore(call: &Call<'_>, device: &Link, of_host: Option<&OfHost>) -> Answer<()> {
+    let rules_gone = match of_host {
+        Some(of_host) => of_host.remove_rules(&mut *call.container()?),
+        None => Ok(()),
+    };
     if look_up(&mut *call.host()?, &device.name)?.is_none() {
         // Moving and naming are two steps to the kernel.
         let mut inside = look_up(&mut *call.container()?, call.ifname)?;
@@ -165,9 +207,10 @@ fn try_restore(call: &Call<'_>, device: &Link) -> Answer<()> {
         }
     }
     let mut host = call.host()?;
-    if let Some(now) = look_up(&mut host, &device.name)?
-        && device.up
-    {
+    let Some(now) = look_up(&mut host, &device.name)? else {
+        return rules_gone;
+    };
+    if device.up {
         let up = LinkSpec {
             up: Some(true),
             ..LinkSpec::default()
@@ -175,7 +218,10 @@ fn try_restore(call: &Call<'_>, device: &Link) -> Answer<()> {
         let set = host.set_link(now.index, &up);
         set.map_err(|e| refused(format_args!("set {} up", device.name), &e))?;
     }
-    Ok(())
+    if let Some(of_host) = of_host {
+        of_host.give(&mut host, &device.name, now.index)?;
+    }
+    rules_gone
 }
 
 /// Gives the device back under the name that it had. It is down then, as
@@ -184,6 +230,11 @@ fn move_out(call: &Call<'_>) -> Answer<()> {
     let Some(link) = look_up(&mut *call.container()?, call.ifname)? else {
         return Ok(());
     };
+    if Options::new(call.config).flag(WITH_NETWORK)? {
+        // What was given is known by what is there.
+        let mut socket = call.container()?;
+        OfHost::read(&mut socket, &link)?.remove_rules(&mut socket)?;
+    }
     match link.alias.as_deref().filter(|alias| !alias.is_empty()) {
         Some(name) => to_host(call, &link, name),
         None => Err(ErrorReport::new(

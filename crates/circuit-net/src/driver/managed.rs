@@ -41,7 +41,7 @@ impl<'a> Managed<'a> {
 
     /// Leases addresses: at least one.
     pub(super) fn add(&self) -> Answer<CniResult> {
-        let result = self.run(Command::Add)?.unwrap_or_default();
+        let result = self.lease()?;
         if result.ips.is_empty() {
             // It has leased nothing, or what it has is not known.
             self.release_again();
@@ -51,6 +51,11 @@ impl<'a> Managed<'a> {
             ));
         }
         Ok(result)
+    }
+
+    /// Leases addresses, be it none.
+    pub(super) fn lease(&self) -> Answer<CniResult> {
+        Ok(self.run(Command::Add)?.unwrap_or_default())
     }
 
     /// Releases what was leased; no error when nothing is.

@@ -11,7 +11,7 @@ use super::configure::{configure, no_address, refused, take};
 use super::managed::{Managed, dns_of};
 use super::verify::look_up;
 use super::veth::{self, Ends, Pair, told};
-use super::{Answer, Call, Driver, Options, Unsupported, ipmasq, verify};
+use super::{Answer, Call, Driver, Options, Unsupported, ipmasq, single, verify};
 use crate::netlink::{
     AddressSpec, Beside, Link, MAIN_TABLE, Message, Netlink, NetlinkError, RouteSpec,
 };
@@ -47,7 +47,7 @@ impl Driver for Ptp {
     }
 
     fn del(&self, call: &Call<'_>) -> Answer<()> {
-        Managed::needed(call)?.del()?;
+        single::forward(call, Managed::del)?;
         veth::detach(call)?;
         release_masquerade(call)
     }
@@ -70,7 +70,7 @@ impl Driver for Ptp {
     }
 
     fn gc(&self, call: &Call<'_>) -> Answer<()> {
-        Managed::needed(call)?.gc()?;
+        single::forward(call, Managed::gc)?;
         match call.valid()?.is_empty() {
             true => release_masquerade(call),
             false => Ok(()),

@@ -19,16 +19,15 @@ use crate::netns::is_netns;
 /// The first table that is used, unless one is named.
 const FIRST_TABLE: u32 = 100;
 
+const RT_SCOPE_LINK: u8 = 253;
+
 /// The driver.
 #[derive(Debug)]
 pub(super) struct Sbr;
 
 impl Driver for Sbr {
     fn supports(&self, config: &JsonObject) -> Result<(), Unsupported> {
-        let options = Options::new(config);
-        // Those of later versions.
-        options.not_done(&["gateways", "addSourceHints"])?;
-        options.only(&["table"])
+        Options::new(config).only(&["table", "gateways", "addSourceHints"])
     }
 
     fn add(&self, call: &Call<'_>) -> Answer<CniResult> {
@@ -43,7 +42,7 @@ impl Driver for Sbr {
                 let rules = ips.iter().map(|ip| rule_step(ip.address.addr(), table));
                 steps.take(&mut socket, rules.collect())
             }
-            None => move_routes(&mut steps, &mut socket, call.ifname, &ips),
+            None => move_routes(&mut steps, &mut socket, call, &ips),
         };
         if let Err(error) = done {
             steps.take_back(&mut socket);
@@ -162,13 +161,17 @@ fn default_step(gateway: IpAddr, index: u32, table: u32) -> Step {
 }
 
 /// Gives each address a table with the interface's routes that belong to it,
-/// then takes those out of the main table.
+/// then takes those out of the main table, or leaves it the networks for packets that
+/// have no source yet.
 fn move_routes(
     steps: &mut Steps,
     socket: &mut Netlink,
-    ifname: &str,
+    call: &Call<'_>,
     ips: &[&IpConfig],
 ) -> Answer<()> {
+    let (options, ifname) = (Options::new(call.config), call.ifname);
+    let gateways = Gateways::read(&options)?;
+    let hints = options.flag("addSourceHints")?;
     let rules = rules::rules(socket).map_err(|e| unread(&e))?;
     let link = socket.link(ifname).map_err(|e| unread(&e))?;
     let link = link.ok_or_else(|| {
@@ -180,7 +183,8 @@ fn move_routes(
     for ip in ips {
         copies.push(rule_step(ip.address.addr(), table));
         copies.extend(
-            ip.gateway
+            gateways
+                .of(ip)
                 .map(|gateway| default_step(gateway, link.index, table)),
         );
         let own = routes.iter().filter(|route| belongs(route, ip));
@@ -192,12 +196,68 @@ fn move_routes(
         table = free_table(&rules, table.saturating_add(1));
     }
     steps.take(socket, copies)?;
-    let removals = routes.iter().map(|route| Step {
-        what: "take a route out of the main table".to_owned(),
-        make: route.removal_from(MAIN_TABLE),
-        undo: route.copy_to(MAIN_TABLE),
-    });
+    let kept = |route: &LinkRoute| hints && route.is_to_the_link();
+    if hints {
+        steps.restore(routes.iter().map(|route| route.copy_to(MAIN_TABLE)));
+        steps.take(
+            socket,
+            ips.iter().map(|ip| hint_step(ip, link.index)).collect(),
+        )?;
+    }
+    let removals = routes
+        .iter()
+        .filter(|route| !kept(route))
+        .map(|route| Step {
+            what: "take a route out of the main table".to_owned(),
+            make: route.removal_from(MAIN_TABLE),
+            undo: route.copy_to(MAIN_TABLE),
+        });
     steps.take(socket, removals.collect())
+}
+
+/// The gateways that the configuration names instead of those of the addresses: at most
+/// one of each family.
+struct Gateways(Vec<IpAddr>);
+
+impl Gateways {
+    fn read(options: &Options<'_>) -> Answer<Self> {
+        let invalid = |text: String| ErrorReport::new(code::INVALID_CONFIG, text);
+        let mut read: Vec<IpAddr> = Vec::new();
+        for value in options.array("gateways")? {
+            let gateway = value.as_str().and_then(|text| text.parse().ok());
+            let gateway: IpAddr =
+                gateway.ok_or_else(|| invalid(format!("gateways: {value} is no address")))?;
+            // An IPv4 address may be written as one of IPv6.
+            let gateway = gateway.to_canonical();
+            if let Some(other) = read.iter().find(|it| it.is_ipv4() == gateway.is_ipv4()) {
+                return Err(invalid(format!(
+                    "gateways has {other} and {gateway}: name one of each family"
+                )));
+            }
+            read.push(gateway);
+        }
+        Ok(Self(read))
+    }
+
+    fn of(&self, ip: &IpConfig) -> Option<IpAddr> {
+        let is_ipv4 = ip.address.addr().is_ipv4();
+        let named = self.0.iter().find(|gateway| gateway.is_ipv4() == is_ipv4);
+        named.copied().or(ip.gateway)
+    }
+}
+
+/// Has packets to an address' network get that address as their source.
+fn hint_step(ip: &IpConfig, index: u32) -> Step {
+    let route = RouteSpec {
+        src: Some(ip.address.addr()),
+        scope: RT_SCOPE_LINK,
+        ..RouteSpec::new(ip.address.trunc(), None, index)
+    };
+    Step {
+        what: format!("prefer {} to {}", ip.address.addr(), route.dst),
+        make: route.add(Beside::Replaced),
+        undo: route.remove(),
+    }
 }
 
 /// Whether a route is for packets from this address: by its source, its

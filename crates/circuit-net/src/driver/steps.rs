@@ -44,6 +44,11 @@ impl Steps {
         result
     }
 
+    /// Has messages sent when what comes from here on is taken back, after that.
+    pub(super) fn restore(&mut self, messages: impl Iterator<Item = Message>) {
+        self.undo.extend(messages);
+    }
+
     /// Takes back what was made, the last first. What cannot be taken back
     /// goes with the interface.
     pub(super) fn take_back(mut self, socket: &mut Netlink) {

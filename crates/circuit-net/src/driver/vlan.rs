@@ -23,8 +23,8 @@ impl Driver for Vlan {
     }
 
     fn add(&self, call: &Call<'_>) -> Answer<CniResult> {
-        let ipam = Addresses::Ipam(Managed::needed(call)?);
-        let result = single::attach(call, &device(call)?, ipam, &[])?;
+        let addresses = Managed::of(call)?.map_or(Addresses::None, Addresses::Ipam);
+        let result = single::attach(call, &device(call)?, addresses, &[])?;
         single::with_own_dns(call, result)
     }
 
@@ -34,7 +34,7 @@ impl Driver for Vlan {
 
     fn check(&self, call: &Call<'_>) -> Answer<()> {
         let options = Options::new(call.config);
-        Managed::needed(call)?.check()?;
+        single::forward(call, Managed::check)?;
         single::master(
             call,
             Some(master(&options)?),

@@ -73,6 +73,7 @@ impl Reply {
             scope,
             tentative: flags & libc::IFA_F_TENTATIVE != 0,
             dad_failed: flags & libc::IFA_F_DADFAILED != 0,
+            permanent: flags & libc::IFA_F_PERMANENT != 0,
         })
     }
 

@@ -1,7 +1,7 @@
 //! Routing rules by the source of packets, and the routes of one interface as
 //! the kernel tells them, to be moved to other tables.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
@@ -21,10 +21,15 @@ const RTM_GETRULE: u16 = 34;
 const RTA_IIF: u16 = 3;
 const RTA_PREFSRC: u16 = 7;
 const RTA_CACHEINFO: u16 = 12;
+const RTA_NH_ID: u16 = 30;
 
 const FRA_SRC: u16 = 2;
 const FRA_TABLE: u16 = 15;
 
+/// The flags of a rule that are not the kernel's: inverted, and to look for a source.
+const FIB_RULE_ASKED: u32 = 0x1_0002;
+
+const RT_SCOPE_LINK: u8 = 253;
 const RTPROT_BOOT: u8 = 3;
 const RTM_F_CLONED: u32 = 0x200;
 const RTNH_F_ONLINK: u32 = 4;
@@ -40,6 +45,20 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// What adds the rule, in another namespace say: `EEXIST` when there is one like it.
+    pub fn addition(&self) -> Message {
+        let (header, values) = self.payload.split_at(wire::ROUTE_HEADER);
+        let mut header = header.to_vec();
+        // What the kernel marked is not its to be told.
+        if let Some(flags) = header.last_chunk_mut() {
+            *flags = (u32::from_ne_bytes(*flags) & FIB_RULE_ASKED).to_ne_bytes();
+        }
+        attributes(values).fold(
+            Message::new(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, &header),
+            |message, (kind, value)| message.with(kind, value),
+        )
+    }
+
     /// What removes the rule, and none that differs from it.
     pub fn removal(&self) -> Message {
         let (header, values) = self.payload.split_at(wire::ROUTE_HEADER);
@@ -116,29 +135,54 @@ fn read_rule(reply: &Reply) -> Option<Rule> {
     Some(rule)
 }
 
-/// A route of the main table out of one interface, with all that the kernel
-/// tells about it.
+/// A route out of one interface, with all that the kernel tells about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkRoute {
+    /// The destination; prefix length 0 is a default route.
+    pub dst: IpNet,
     /// The gateway.
     pub gateway: Option<IpAddr>,
     /// The source that packets get which have none yet.
     pub source: Option<IpAddr>,
+    /// The table.
+    pub table: u32,
+    /// Who made it: 2 is the kernel, 3 boot, 4 static, 9 a router's advertisement.
+    pub protocol: u8,
+    /// The scope: 0 is global, 253 link, 254 host.
+    pub scope: u8,
+    /// The metric; 0 is none.
+    pub priority: u32,
     header: [u8; wire::ROUTE_HEADER],
     kept: Vec<(u16, Vec<u8>)>,
 }
 
 impl LinkRoute {
+    /// Whether it leads to what is on the link.
+    pub fn is_to_the_link(&self) -> bool {
+        self.scope == RT_SCOPE_LINK
+    }
+
+    /// What adds the route out of another interface, in another namespace say: `EEXIST`
+    /// when there is one like it.
+    pub fn copy_to_link(&self, index: u32) -> Message {
+        let mut other = self.clone();
+        for (kind, value) in &mut other.kept {
+            if *kind == wire::RTA_OIF {
+                *value = index.to_ne_bytes().to_vec();
+            }
+        }
+        other.addition(NLM_F_CREATE | NLM_F_EXCL, self.table)
+    }
+
     /// What puts the route into a table, in the place of one that is like it.
     pub fn copy_to(&self, table: u32) -> Message {
+        self.addition(NLM_F_CREATE | NLM_F_REPLACE, table)
+    }
+
+    fn addition(&self, nl_flags: u16, table: u32) -> Message {
         // What the kernel marked is not its to be told.
         let flags = u32::from_ne_bytes(self.flags()) & RTNH_F_ONLINK;
-        self.message(
-            wire::RTM_NEWROUTE,
-            NLM_F_CREATE | NLM_F_REPLACE,
-            table,
-            flags,
-        )
+        self.message(wire::RTM_NEWROUTE, nl_flags, table, flags)
     }
 
     /// What takes the route out of a table.
@@ -168,19 +212,29 @@ impl LinkRoute {
 
     fn read(reply: &Reply, index: u32) -> Option<Self> {
         let header: &[u8; wire::ROUTE_HEADER] = reply.payload.first_chunk()?;
+        let [family, prefix, _, _, low, protocol, scope, ..] = *header;
+        let values = reply.payload.get(wire::ROUTE_HEADER..)?;
+        let unspecified = unspecified(family)?;
         let mut route = Self {
-            gateway: gateway(reply.payload.get(wire::ROUTE_HEADER..)?),
+            dst: IpNet::new(unspecified, prefix).ok()?,
+            gateway: gateway(values),
             source: None,
+            table: u32::from(low),
+            protocol,
+            scope,
+            priority: 0,
             header: *header,
             kept: Vec::new(),
         };
-        let [family, _, _, _, low, ..] = *header;
-        let (mut table, mut oif) = (u32::from(low), None);
-        for (kind, value) in attributes(reply.payload.get(wire::ROUTE_HEADER..)?) {
+        let mut oif = None;
+        for (kind, value) in attributes(values) {
             match kind {
-                wire::RTA_TABLE => table = u32_of(value)?,
-                RTA_CACHEINFO | RTA_IIF => continue,
+                wire::RTA_TABLE => route.table = u32_of(value)?,
+                // Which object stands for the hop, that is told besides.
+                RTA_CACHEINFO | RTA_IIF | RTA_NH_ID => continue,
+                wire::RTA_DST => route.dst = IpNet::new(ip(value)?, prefix).ok()?,
                 wire::RTA_OIF => oif = u32_of(value),
+                wire::RTA_PRIORITY => route.priority = u32_of(value)?,
                 RTA_PREFSRC => route.source = ip(value),
                 _ => {}
             }
@@ -188,10 +242,30 @@ impl LinkRoute {
                 route.kept.push((kind, value.to_vec()));
             }
         }
-        let known = family == wire::AF_INET || family == wire::AF_INET6;
         let cloned = u32::from_ne_bytes(route.flags()) & RTM_F_CLONED != 0;
-        (known && !cloned && table == MAIN_TABLE && oif == Some(index)).then_some(route)
+        (!cloned && oif == Some(index)).then_some(route)
     }
+}
+
+fn unspecified(family: u8) -> Option<IpAddr> {
+    match family {
+        wire::AF_INET => Some(Ipv4Addr::UNSPECIFIED.into()),
+        wire::AF_INET6 => Some(Ipv6Addr::UNSPECIFIED.into()),
+        _ => None,
+    }
+}
+
+/// The routes of all tables out of an interface, of both families.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn all_link_routes(socket: &mut Netlink, index: u32) -> Result<Vec<LinkRoute>, NetlinkError> {
+    let request = Message::new(RTM_GETROUTE, 0, &[0; wire::ROUTE_HEADER]);
+    let replies = socket.list(&request)?;
+    let routes = replies.iter();
+    Ok(routes
+        .filter_map(|reply| LinkRoute::read(reply, index))
+        .collect())
 }
 
 /// The routes of the main table out of an interface, of both families.
@@ -199,12 +273,9 @@ impl LinkRoute {
 /// # Errors
 /// When the kernel refuses.
 pub fn link_routes(socket: &mut Netlink, index: u32) -> Result<Vec<LinkRoute>, NetlinkError> {
-    let request = Message::new(RTM_GETROUTE, 0, &[0; wire::ROUTE_HEADER]);
-    let replies = socket.list(&request)?;
-    let routes = replies.iter();
-    Ok(routes
-        .filter_map(|reply| LinkRoute::read(reply, index))
-        .collect())
+    let mut routes = all_link_routes(socket, index)?;
+    routes.retain(|route| route.table == MAIN_TABLE);
+    Ok(routes)
 }
 
 /// A table's number for the header, and for an attribute when it is too large.
@@ -246,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn only_routes_of_the_main_table_and_the_interface_count() {
+    fn only_routes_of_the_interface_count() {
         let read = |table, index| {
             let gateway = "10.1.0.1".parse().ok();
             let route = RouteSpec {
@@ -256,18 +327,38 @@ mod tests {
             LinkRoute::read(&as_reply(route.add(Beside::Refused)), 7)
         };
         assert_eq!(read(254, 7).unwrap().gateway, "10.1.0.1".parse().ok());
-        assert_eq!(
-            (read(100, 7), read(254, 8), read(1000, 7)),
-            (None, None, None)
-        );
+        assert_eq!(read(254, 8), None);
+        assert_eq!(read(100, 7).unwrap().table, 100);
+        assert_eq!(read(1000, 7).unwrap().table, 1000);
+    }
+
+    #[test]
+    fn a_route_is_copied_to_another_interface_with_all_it_has() {
+        let of = |index| {
+            let route = RouteSpec {
+                table: Some(1000),
+                mtu: Some(1300),
+                priority: 7,
+                ..RouteSpec::new(
+                    "10.2.0.0/16".parse().unwrap(),
+                    "10.1.0.1".parse().ok(),
+                    index,
+                )
+            };
+            LinkRoute::read(&as_reply(route.add(Beside::Refused)), index).unwrap()
+        };
+        let copy = LinkRoute::read(&as_reply(of(7).copy_to_link(9)), 9).unwrap();
+        assert_eq!((copy.table, copy.priority), (1000, 7));
+        assert_eq!(copy.dst, "10.2.0.0/16".parse().unwrap());
+        assert_eq!(copy.kept, of(9).kept);
     }
 
     proptest! {
         #[test]
         fn arbitrary_messages_never_panic(payload in proptest::collection::vec(any::<u8>(), 0..99)) {
             let reply = Reply { kind: RTM_NEWRULE, payload };
-            let _ = LinkRoute::read(&reply, 1).map(|route| route.copy_to(1000));
-            let _ = read_rule(&reply).map(|rule| rule.removal());
+            let _ = LinkRoute::read(&reply, 1).map(|route| (route.copy_to(1000), route.copy_to_link(2)));
+            let _ = read_rule(&reply).map(|rule| (rule.removal(), rule.addition()));
         }
     }
 }

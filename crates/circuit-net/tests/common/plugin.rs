@@ -17,6 +17,9 @@ pub(crate) enum Way {
     Stock11,
     /// The newer plugin in the cache.
     Stock19,
+    /// The newest plugin in the cache: tests that need it have `cni_plugins` in their
+    /// name.
+    Stock110,
     /// Ours as an executable.
     Ours,
     /// Ours within this process, which remembers.
@@ -63,16 +66,15 @@ impl Delegate for Drivers {
 
 impl Way {
     pub(crate) fn executable(self, kind: &str) -> PathBuf {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let cached = |folder: &str| {
+            let here = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache");
+            let cache = std::env::var_os("CIRCUIT_CACHE").map_or_else(here, PathBuf::from);
+            cache.join(folder)
+        };
         let (path, remedy) = match self {
             Self::Stock11 => (Path::new(STOCK_PLUGINS).join(kind), "scripts/setup test"),
-            Self::Stock19 => (
-                std::env::var_os("CIRCUIT_CACHE")
-                    .map_or_else(|| root.join(".cache"), PathBuf::from)
-                    .join("cni-1.9/bin")
-                    .join(kind),
-                "scripts/fetch-test-deps",
-            ),
+            Self::Stock19 => (cached("cni-1.9/bin").join(kind), "scripts/fetch-test-deps"),
+            Self::Stock110 => (cached("cni-1.10/bin").join(kind), "scripts/cni-plugins"),
             Self::Ours | Self::InProcess => {
                 let test = std::env::current_exe().unwrap();
                 let profile = test.parent().and_then(Path::parent).unwrap();

@@ -1,5 +1,5 @@
-//! GC, which no stock plugin has: ours take away what belongs to nobody, and
-//! nothing else.
+//! GC, of which the stock plugins have that of leases at most, since 1.10.0: ours take
+//! away what belongs to nobody, and nothing else.
 
 use serde_json::{Value, json};
 
@@ -79,6 +79,42 @@ fn gc_frees_ports_and_rules_of_the_firewall() {
         {"type": "firewall"},
         {"type": "portmap", "capabilities": {"portMappings": true}},
     ]));
+}
+
+/// Leases of old plugins have no interface, and what is no lease stays.
+#[test]
+fn gc_frees_the_leases_that_cni_plugins_1_10_free() {
+    let [newest, ours] = [Side::Newest, Side::Ours].map(|side| {
+        World::with(|world| {
+            let plugin = json!({"type": "host-local",
+                "ipam": {"type": "host-local", "subnet": "10.88.0.0/24"}});
+            let list = json!({"cniVersion": "1.1.0", "name": "net", "plugins": [plugin]});
+            let runtime = Runtime::new(side.folder(), &list);
+            let [one, two] = attachments();
+            all_fine(&runtime.add(&one));
+            all_fine(&runtime.add(&two));
+            world.shell(
+                "cd /var/lib/cni/networks/net; printf container-one > 10.88.0.77; \
+                 printf container-old > 10.88.0.78; printf 'container-one\\r\\neth7' > 10.88.0.79; \
+                 mkdir folder; printf container-old > folder/10.88.0.80",
+            );
+            let mut seen = Vec::new();
+            for valid in [&[&one, &two][..], &[&one], &[]] {
+                all_fine(&runtime.gc(valid));
+                seen.push(files());
+            }
+            seen
+        })
+    });
+    assert_eq!(ours, newest);
+    assert!(
+        newest[1].to_string().contains("container-one"),
+        "{newest:?}"
+    );
+    assert!(
+        !newest[1].to_string().contains("container-two"),
+        "{newest:?}"
+    );
 }
 
 /// The stock plugins say yes to GC, and do nothing: that is why a daemon must

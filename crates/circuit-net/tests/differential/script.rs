@@ -46,6 +46,8 @@ pub(crate) struct Case {
     pub(crate) args: &'static str,
     /// Shell commands on the host before anything else.
     pub(crate) prepare: String,
+    /// The stock plugins that ours are compared with.
+    pub(crate) stock: Side,
     /// Whether the stock plugins 1.1.1 know all of it.
     pub(crate) old: bool,
     /// Whether ADD must succeed, that the case tries what it means to.
@@ -67,6 +69,7 @@ impl Case {
             capabilities: [json!({}), json!({})],
             args: "",
             prepare: String::new(),
+            stock: Side::New,
             old: version != "1.1.0",
             succeeds: true,
             left: false,
@@ -94,6 +97,12 @@ impl Case {
     pub(crate) fn only_new(mut self) -> Self {
         self.old = false;
         self
+    }
+
+    /// Ours are compared with the stock plugins 1.10.0.
+    pub(crate) fn with_newest(mut self) -> Self {
+        self.stock = Side::Newest;
+        self.only_new()
     }
 
     /// Both sides refuse it.
@@ -132,20 +141,29 @@ impl Case {
 
     /// Runs it everywhere, and compares.
     pub(crate) fn run(&self) {
-        let (old, new, ours) = std::thread::scope(|scope| {
+        let newest = std::env::var_os("CIRCUIT_DIFFERENTIAL_NEWEST").is_some();
+        match newest && self.stock == Side::New {
+            true => self.clone().with_newest().run_with_stock(),
+            false => self.run_with_stock(),
+        }
+    }
+
+    fn run_with_stock(&self) {
+        let (old, stock, ours) = std::thread::scope(|scope| {
             let live = |side: Side| scope.spawn(move || live(self, side));
             let old = self.is_tried_with_old().then(|| live(Side::Old));
-            let (new, ours) = (live(Side::New), live(Side::Ours));
+            let (stock, ours) = (live(self.stock), live(Side::Ours));
             let old = old.map(|old| old.join().unwrap());
-            (old, new.join().unwrap(), ours.join().unwrap())
+            (old, stock.join().unwrap(), ours.join().unwrap())
         });
+        let name = self.stock.name();
         if let Some(old) = old {
-            judge(self.name, "1.1.1", &old, "1.9.1", &new, purpose::VERSIONS);
+            judge(self.name, "1.1.1", &old, name, &stock, purpose::VERSIONS);
         }
         if self.left {
-            assert_left(self.name, &new, &ours);
+            assert_left(self.name, &stock, &ours);
         } else {
-            judge(self.name, "1.9.1", &new, "ours", &ours, purpose::ON_PURPOSE);
+            judge(self.name, name, &stock, "ours", &ours, purpose::ON_PURPOSE);
         }
     }
 }
@@ -346,7 +364,7 @@ impl<'a> Life<'a> {
     fn add(&mut self, which: usize) {
         let answers = self.runtime.add(&self.attachments[which]);
         self.results[which] = result_of(&answers);
-        if self.side == Side::New && self.case.succeeds && which == 0 {
+        if self.side == self.case.stock && self.case.succeeds && which == 0 {
             let tries = "this case tries nothing, for the stock plugins refuse it";
             assert!(!self.results[which].is_null(), "{tries}: {answers:?}");
         }

@@ -14,6 +14,8 @@ pub(crate) enum Side {
     Old,
     /// The stock plugins 1.9.1.
     New,
+    /// The stock plugins 1.10.0.
+    Newest,
     /// The native drivers as executables.
     Ours,
 }
@@ -24,7 +26,18 @@ impl Side {
         match self {
             Self::Old => Plugins::System.folder(),
             Self::New => Plugins::Newer.folder(),
+            Self::Newest => Plugins::Newest.folder(),
             Self::Ours => ours(Path::new("/run/native")),
+        }
+    }
+
+    /// The version of the stock plugins, or whose they are.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Old => "1.1.1",
+            Self::New => "1.9.1",
+            Self::Newest => "1.10.0",
+            Self::Ours => "ours",
         }
     }
 }

@@ -17,6 +17,8 @@ pub(crate) enum By {
     Ours,
     /// The newer stock plugin, from the cache of test dependencies.
     Stock,
+    /// The newest stock plugin.
+    Newest,
 }
 
 /// One attachment's plugin.
@@ -47,6 +49,7 @@ impl Plugin {
         let way = match by {
             By::Ours => Way::InProcess,
             By::Stock => Way::Stock19,
+            By::Newest => Way::Stock110,
         };
         let driver = driver(self.kind).unwrap();
         assert_eq!(driver.supports(self.config.as_object().unwrap()), Ok(()));

@@ -12,11 +12,14 @@ use crate::driver::veth::{self, Pair};
 use crate::driver::{Answer, Call};
 use crate::forwarding;
 use crate::netlink::{
-    AddressSpec, Link, LinkSpec, Mac, Message, Netlink, NetlinkError, Vlans, add_vlans,
+    Address, AddressSpec, Link, LinkSpec, Mac, Message, Netlink, NetlinkError, Vlans, add_vlans,
     delete_vlans, set_port,
 };
 
 const IFLA_BR_VLAN_FILTERING: u16 = 7;
+
+/// How a hardware address came about: it was set, in the kernel's `if_arp.h`.
+const NET_ADDR_SET: &str = "3";
 
 /// The place of the container's port in a result.
 const PORT: usize = 1;
@@ -346,12 +349,31 @@ fn ensure_address(socket: &mut Netlink, link: &Link, wanted: IpNet, force: bool)
     let there = socket
         .addresses(link.index)
         .map_err(|e| refused(format_args!("list the addresses of {name}"), &e))?;
+    if !there.iter().any(|address| address.address == wanted) {
+        make_room(socket, link, &there, wanted, force)?;
+        let added = socket.add_address(link.index, &wanted.into());
+        added.map_err(|e| no_address(wanted.addr(), name, &e))?;
+    }
+    let own = LinkSpec {
+        mac: Some(lasting_mac(link)),
+        ..LinkSpec::default()
+    };
+    let set = socket.set_link(link.index, &own);
+    set.map_err(|e| refused(format_args!("set the hardware address of {name}"), &e))
+}
+
+/// Removes the addresses that one cannot be beside.
+fn make_room(
+    socket: &mut Netlink,
+    link: &Link,
+    there: &[Address],
+    wanted: IpNet,
+    force: bool,
+) -> Answer<()> {
+    let name = &link.name;
     let there = there.iter().map(|address| address.address);
     let mut steps = Vec::new();
     for old in there.filter(|old| old.addr().is_ipv4() == wanted.addr().is_ipv4()) {
-        if old == wanted {
-            return Ok(());
-        }
         let overlap = old.contains(&wanted.addr()) || wanted.contains(&old.addr());
         if !overlap && old.addr().is_ipv6() {
             continue;
@@ -367,21 +389,42 @@ fn ensure_address(socket: &mut Netlink, link: &Link, wanted: IpNet, force: bool)
         let remove = AddressSpec::from(old).remove(link.index);
         steps.push((format!("remove address {old} from {name}"), remove));
     }
-    take(socket, &steps)?;
-    let added = socket.add_address(link.index, &wanted.into());
-    added.map_err(|e| no_address(wanted.addr(), name, &e))?;
-    let mac = link.mac.as_deref().and_then(|mac| mac.parse::<Mac>().ok());
-    let own = LinkSpec {
-        mac,
-        ..LinkSpec::default()
-    };
-    let set = socket.set_link(link.index, &own);
-    set.map_err(|e| refused(format_args!("set the hardware address of {name}"), &e))
+    take(socket, &steps)
+}
+
+/// The hardware address that an interface has. A bridge loses what it has of its ports
+/// with the last of them: it gets a new one, as nobody can know the old one any more.
+fn lasting_mac(link: &Link) -> Mac {
+    let mac = link.mac.as_deref().and_then(|mac| mac.parse().ok());
+    mac.filter(|mac: &Mac| mac.0 != [0; 6])
+        .unwrap_or_else(Mac::random)
+}
+
+/// Whether a bridge keeps its hardware address whatever ports come and go, as one that
+/// was set does. Where that is not told, it counts as kept.
+pub(super) fn keeps_mac(bridge: &Link) -> bool {
+    let path = format!("/sys/class/net/{}/addr_assign_type", bridge.name);
+    let kind = std::fs::read_to_string(path);
+    kind.map_or(true, |kind| kind.trim_end() == NET_ADDR_SET)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bridge_without_a_hardware_address_gets_one() {
+        let of = |mac: &str| {
+            lasting_mac(&Link {
+                mac: Some(mac.to_owned()),
+                ..Link::default()
+            })
+        };
+        assert_eq!(of("02:00:00:00:00:01"), Mac([2, 0, 0, 0, 0, 1]));
+        let drawn = of("00:00:00:00:00:00");
+        assert_ne!(drawn, Mac([0; 6]));
+        assert_eq!(drawn.0[0] & 3, 2, "locally administered, of one interface");
+    }
 
     #[test]
     fn the_gateway_is_the_first_address() {

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod bridge;
+mod cni_plugins;
 mod firewall;
 mod macvlan;
 mod missing;

@@ -28,7 +28,7 @@ cases! {
     ptp_gateway_and_routes => |name| ptp(name, json!({"ipam": {"type": "host-local",
         "ranges": [[{"subnet": "10.88.0.0/24", "gateway": "10.88.0.250"}]],
         "routes": [{"dst": "0.0.0.0/0"}, {"dst": "192.0.2.0/24", "gw": "10.88.0.250"}]}}));
-    ptp_without_addresses_is_refused => |name| Case::new(name, "1.0.0", json!([{"type": "ptp"}])).fails().short();
+    ptp_without_addresses_is_refused => |name| Case::new(name, "1.1.0", json!([{"type": "ptp"}])).fails();
     ptp_address_management_missing_is_refused => |name|
         ptp(name, json!({"ipam": {"type": "nowhere"}})).fails().short();
     loopback_version_0_3_1 => |name| loopback(name, "0.3.1");
