@@ -167,6 +167,106 @@ fn a_failed_add_gives_the_device_back() {
     });
 }
 
+/// The host's addresses, routes and rules.
+fn of_host() -> Vec<String> {
+    [
+        "ip -o address show dev dev8 scope global",
+        "ip route show table all dev dev8",
+        "ip rule",
+        "ip -6 rule",
+        "ip -6 route show table all dev dev8",
+    ]
+    .map(|command| {
+        let text = shell(command);
+        // The kernel's own comes back by itself, a moment later.
+        let is_own = |line: &&str| {
+            ["fe80", "ff00", "table local"]
+                .iter()
+                .any(|it| line.contains(it))
+        };
+        let mut lines: Vec<&str> = text.lines().filter(|line| !is_own(line)).collect();
+        lines.sort_unstable();
+        lines
+            .join("\n")
+            .replace(" tentative", "")
+            .replace(" nodad", "")
+    })
+    .to_vec()
+}
+
+fn use_device() {
+    make_device();
+    shell(
+        "ip addr add 10.66.0.7/24 brd + dev dev8 && ip addr add fd00:66::7/64 dev dev8 nodad \
+         && ip route add default via 10.66.0.1 dev dev8 metric 500 \
+         && ip route add default via 10.66.0.1 dev dev8 table 66 \
+         && ip route add fd00:69::/64 via fd00:66::1 dev dev8 \
+         && ip rule add from 10.66.0.7 table 66 pref 700",
+    );
+}
+
+#[test]
+fn a_failed_add_gives_the_device_back_with_its_network() {
+    on_private_host(|| async {
+        use_device();
+        let (dir, container) = (tempfile::tempdir().unwrap(), Netns::new());
+        let with_network = |ipam: Value| {
+            let more = json!({"device": "dev8", "useInterfaceNetwork": true, "ipam": ipam});
+            config(&dir, &more)
+        };
+        let full = with_network(json!({"type": "host-local", "dataDir": dir.path(),
+            "ranges": [[{"subnet": "10.9.0.0/30", "rangeEnd": "10.9.0.1"}]]}));
+        let unreachable = with_network(json!({"type": "static",
+            "routes": [{"dst": "10.3.0.0/16", "gw": "10.4.0.1"}]}));
+        let before = of_host();
+        let rules = || container.ip("rule") + &container.ip("-6 rule");
+        let untouched = rules();
+        for (config, text) in [
+            (full, "no IP addresses available"),
+            (unreachable, "add route 10.3.0.0/16"),
+        ] {
+            for way in OURS {
+                let error = way
+                    .run(KIND, Command::Add, &config, &at(&container))
+                    .unwrap_err();
+                assert!(error.msg.contains(text), "{way:?}: {}", error.msg);
+                assert_eq!(of_host(), before, "{way:?} {text}");
+                assert_eq!(rules(), untouched, "{way:?} {text}");
+            }
+        }
+    });
+}
+
+#[test]
+fn what_came_with_the_device_goes_with_it() {
+    on_private_host(|| async {
+        use_device();
+        let (dir, container) = (tempfile::tempdir().unwrap(), Netns::new());
+        let config = config(
+            &dir,
+            &json!({"device": "dev8", "useInterfaceNetwork": true, "ipam": {}}),
+        );
+        let rules = || container.ip("rule") + &container.ip("-6 rule");
+        let before = rules();
+        for way in OURS {
+            way.run(KIND, Command::Add, &config, &at(&container))
+                .unwrap();
+            assert!(rules().contains("from 10.66.0.7 lookup 66"), "{}", rules());
+            assert!(
+                container
+                    .ip("route")
+                    .contains("default via 10.66.0.1 dev eth0")
+            );
+            way.run(KIND, Command::Del, &config, &at(&container))
+                .unwrap();
+            assert_eq!(rules(), before);
+            // Another ADD has to find it as the first did.
+            shell("ip link del dev8; ip rule del pref 700");
+            use_device();
+        }
+    });
+}
+
 /// The stock plugin fails when there is nothing, and keeps the address when
 /// there is no namespace.
 #[test]

@@ -73,15 +73,44 @@ fn state(netns: &Netns) -> String {
 
 #[test]
 fn the_kernel_has_the_same_as_with_the_stock_plugin() {
-    on_private_host(|| async {
-        for (keys, setup) in [
+    the_kernel_has_the_same(
+        BOTH,
+        &[
             (json!({}), None),
             (json!({}), Some("rule add from 10.50.0.1 table 101")),
             (json!({}), Some("rule add from 10.50.0.1 table 100 pref 7")),
             (json!({"table": 77}), None),
             (json!({"table": 4711}), None),
-        ] {
-            let seen = BOTH.map(|by| {
+        ],
+    );
+}
+
+#[test]
+fn the_kernel_has_the_same_as_with_cni_plugins_1_10() {
+    let gateways = json!(["10.1.0.7", "fd00:1::7"]);
+    the_kernel_has_the_same(
+        [By::Newest, By::Ours],
+        &[
+            (json!({}), None),
+            (json!({"gateways": ["fd00:1::7"]}), None),
+            (json!({"addSourceHints": true}), None),
+            (
+                json!({"addSourceHints": true, "gateways": ["10.1.0.7"]}),
+                None,
+            ),
+            (
+                json!({"addSourceHints": true, "gateways": gateways, "table": 77}),
+                None,
+            ),
+        ],
+    );
+}
+
+fn the_kernel_has_the_same(sides: [By; 2], cases: &[(Value, Option<&'static str>)]) {
+    let cases = cases.to_vec();
+    on_private_host(move || async move {
+        for (keys, setup) in &cases {
+            let seen = sides.map(|by| {
                 let netns = container();
                 if let Some(setup) = setup {
                     netns.ip(setup);
@@ -125,8 +154,12 @@ fn a_failed_add_leaves_everything_as_it_was() {
     on_private_host(|| async {
         let netns = container();
         let before = state(&netns);
-        for ip in ["10.88.0.2/24", "fd00:88::2/64"] {
-            let mut plugin = plugin(&netns, json!({}));
+        for (ip, keys) in [
+            ("10.88.0.2/24", json!({})),
+            ("fd00:88::2/64", json!({})),
+            ("10.88.0.2/24", json!({"addSourceHints": true})),
+        ] {
+            let mut plugin = plugin(&netns, keys);
             let gateway = if ip.starts_with("10") {
                 "10.88.0.1"
             } else {
@@ -140,6 +173,15 @@ fn a_failed_add_leaves_everything_as_it_was() {
             plugin.run(By::Ours, Add).unwrap_err();
             assert_eq!(state(&netns), before);
         }
+        // An address that is not there is no source; the gateway can be reached.
+        let mut hints = plugin(&netns, json!({"addSourceHints": true}));
+        hints.config["prevResult"]["ips"][1] = json!({"address": "10.1.0.9/24", "interface": 1});
+        let error = hints.run(By::Ours, Add).unwrap_err();
+        assert!(
+            error.msg.contains("prefer 10.1.0.9 to 10.1.0.0/24"),
+            "{error:?}"
+        );
+        assert_eq!(state(&netns), before);
         let mut missing = plugin(&netns, json!({}));
         missing.config["prevResult"]["ips"] = json!([]);
         for by in BOTH {

@@ -20,6 +20,8 @@ use crate::netns::is_netns;
 const FIRST_TABLE: u32 = 100;
 
 const RT_SCOPE_LINK: u8 = 253;
+/// The metric of routes of IPv6 that name none.
+const IP6_RT_PRIO_USER: u32 = 1024;
 
 /// The driver.
 #[derive(Debug)]
@@ -253,10 +255,17 @@ fn hint_step(ip: &IpConfig, index: u32) -> Step {
         scope: RT_SCOPE_LINK,
         ..RouteSpec::new(ip.address.trunc(), None, index)
     };
+    // Of IPv6, the kernel's own lies beside it, with another metric.
+    let priority = if ip.address.addr().is_ipv6() {
+        IP6_RT_PRIO_USER
+    } else {
+        0
+    };
+    let added = RouteSpec { priority, ..route };
     Step {
         what: format!("prefer {} to {}", ip.address.addr(), route.dst),
         make: route.add(Beside::Replaced),
-        undo: route.remove(),
+        undo: added.remove(),
     }
 }
 
