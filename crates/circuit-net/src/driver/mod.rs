@@ -55,7 +55,7 @@ pub type Answer<T> = std::result::Result<T, ErrorReport>;
 /// does not look at versions, but for what [`Call::version`] says it may.
 pub trait Driver: Sync {
     /// Whether this driver means the same by this configuration as the stock
-    /// plugin 1.9.1 does. Where it does not, a runtime uses the executable.
+    /// plugin 1.10.0 does. Where it does not, a runtime uses the executable.
     ///
     /// # Errors
     /// The first key that is not known, or not done.
