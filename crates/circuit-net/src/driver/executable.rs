@@ -19,6 +19,9 @@ use super::{Answer, Call, Command, Delegate, Driver, driver};
 use crate::cni::PluginPath;
 use crate::netns::let_this_thread_visit;
 
+/// The release of the stock plugins of which the drivers know every key.
+const AS_STOCK: &str = "1.10.0";
+
 /// The environment of the specification.
 #[derive(Debug, Default)]
 struct Environment {
@@ -33,6 +36,13 @@ struct Environment {
 /// Serves one invocation as the plugin `kind`, and says how the process is to
 /// end.
 pub fn run(kind: &str) -> ExitCode {
+    if !std::env::var_os("CNI_COMMAND").is_some_and(|command| !command.is_empty())
+        && driver(kind).is_some()
+    {
+        // With nobody to read it, it is told all the same.
+        let _ = io::stderr().write_all(about(kind).as_bytes());
+        return ExitCode::SUCCESS;
+    }
     let_this_thread_visit();
     let mut version = CniVersion::LATEST;
     let (output, exit) = match serve(kind, &mut version) {
@@ -47,6 +57,17 @@ pub fn run(kind: &str) -> ExitCode {
         Ok(()) => exit,
         Err(_) => ExitCode::FAILURE,
     }
+}
+
+/// What an executable says of itself when it is called for nothing, as the stock plugins
+/// do: programs read out of that which keys they may use. nerdctl does, to know whether
+/// `firewall` has `ingressPolicy`.
+fn about(kind: &str) -> String {
+    format!(
+        "CNI {kind} plugin v{AS_STOCK}+circuit.{}\nCNI protocol versions supported: {}\n",
+        env!("CARGO_PKG_VERSION"),
+        spoken().join(", ")
+    )
 }
 
 fn serve(kind: &str, version: &mut CniVersion) -> Answer<Option<Value>> {
@@ -184,12 +205,7 @@ fn parse_command(text: &str) -> Answer<Command> {
     known.ok_or_else(|| {
         ErrorReport::new(
             code::INVALID_ENVIRONMENT,
-            if text.is_empty() {
-                "CNI_COMMAND is missing: this is a CNI plugin, for container runtimes to call"
-                    .to_owned()
-            } else {
-                format!("CNI_COMMAND {text:?} is not known")
-            },
+            format!("CNI_COMMAND {text:?} is not known"),
         )
     })
 }

@@ -126,6 +126,30 @@ fn version_needs_nothing_but_the_command() {
     });
 }
 
+/// Called for nothing, it tells its version, which programs compare, and waits for no
+/// input.
+#[test]
+fn without_a_command_it_tells_what_it_is() {
+    of_each(|plugin| {
+        for value in [None, Some("")] {
+            let ran = plugin.ask("", &[("CNI_COMMAND", value)], "");
+            assert!(ran.is_ok() && ran.stdout.is_empty(), "{ran:?}");
+            let lines: Vec<&str> = ran.stderr.lines().collect();
+            let name = format!("CNI {} plugin ", plugin.kind);
+            assert!(lines[0].starts_with(&name), "{ran:?}");
+            let versions = lines[1].strip_prefix("CNI protocol versions supported: ");
+            assert!(
+                versions.unwrap().ends_with("0.4.0, 1.0.0, 1.1.0"),
+                "{ran:?}"
+            );
+            if plugin.side == Side::Ours {
+                let version = lines[0].strip_prefix(&name).unwrap();
+                assert!(version.starts_with("v1.10.0+circuit."), "{ran:?}");
+            }
+        }
+    });
+}
+
 #[test]
 fn missing_variables_are_code_4() {
     of_each(|plugin| {
