@@ -16,7 +16,7 @@ use crate::{
     attachment::{Attachment, ContainerRecord, LastAddresses, Sandbox},
     error::{Error, Result},
     labels::{DesiredNetwork, PortMapping},
-    resolver::Present,
+    resolver::{Place, Present},
 };
 
 /// The arguments an attachment needs, worked out from its configuration.
@@ -181,20 +181,25 @@ pub trait Datapath: Send + Sync {
     /// # Errors
     /// `NotFound` when the process is gone, and `FailedPrecondition` when the file
     /// is not the container's own to change.
-    async fn resolver(&self, pid: u32) -> Result<Present>;
+    async fn resolver(&self, place: &Place) -> Result<Present>;
 
     /// Has this text there, in the place of what is, which is returned.
     ///
     /// # Errors
     /// As [`Datapath::resolver`].
-    async fn write_resolver(&self, pid: u32, text: &str) -> Result<Present>;
+    async fn write_resolver(&self, place: &Place, text: &str) -> Result<Present>;
 
     /// Puts what was there before in the place of what is there now, unless
     /// somebody else has changed that since.
     ///
     /// # Errors
     /// As [`Datapath::resolver`].
-    async fn restore_resolver(&self, pid: u32, now: &Present, original: &Present) -> Result<()>;
+    async fn restore_resolver(
+        &self,
+        place: &Place,
+        now: &Present,
+        original: &Present,
+    ) -> Result<()>;
 
     /// Attaches.
     async fn add(&self, attachment: &Attachment) -> Result<Added, AddFailure>;

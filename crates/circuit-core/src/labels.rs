@@ -19,6 +19,9 @@ pub const DNS_LABEL: &str = "io.circuit.dns";
 pub const RESTART_LABEL: &str = "io.circuit.restart";
 /// The label with the address of the restarted task's output.
 pub const RESTART_LOG_LABEL: &str = "io.circuit.restart.log";
+/// The label by which containerd's clients say, as `true`, that somebody stopped a
+/// container: `nerdctl stop` and `kill` do, `nerdctl start` takes it back.
+pub const CONTAINERD_STOPPED_LABEL: &str = "containerd.io/restart.explicitly-stopped";
 /// The label of containerd's own restart monitor.
 pub const CONTAINERD_RESTART_LABEL: &str = "containerd.io/restart.status";
 

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +15,16 @@ const SERVERS: usize = 3;
 const DOMAINS: (usize, usize) = (6, 255);
 /// As many options are taken over from a container's own file.
 const OPTIONS: usize = 16;
+
+/// Where a task's `/etc/resolv.conf` is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The first process.
+    pub pid: u32,
+    /// The host's file that is mounted there and is the container's own: whoever made
+    /// the container keeps it for this one.
+    pub own_file: Option<PathBuf>,
+}
 
 /// What is, or was, at `/etc/resolv.conf`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    path::PathBuf,
     time::SystemTime,
 };
 
@@ -22,6 +23,9 @@ pub struct Container {
     pub extension: Option<BTreeMap<String, ExtensionEntry>>,
     /// When it was made.
     pub created_at: Option<SystemTime>,
+    /// What its OCI specification mounts at `/etc/resolv.conf`, if it does: a path of
+    /// the host.
+    pub resolv_conf: Option<PathBuf>,
 }
 
 /// One network in the extension on the container's record.
@@ -163,6 +167,11 @@ pub trait Runtime: Send + Sync {
         id: &str,
         networks: &BTreeMap<String, ExtensionEntry>,
     ) -> Result<()>;
+
+    /// Takes back that somebody stopped it, by the label that says so to others
+    /// ([`CONTAINERD_STOPPED_LABEL`](crate::labels::CONTAINERD_STOPPED_LABEL)); a
+    /// container that is gone is no error.
+    async fn clear_stopped(&self, id: &str) -> Result<()>;
 
     /// Makes a task, whose process then waits to be started, and returns its
     /// pid. `log` is an address for its output, as containerd's shims take it.

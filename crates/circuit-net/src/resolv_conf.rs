@@ -16,8 +16,12 @@
 //! - All else is relative to that open directory, and never follows
 //!   `resolv.conf`: a symbolic link is replaced itself, and what it leads to is
 //!   left alone. Nothing is written into a file that is there already.
+//! - What is mounted there is left alone, unless whoever made the container keeps that
+//!   file for it alone: see [`own_file`].
 //!
 //! All functions block.
+
+mod own_file;
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
@@ -27,7 +31,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::OpenOptionsExt;
 use std::thread;
 
-use circuit_core::resolver::{Bytes, Present};
+use circuit_core::resolver::{Bytes, Place, Present};
 use circuit_core::{Error, Result};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag};
@@ -35,6 +39,7 @@ use nix::fcntl::{openat, openat2, readlinkat, renameat};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, stat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, symlinkat, unlinkat};
+use own_file::OwnFile;
 
 /// The longest text, of ours and of the container: the original is kept in the
 /// record of the container.
@@ -58,7 +63,7 @@ pub enum Restored {
     Changed,
 }
 
-/// What is at the `/etc/resolv.conf` of the container with this first process.
+/// What is at the `/etc/resolv.conf` of a container.
 /// Writing it down before [`replace`] lets a daemon that crashes in between put
 /// it back.
 ///
@@ -69,15 +74,15 @@ pub enum Restored {
 /// device, a pipe, a directory, more than [`MAX_LENGTH`], no `/etc` of the
 /// container's own; [`Unavailable`](circuit_core::ErrorKind::Unavailable) when
 /// the kernel refuses otherwise.
-pub fn read(pid: u32) -> Result<Present> {
-    let etc = Etc::open(pid)?;
-    Ok(etc.look()?)
+pub fn read(place: &Place) -> Result<Present> {
+    let there = There::open(place)?;
+    Ok(there.look()?)
 }
 
-/// Puts a file with this text in the place of the `/etc/resolv.conf` of the
-/// container with this first process, and returns what was there before. The file
-/// belongs to the owner of `/etc`, and everybody may read it. When it holds the
-/// text already, nothing is written: the caller keeps the original of the first
+/// Puts a file with this text in the place of a container's `/etc/resolv.conf`, and
+/// returns what was there before. The file belongs to the owner of `/etc`, and everybody
+/// may read it; of one that is mounted there, only the content changes. When it holds
+/// the text already, nothing is written: the caller keeps the original of the first
 /// time.
 ///
 /// # Errors
@@ -85,18 +90,18 @@ pub fn read(pid: u32) -> Result<Present> {
 /// on a root file system that is read-only;
 /// [`InvalidArgument`](circuit_core::ErrorKind::InvalidArgument) for a text
 /// longer than [`MAX_LENGTH`]. What was there is there still.
-pub fn replace(pid: u32, text: &str) -> Result<Present> {
+pub fn replace(place: &Place, text: &str) -> Result<Present> {
     if text.len() > MAX_LENGTH {
         return Err(Error::invalid(format!(
             "the text for {WHOLE} has {} bytes; {MAX_LENGTH} are allowed",
             text.len()
         )));
     }
-    let etc = Etc::open(pid)?;
-    let before = etc.look()?;
+    let there = There::open(place)?;
+    let before = there.look()?;
     if !before.is(text) {
-        let owner = fstat(&etc.0).map_err(|e| failed("look at", e))?;
-        etc.put(&Present::File {
+        let owner = there.owner()?;
+        there.put(&Present::File {
             content: Bytes(text.as_bytes().to_vec()),
             mode: 0o644,
             uid: owner.st_uid,
@@ -106,17 +111,17 @@ pub fn replace(pid: u32, text: &str) -> Result<Present> {
     Ok(before)
 }
 
-/// Puts back what was at the `/etc/resolv.conf` of the container with this first
-/// process, provided that it still holds our text. Doing it twice is no error.
+/// Puts back what was at a container's `/etc/resolv.conf`, provided that it still holds
+/// our text. Doing it twice is no error.
 /// Who changes it at the very moment loses the change.
 ///
 /// # Errors
 /// As [`read`] when the process is gone or the kernel refuses, and as [`replace`]
 /// on a root file system that is read-only. What [`read`] would not accept is no
 /// error here: it is [`Restored::Changed`].
-pub fn restore(pid: u32, original: &Present, ours: &str) -> Result<Restored> {
-    let found = Etc::open(pid).and_then(|etc| Ok((etc.look()?, etc)));
-    let (now, etc) = match found {
+pub fn restore(place: &Place, original: &Present, ours: &str) -> Result<Restored> {
+    let found = There::open(place).and_then(|there| Ok((there.look()?, there)));
+    let (now, there) = match found {
         Ok(found) => found,
         Err(Refusal::Strange(_)) => return Ok(Restored::Changed),
         Err(Refusal::Failed(e)) => return Err(e),
@@ -127,7 +132,7 @@ pub fn restore(pid: u32, original: &Present, ours: &str) -> Result<Restored> {
     if !now.is(ours) {
         return Ok(Restored::Changed);
     }
-    etc.put(original)?;
+    there.put(original)?;
     Ok(Restored::Done)
 }
 
@@ -193,6 +198,46 @@ fn same(one: &FileStat, other: &FileStat) -> bool {
     (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 }
 
+/// Where the file is.
+enum There {
+    /// In the container's `/etc`.
+    Inside(Etc),
+    /// On the host, mounted there.
+    Mounted(OwnFile),
+}
+
+impl There {
+    fn open(place: &Place) -> Result<Self, Refusal> {
+        let etc = Etc::open(place.pid)?;
+        match &place.own_file {
+            Some(path) if etc.is_mounted_on() => OwnFile::open(path, &etc).map(Self::Mounted),
+            _ => Ok(Self::Inside(etc)),
+        }
+    }
+
+    fn look(&self) -> Result<Present, Refusal> {
+        match self {
+            Self::Inside(etc) => etc.look(),
+            Self::Mounted(file) => file.look(),
+        }
+    }
+
+    fn put(&self, what: &Present) -> Result<()> {
+        match self {
+            Self::Inside(etc) => etc.put(what),
+            Self::Mounted(file) => file.put(what),
+        }
+    }
+
+    /// Whose a new file is.
+    fn owner(&self) -> Result<FileStat> {
+        match self {
+            Self::Inside(etc) => fstat(&etc.0).map_err(|e| failed("look at", e)),
+            Self::Mounted(file) => Ok(file.meta),
+        }
+    }
+}
+
 /// The container's `/etc`.
 struct Etc(OwnedFd);
 
@@ -216,6 +261,14 @@ impl Etc {
         })?;
         refuse_host(&dir, "/etc")?;
         Ok(Self(dir))
+    }
+
+    /// Whether something is mounted at the file.
+    fn is_mounted_on(&self) -> bool {
+        matches!(
+            open_beneath(&self.0, NAME, OFlag::empty()),
+            Err(Errno::EXDEV)
+        )
     }
 
     /// What is there, without following it or waiting for it.

@@ -5,141 +5,46 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
-use std::io::Read;
+use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 #[path = "common/exchange.rs"]
 mod exchange;
+#[path = "common/stage.rs"]
+mod stage;
 
-use circuit_core::resolver::{Bytes, Present};
-use circuit_core::{Error, ErrorKind};
-use circuit_net::resolv_conf::{MAX_LENGTH, Restored, read, replace, restore};
+use circuit_core::resolver::{Bytes, Place, Present};
+use circuit_core::{Error, ErrorKind, Result};
+use circuit_net::resolv_conf::{self, MAX_LENGTH, Restored};
 use exchange::exchanging;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use stage::{Container, Stage, names};
 
 const OURS: &str = "nameserver 10.255.0.1\noptions ndots:0\n";
 const NEXT: &str = ".resolv.conf.circuit";
 
-/// A root, and beside it what of the host's a container must never reach.
-struct Stage {
-    dir: tempfile::TempDir,
-}
-
-impl Stage {
-    fn new() -> Self {
-        let stage = Self {
-            dir: tempfile::tempdir().unwrap(),
-        };
-        for folder in ["root/etc", "root/data", "root/old", "host/etc"] {
-            fs::create_dir_all(stage.path(folder)).unwrap();
-        }
-        for root in ["root", "host"] {
-            fs::copy("/bin/busybox", stage.path(root).join("busybox")).unwrap();
-        }
-        fs::write(stage.path("host/etc/resolv.conf"), "the host's\n").unwrap();
-        stage
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    /// A file of the root's `/etc`.
-    fn etc(&self, name: &str) -> PathBuf {
-        self.path("root/etc").join(name)
-    }
-
-    fn resolv_conf(&self) -> PathBuf {
-        self.etc("resolv.conf")
-    }
-
-    /// What of the host's is linked to or mounted.
-    fn sentinel(&self) -> PathBuf {
-        self.path("host/etc/resolv.conf")
-    }
-
-    fn start(&self) -> Container {
-        self.start_with("true", "")
-    }
-
-    /// `$R` in the setup is the root, `$H` the host's folder; `inside` are the
-    /// words before the command that the container runs.
-    fn start_with(&self, setup: &str, inside: &str) -> Container {
-        let script = format!(
-            "set -e; mount --bind $R $R; {setup}; cd $R; pivot_root . old; \
-             exec /busybox sh -ec '/busybox umount -l /old; exec {inside} /busybox sh -c \
-             \"echo ready; exec /busybox sleep 300\"'"
-        );
-        Container::new(
-            Command::new("unshare")
-                .args(["--mount", "sh", "-c", &script])
-                .env("R", self.path("root"))
-                .env("H", self.path("host")),
-        )
-    }
-
-    fn assert_host_is_untouched(&self) {
-        assert_eq!(names(&self.path("host")), ["busybox", "etc"]);
-        assert_eq!(names(&self.path("host/etc")), ["resolv.conf"]);
-        let meta = self.sentinel().symlink_metadata().unwrap();
-        assert!(meta.is_file());
-        assert_eq!(fs::read_to_string(self.sentinel()).unwrap(), "the host's\n");
-    }
-
-    fn assert_no_leftover(&self) {
-        assert!(self.etc(NEXT).symlink_metadata().is_err(), "{NEXT} is left");
+fn place(pid: u32) -> Place {
+    Place {
+        pid,
+        own_file: None,
     }
 }
 
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).unwrap();
-    let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
-    let mut names: Vec<String> = entries
-        .map(|entry| name(entry).into_string().unwrap())
-        .collect();
-    names.sort();
-    names
+fn read(pid: u32) -> Result<Present> {
+    resolv_conf::read(&place(pid))
 }
 
-/// The first process of a container.
-struct Container(Child);
-
-impl Container {
-    fn new(command: &mut Command) -> Self {
-        let child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut container = Self(child);
-        let mut word = [0; 6];
-        let out = container.0.stdout.as_mut().unwrap();
-        out.read_exact(&mut word)
-            .expect("the container starts: tests run as root");
-        container
-    }
-
-    fn pid(&self) -> u32 {
-        self.0.id()
-    }
-
-    /// What the container's own programs see.
-    fn sees(&self) -> String {
-        let output = Command::new("nsenter")
-            .args(["-m", "-t", &self.pid().to_string(), "--"])
-            .args(["/busybox", "cat", "/etc/resolv.conf"])
-            .output()
-            .unwrap();
-        String::from_utf8(output.stdout).unwrap()
-    }
+fn replace(pid: u32, text: &str) -> Result<Present> {
+    resolv_conf::replace(&place(pid), text)
 }
 
-impl Drop for Container {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn restore(pid: u32, original: &Present, ours: &str) -> Result<Restored> {
+    resolv_conf::restore(&place(pid), original, ours)
 }
 
 /// Asserts that an error is of the kind, names what it is about and the remedy.

@@ -13,7 +13,8 @@ mod sightings;
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap, HashSet},
-    path::PathBuf,
+    ffi::OsStr,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
@@ -24,6 +25,7 @@ use circuit_core::{
     cni::ConfigList,
     datapath::Datapath,
     labels::Labels,
+    resolver::Place,
     runtime::{Container, ExtensionEntry, Runtime, Task},
     service::StoredNetwork,
 };
@@ -110,6 +112,21 @@ impl Seen {
     /// The task, when it is alive.
     pub fn alive(&self) -> Option<&Task> {
         self.task.as_ref().filter(|task| task.is_alive())
+    }
+
+    /// Where the `/etc/resolv.conf` of a task of it is. What is mounted there is the
+    /// container's own when it lies in a folder named by the container's id, as nerdctl
+    /// keeps it for each container and containerd for each pod of CRI.
+    fn resolver(&self, pid: u32) -> Place {
+        let mounted = self.container.resolv_conf.as_deref();
+        let is_own = |file: &&Path| {
+            let folder = file.parent().and_then(Path::file_name);
+            folder == Some(OsStr::new(&self.container.id))
+        };
+        Place {
+            pid,
+            own_file: mounted.filter(is_own).map(Path::to_path_buf),
+        }
     }
 }
 

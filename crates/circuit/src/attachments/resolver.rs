@@ -12,7 +12,7 @@ use circuit_core::{
     zone::network_labels,
 };
 
-use super::Attachments;
+use super::{Attachments, Seen};
 
 /// Where names are answered.
 pub trait Nameservers: Send + Sync {
@@ -43,6 +43,7 @@ impl Attachments {
         &self,
         record: &mut ContainerRecord,
         labels: &Labels,
+        seen: &Seen,
         pid: u32,
     ) -> Result<()> {
         let wanted = self.wanted_resolver(record, labels)?;
@@ -50,7 +51,8 @@ impl Attachments {
             return Ok(());
         }
         let datapath = &self.parts.datapath;
-        let now = match datapath.resolver(pid).await {
+        let place = seen.resolver(pid);
+        let now = match datapath.resolver(&place).await {
             // What is there now is not of us; nothing is left to be taken back.
             Err(error) if wanted.is_none() && error.kind() == ErrorKind::FailedPrecondition => {
                 record.resolver = None;
@@ -66,7 +68,7 @@ impl Attachments {
                     record.resolver = Some(kept);
                     self.book().save(record).await?;
                 }
-                let before = datapath.write_resolver(pid, &text).await?;
+                let before = datapath.write_resolver(&place, &text).await?;
                 match &mut record.resolver {
                     // Somebody was quicker, and wrote what is to be put back.
                     Some(kept) if !before.is_ours() && before != kept.original => {
@@ -77,7 +79,7 @@ impl Attachments {
                 }
             }
             Step::Restore(original) => {
-                datapath.restore_resolver(pid, &now, &original).await?;
+                datapath.restore_resolver(&place, &now, &original).await?;
                 record.resolver = None;
                 self.book().save(record).await
             }

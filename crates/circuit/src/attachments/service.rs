@@ -89,7 +89,7 @@ impl Attachments {
         if let Err(error) = ordered {
             tracing::warn!(container, %error, "cannot order the default routes");
         }
-        let settling = self.settle_resolver(record, &labels, pid);
+        let settling = self.settle_resolver(record, &labels, seen, pid);
         let settled = traced(span!("resolv.conf"), settling).await;
         if let Err(error) = settled {
             tracing::warn!("container {container} cannot ask for names: {error}");
@@ -136,7 +136,7 @@ impl Attachments {
             && let Some(task) = seen.alive()
         {
             let labels = Labels::read(&seen.container.labels, self.label());
-            let settling = self.settle_resolver(&mut record, &labels, task.pid);
+            let settling = self.settle_resolver(&mut record, &labels, seen, task.pid);
             let settled = traced(span!("resolv.conf"), settling).await;
             if let Err(error) = settled {
                 tracing::warn!("container {container} cannot be told of its names: {error}");

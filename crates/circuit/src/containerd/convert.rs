@@ -1,6 +1,9 @@
 //! containerd's messages as nouns of ours.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
 
 use circuit_api::v1::NetworkConfig;
 use circuit_core::{
@@ -13,6 +16,7 @@ use containerd_client::{
 };
 use prost::Message as _;
 use prost_types::Timestamp;
+use serde::Deserialize;
 
 pub(super) fn container(record: ContainerRecord) -> Container {
     let extension = record.extensions.get(NETWORK_LABEL).and_then(|any| {
@@ -39,7 +43,37 @@ pub(super) fn container(record: ContainerRecord) -> Container {
         labels: record.labels,
         extension,
         created_at: record.created_at.and_then(time),
+        resolv_conf: record
+            .spec
+            .and_then(|spec| mounted_resolv_conf(&spec.value)),
     }
+}
+
+/// The mounts of an OCI runtime specification.
+#[derive(Deserialize)]
+struct Spec {
+    #[serde(default)]
+    mounts: Vec<Mount>,
+}
+
+#[derive(Deserialize)]
+struct Mount {
+    destination: PathBuf,
+    #[serde(default)]
+    source: PathBuf,
+}
+
+/// What a specification mounts at `/etc/resolv.conf`: the last mount counts.
+fn mounted_resolv_conf(spec: &[u8]) -> Option<PathBuf> {
+    // Most have none, and a specification is long.
+    let spec = std::str::from_utf8(spec).ok()?;
+    let spec: Spec = match spec.contains("/resolv.conf") {
+        true => serde_json::from_str(spec).ok()?,
+        false => return None,
+    };
+    let mut mounts = spec.mounts.into_iter().rev();
+    let mount = mounts.find(|mount| mount.destination == Path::new("/etc/resolv.conf"))?;
+    mount.source.is_absolute().then_some(mount.source)
 }
 
 /// A task; `None` for a state that is no state.

@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use circuit_api::v1::{ContainerNetworkConfig, NetworkConfig};
 use circuit_core::{
     Error, Result,
-    labels::NETWORK_LABEL,
+    labels::{CONTAINERD_STOPPED_LABEL, NETWORK_LABEL},
     runtime::{Container, ExtensionEntry, Notice, Runtime, Task},
 };
 use containerd_client::services::v1::{
@@ -75,6 +75,22 @@ impl Containerd {
         let mut request = self.request(message);
         request.set_timeout(CALL_TIMEOUT);
         request
+    }
+
+    /// Writes one key of a container's record, so that nothing another program changes
+    /// there at the same time is undone; a container that is gone is no error.
+    async fn update(&self, record: ContainerRecord, key: String) -> Result<(), Status> {
+        let request = self.timed(UpdateContainerRequest {
+            container: Some(record),
+            update_mask: Some(FieldMask { paths: vec![key] }),
+        });
+        match ContainersClient::new(self.channel.clone())
+            .update(request)
+            .await
+        {
+            Err(status) if status.code() != Code::NotFound => Err(status),
+            _ => Ok(()),
+        }
     }
 
     async fn record(&self, id: &str) -> Result<Option<ContainerRecord>> {
@@ -191,26 +207,25 @@ impl Runtime for Containerd {
             type_url: EXTENSION_TYPE.to_owned(),
             value: config.encode_to_vec(),
         };
-        // The mask names our key alone, so that nothing another program
-        // changes on the record at the same time is undone.
-        let request = self.timed(UpdateContainerRequest {
-            container: Some(ContainerRecord {
-                id: id.to_owned(),
-                extensions: [(NETWORK_LABEL.to_owned(), any)].into(),
-                ..ContainerRecord::default()
-            }),
-            update_mask: Some(FieldMask {
-                paths: vec![format!("extensions.{NETWORK_LABEL}")],
-            }),
-        });
-        match ContainersClient::new(self.channel.clone())
-            .update(request)
-            .await
-        {
-            Ok(_) => Ok(()),
-            Err(status) if status.code() == Code::NotFound => Ok(()),
-            Err(status) => Err(failed("write the container's extension", &status)),
-        }
+        let record = ContainerRecord {
+            id: id.to_owned(),
+            extensions: [(NETWORK_LABEL.to_owned(), any)].into(),
+            ..ContainerRecord::default()
+        };
+        let key = format!("extensions.{NETWORK_LABEL}");
+        let updated = self.update(record, key).await;
+        updated.map_err(|status| failed("write the container's extension", &status))
+    }
+
+    async fn clear_stopped(&self, id: &str) -> Result<()> {
+        let record = ContainerRecord {
+            id: id.to_owned(),
+            labels: [(CONTAINERD_STOPPED_LABEL.to_owned(), "false".to_owned())].into(),
+            ..ContainerRecord::default()
+        };
+        let key = format!("labels.{CONTAINERD_STOPPED_LABEL}");
+        let updated = self.update(record, key).await;
+        updated.map_err(|status| failed("write the container's label", &status))
     }
 
     async fn create_task(&self, id: &str, log: Option<&str>) -> Result<u32> {

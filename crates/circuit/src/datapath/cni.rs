@@ -16,7 +16,7 @@ use circuit_core::{
     cni::ConfigList,
     datapath::{AddFailure, Added, Arguments, Datapath, Disturbance, Held, Holder, Pool},
     labels::{DesiredNetwork, PortMapping},
-    resolver::Present,
+    resolver::{Place, Present},
 };
 use circuit_net::{
     announce::announce_soon,
@@ -369,22 +369,29 @@ impl Datapath for CniDatapath {
         self.cni.workers().run(order).await?
     }
 
-    async fn resolver(&self, pid: u32) -> Result<Present> {
-        blocking(move || resolv_conf::read(pid)).await
+    async fn resolver(&self, place: &Place) -> Result<Present> {
+        let place = place.clone();
+        blocking(move || resolv_conf::read(&place)).await
     }
 
-    async fn write_resolver(&self, pid: u32, text: &str) -> Result<Present> {
-        let text = text.to_owned();
-        blocking(move || resolv_conf::replace(pid, &text)).await
+    async fn write_resolver(&self, place: &Place, text: &str) -> Result<Present> {
+        let (place, text) = (place.clone(), text.to_owned());
+        blocking(move || resolv_conf::replace(&place, &text)).await
     }
 
-    async fn restore_resolver(&self, pid: u32, now: &Present, original: &Present) -> Result<()> {
+    async fn restore_resolver(
+        &self,
+        place: &Place,
+        now: &Present,
+        original: &Present,
+    ) -> Result<()> {
         // What is no text is none of ours.
         let Some(now) = now.text().map(str::to_owned) else {
             return Ok(());
         };
-        let original = original.clone();
-        let restored = blocking(move || resolv_conf::restore(pid, &original, &now)).await?;
+        let (place, original) = (place.clone(), original.clone());
+        let pid = place.pid;
+        let restored = blocking(move || resolv_conf::restore(&place, &original, &now)).await?;
         if restored == Restored::Changed {
             tracing::debug!(pid, "the container has changed its resolv.conf itself");
         }

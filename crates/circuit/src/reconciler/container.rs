@@ -125,7 +125,7 @@ impl Reconciler {
         self.bring_in_line(&mut record, &labels, sandbox, &mut findings)
             .await;
         if let Some(task) = seen.alive() {
-            self.tell_of_names(&mut record, &labels, task.pid, &mut findings)
+            self.tell_of_names(&mut record, &labels, &seen, task.pid, &mut findings)
                 .await;
         }
         self.check_once(&record, &earlier, &mut findings).await;
@@ -289,10 +289,11 @@ impl Reconciler {
         &self,
         record: &mut ContainerRecord,
         labels: &Labels,
+        seen: &Seen,
         pid: u32,
         findings: &mut Findings,
     ) {
-        let settling = self.attachments.settle_resolver(record, labels, pid);
+        let settling = self.attachments.settle_resolver(record, labels, seen, pid);
         let settled = traced(span!("resolv.conf"), settling).await;
         // A task that ended this moment is no problem; its exit follows.
         if let Err(error) = settled
@@ -403,6 +404,7 @@ impl Reconciler {
         &self,
         record: &mut ContainerRecord,
         labels: &Labels,
+        seen: &Seen,
         pid: u32,
     ) {
         let container = record.container.clone();
@@ -414,7 +416,8 @@ impl Reconciler {
             Ok(sandbox) => {
                 self.bring_in_line(record, labels, Some(sandbox), &mut findings)
                     .await;
-                self.tell_of_names(record, labels, pid, &mut findings).await;
+                self.tell_of_names(record, labels, seen, pid, &mut findings)
+                    .await;
             }
             Err(error) => findings.add("", &error),
         }

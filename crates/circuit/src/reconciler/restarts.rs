@@ -6,7 +6,10 @@ use circuit_core::{
     Result,
     attachment::ContainerRecord,
     event::Kind,
-    labels::{CONTAINERD_RESTART_LABEL, Labels, RESTART_LABEL, RESTART_LOG_LABEL},
+    labels::{
+        CONTAINERD_RESTART_LABEL, CONTAINERD_STOPPED_LABEL, Labels, RESTART_LABEL,
+        RESTART_LOG_LABEL,
+    },
     restart::{Decision, LastRun, Policy, decide},
 };
 
@@ -27,6 +30,13 @@ pub(super) fn policy_label(seen: &Seen) -> Option<&str> {
         return None;
     }
     labels.get(RESTART_LABEL).map(String::as_str)
+}
+
+/// Whether somebody stopped the container by another program that says so, such as
+/// nerdctl: the policy rests until it is started by hand.
+pub(super) fn stopped_elsewhere(seen: &Seen) -> bool {
+    let label = seen.container.labels.get(CONTAINERD_STOPPED_LABEL);
+    label.is_some_and(|label| label == "true")
 }
 
 /// Where the output of a restarted task goes.
@@ -87,6 +97,10 @@ impl Reconciler {
                 return Ok(Next::Rest);
             }
         };
+        // As `circuit container stop` is, so are those of others.
+        if stopped_elsewhere(seen) {
+            return Ok(Next::Rest);
+        }
         let last = self.last_run(seen, record);
         let streak = self.watch(id, |watched| watched.streak);
         match decide(policy, &record.restart, last, streak) {

@@ -171,6 +171,10 @@ impl Reconciler {
         record.restart.failures = 0;
         record.restart.count = 0;
         self.watch(&seen.container.id, |watched| watched.streak = 0);
+        if restarts::stopped_elsewhere(seen) {
+            let runtime = self.attachments.runtime();
+            runtime.clear_stopped(&seen.container.id).await?;
+        }
         if let Some(task) = seen.alive() {
             self.attachments.book().save(record).await?;
             return Ok(task.pid);
@@ -229,7 +233,7 @@ impl Reconciler {
         self.watch(id, |watched| watched.ended_pid = None);
         self.note_alive(id, pid);
         record.restart.pid = Some(pid);
-        self.connect_task(record, labels, pid).await;
+        self.connect_task(record, labels, seen, pid).await;
         if let Err(error) = traced(span!("start task"), runtime.start_task(id)).await {
             // A task that was made and not started would be in the way.
             self.leave_all(record).await;
