@@ -22,6 +22,8 @@ pub const RESTART_LOG_LABEL: &str = "io.circuit.restart.log";
 /// The label by which containerd's clients say, as `true`, that somebody stopped a
 /// container: `nerdctl stop` and `kill` do, `nerdctl start` takes it back.
 pub const CONTAINERD_STOPPED_LABEL: &str = "containerd.io/restart.explicitly-stopped";
+/// The label with the name that people gave a container by nerdctl.
+pub const NERDCTL_NAME_LABEL: &str = "nerdctl/name";
 /// The label of containerd's own restart monitor.
 pub const CONTAINERD_RESTART_LABEL: &str = "containerd.io/restart.status";
 
@@ -131,6 +133,9 @@ pub struct Labels {
     /// Whether the container is to find a server for names; its networks say so
     /// when it does not.
     pub dns: Option<bool>,
+    /// What people call the container, where its id is not for people: nerdctl says so.
+    /// It is a further name on each of its networks.
+    pub name: Option<String>,
     /// What could not be read.
     pub problems: Vec<LabelProblem>,
 }
@@ -138,7 +143,10 @@ pub struct Labels {
 impl Labels {
     /// Reads a container's labels; `key` is the network label's key.
     pub fn read(labels: &HashMap<String, String>, key: &str) -> Self {
-        let mut read = Self::default();
+        let mut read = Self {
+            name: labels.get(NERDCTL_NAME_LABEL).cloned(),
+            ..Self::default()
+        };
         read.read_priorities(labels, key);
         read.read_dns(labels);
         let Some(list) = labels.get(key) else {

@@ -1,5 +1,6 @@
 //! One attachment made or taken away. The caller holds the container's lock.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use circuit_core::{
@@ -28,6 +29,19 @@ pub struct Join<'a> {
     pub ports: &'a [PortMapping],
     /// The interface; the first free one when absent.
     pub interface: Option<String>,
+    /// What people call the container.
+    pub name: Option<&'a str>,
+}
+
+impl Join<'_> {
+    /// The container's further names on the network.
+    fn aliases(&self) -> Vec<String> {
+        let mut aliases = self.network.aliases.clone();
+        aliases.extend(self.name.map(str::to_owned));
+        let mut seen = HashSet::new();
+        aliases.retain(|alias| seen.insert(alias.clone()));
+        aliases
+    }
 }
 
 impl Attachments {
@@ -121,7 +135,7 @@ impl Attachments {
             capability_args: arguments.capability_args,
             config_args: arguments.config_args,
             natives: arguments.natives,
-            aliases: join.network.aliases.clone(),
+            aliases: join.aliases(),
             ips: Vec::new(),
             mac: None,
             result: None,

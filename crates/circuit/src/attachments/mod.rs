@@ -24,7 +24,7 @@ use circuit_core::{
     attachment::{Attachment, ContainerRecord, Phase, Sandbox},
     cni::ConfigList,
     datapath::Datapath,
-    labels::Labels,
+    labels::{Labels, NERDCTL_NAME_LABEL},
     resolver::Place,
     runtime::{Container, ExtensionEntry, Runtime, Task},
     service::StoredNetwork,
@@ -112,6 +112,12 @@ impl Seen {
     /// The task, when it is alive.
     pub fn alive(&self) -> Option<&Task> {
         self.task.as_ref().filter(|task| task.is_alive())
+    }
+
+    /// What people call the container, where its id is not for people.
+    fn name(&self) -> Option<&str> {
+        let name = self.container.labels.get(NERDCTL_NAME_LABEL);
+        name.map(String::as_str)
     }
 
     /// Where the `/etc/resolv.conf` of a task of it is. What is mounted there is the

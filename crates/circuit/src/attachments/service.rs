@@ -57,6 +57,7 @@ impl Attachments {
             origin: Origin::Request,
             sandbox,
             ports: &ports,
+            name: seen.name(),
         };
         match self.attach(&mut record, join).await {
             Ok(attachment) => {

@@ -92,6 +92,7 @@ impl Reconciler {
                 sandbox,
                 ports: &ports,
                 interface: Some(interface),
+                name: labels.name.as_deref(),
             };
             let cause = match origin {
                 Origin::Request => Connect::Restore,

@@ -4,7 +4,7 @@
 use circuit_testing::{Containerd, IMAGE, PATIENCE, Plugins, TestNode, network, wait_until};
 use serde_json::{Value, json};
 
-use crate::support::{NETWORK, assert_names};
+use crate::support::{DNS, NETWORK, assert_names};
 
 /// What the runtimes find in their folder of plugins.
 const TYPES: [&str; 7] = [
@@ -207,10 +207,15 @@ fn a_daemon_leaves_pods_of_cri_alone_and_connects_them_when_asked() {
         .ok();
     assert!(!web.exec(&["ip", "addr"]).contains("10.62"));
     // Pods' labels are those of the container that keeps their namespace.
-    let labels = json!({ NETWORK: "more" });
+    let labels = json!({ NETWORK: "more", DNS: "true" });
     let other = Pod::labelled(&node, "other", &json!([]), &labels, &["sleep", "1000"]);
     wait_until("the label is followed", PATIENCE, || {
         other.exec(&["ip", "addr"]).contains("10.62.0.")
+    });
+    // All containers of a pod have the one file, read-only.
+    wait_until("the pod asks for names", PATIENCE, || {
+        let file = other.exec(&["cat", "/etc/resolv.conf"]);
+        file.contains("nameserver 10.62.0.1")
     });
     other.end();
     // What is connected when the pod ends goes with it.

@@ -4,9 +4,8 @@ use circuit_testing::{PATIENCE, Ran, TestNode, network, wait_until};
 use serde_json::{Value, json};
 
 use crate::node;
-use crate::support::{NETWORK, assert_exactly, assert_names, dnsmasq, error_of, json, said};
+use crate::support::{DNS, NETWORK, assert_exactly, assert_names, dnsmasq, error_of, json, said};
 
-const DNS: &str = "io.circuit.dns";
 /// Asks a C library.
 const RESOLVE: &str = include_str!("resolve.c");
 const LISTEN: [&str; 2] = ["--dns-listen", "127.0.0.1:5353"];

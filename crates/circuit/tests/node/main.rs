@@ -30,6 +30,7 @@ mod main_job;
 mod metrics;
 mod native;
 mod neighbours;
+mod nerdctl;
 mod networkd;
 mod networks;
 mod original;

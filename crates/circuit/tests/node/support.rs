@@ -23,6 +23,8 @@ use tonic::{Request, Status, transport::Channel};
 
 /// The label that names networks.
 pub(crate) const NETWORK: &str = "io.circuit.network";
+/// The label, and the key of networks, by which containers ask for names.
+pub(crate) const DNS: &str = "io.circuit.dns";
 /// The label with the restart policy.
 pub(crate) const RESTART: &str = "io.circuit.restart";
 

@@ -12,10 +12,8 @@ use std::process::{Child, Stdio};
 use circuit_testing::{PATIENCE, TestNode, network, wait_until};
 
 use crate::node;
-use crate::support::{NETWORK, RESTART, logged};
+use crate::support::{DNS, NETWORK, RESTART, logged};
 
-/// The label, and the key, by which containers ask for names.
-const DNS: &str = "io.circuit.dns";
 const UNIT: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../../packaging/systemd/circuit.service"
