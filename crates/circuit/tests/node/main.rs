@@ -51,7 +51,6 @@ mod taken_away;
 mod traces;
 mod udev;
 mod unit;
-mod zz;
 
 use circuit_testing::{NodeBuilder, Plugins, TestNode};
 
