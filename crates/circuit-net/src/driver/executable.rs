@@ -36,9 +36,8 @@ struct Environment {
 /// Serves one invocation as the plugin `kind`, and says how the process is to
 /// end.
 pub fn run(kind: &str) -> ExitCode {
-    if !std::env::var_os("CNI_COMMAND").is_some_and(|command| !command.is_empty())
-        && driver(kind).is_some()
-    {
+    let command = std::env::var_os("CNI_COMMAND").unwrap_or_default();
+    if command.is_empty() && driver(kind).is_some() {
         // With nobody to read it, it is told all the same.
         let _ = io::stderr().write_all(about(kind).as_bytes());
         return ExitCode::SUCCESS;
