@@ -27,6 +27,9 @@ pub const NERDCTL_NAME_LABEL: &str = "nerdctl/name";
 /// The label of containerd's own restart monitor.
 pub const CONTAINERD_RESTART_LABEL: &str = "containerd.io/restart.status";
 
+/// What the labels of one network end with.
+const WISHES: [&str; 5] = ["aliases", "gw-priority", "interface", "ip", "mac"];
+
 /// A network that a container should be on, and how.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DesiredNetwork {
@@ -179,6 +182,7 @@ impl Labels {
             );
         }
         read.read_interfaces();
+        read.find_unknown(labels, key);
         if let Some(ports) = labels.get(PORTS_LABEL) {
             match parse_ports(ports) {
                 Ok(ports) => read.ports = ports,
@@ -227,6 +231,34 @@ impl Labels {
                 format!("label {DNS_LABEL}: {other:?} is neither true nor false"),
             ),
         }
+    }
+
+    /// A wish that nobody reads, such as a misspelt one, is told. A network's name may
+    /// have dots: what one network does not explain, another may.
+    fn find_unknown(&mut self, labels: &HashMap<String, String>, key: &str) {
+        let names: Vec<&str> = self.networks.iter().map(|it| it.network.as_str()).collect();
+        let wish = |label: &str, network: &str| {
+            let rest = label.strip_prefix(key)?.strip_prefix('.')?;
+            let wish = rest.strip_prefix(network)?.strip_prefix('.')?;
+            Some(WISHES.contains(&wish))
+        };
+        let of_a_network = |label: &&String| names.iter().any(|it| wish(label, it).is_some());
+        let explained = |label: &&String| names.iter().any(|it| wish(label, it) == Some(true));
+        let labels = labels.keys().filter(of_a_network);
+        let mut unknown: Vec<&str> = labels
+            .filter(|label| !explained(label))
+            .map(String::as_str)
+            .collect();
+        if unknown.is_empty() {
+            return;
+        }
+        unknown.sort_unstable();
+        let known = WISHES.join(", ");
+        let message = format!(
+            "not known: label {}; those of a network end with {known}",
+            unknown.join(", ")
+        );
+        self.problem("", message);
     }
 
     fn problem(&mut self, network: &str, message: String) {

@@ -225,3 +225,27 @@ proptest! {
         prop_assert_eq!(check_interface(&name).is_ok(), kernel && name != "lo");
     }
 }
+
+#[test]
+fn a_misspelt_wish_is_told() {
+    let read = read(&[
+        ("io.circuit.network", "web,web.eu,lan"),
+        ("io.circuit.network.web.alias", "shop"),
+        ("io.circuit.network.web.eu.ip", "10.1.0.7"),
+        ("io.circuit.network.web.eu.mtu", "1400"),
+        ("io.circuit.network.lan.gw-priority", "7"),
+        ("io.circuit.network.other.alias", "shop"),
+        ("io.circuit.networks", "lan"),
+    ]);
+    let [told] = &read.problems[..] else {
+        panic!("{:?}", read.problems);
+    };
+    assert_eq!(told.network, "");
+    let unknown = "io.circuit.network.web.alias, io.circuit.network.web.eu.mtu";
+    let known = "aliases, gw-priority, interface, ip, mac";
+    assert_eq!(
+        told.message,
+        format!("not known: label {unknown}; those of a network end with {known}")
+    );
+    assert_eq!(read.networks.len(), 3);
+}

@@ -175,7 +175,7 @@ where
         progress.clear();
         ended += 1;
         let named = done.map_err(|failure| match failure {
-            Failure::Message(message) if !message.contains(&container) => {
+            Failure::Message(message) if !output::names(&message, &container) => {
                 Failure::Message(format!("container {container}: {message}"))
             }
             other => other,

@@ -101,7 +101,7 @@ fn describe(problem: &v1::Problem) -> String {
         ("network", &problem.network),
     ];
     let unnamed = about.iter().filter(|(_, name)| !name.is_empty());
-    let unnamed = unnamed.filter(|(_, name)| !problem.message.contains(name.as_str()));
+    let unnamed = unnamed.filter(|(_, name)| !names(&problem.message, name));
     let prefix: Vec<String> = unnamed
         .map(|(kind, name)| format!("{kind} {name}"))
         .collect();
@@ -110,6 +110,13 @@ fn describe(problem: &v1::Problem) -> String {
     } else {
         format!("{}: {}", prefix.join(", "), problem.message)
     }
+}
+
+/// Whether a text has a name as a word of its own: `ro` is none of `root`.
+pub(super) fn names(text: &str, name: &str) -> bool {
+    let is_of_name = |c: char| c.is_alphanumeric() || ['-', '_', '.'].contains(&c);
+    let mut words = text.split(|c| !is_of_name(c));
+    words.any(|word| word == name || word.trim_end_matches('.') == name)
 }
 
 /// The problems as they stand in a JSON listing.
@@ -136,6 +143,10 @@ mod tests {
         assert_eq!(
             describe(&problem("ctr0 is full")),
             "container shell: ctr0 is full"
+        );
+        assert_eq!(
+            describe(&problem("a seashell cannot join ctr01")),
+            "container shell, network ctr0: a seashell cannot join ctr01"
         );
         assert_eq!(
             describe(&problem("shell cannot join ctr0")),
