@@ -3,6 +3,7 @@
 
 mod attach;
 mod book;
+mod called;
 mod garbage;
 mod locks;
 mod original;

@@ -155,7 +155,14 @@ impl service::Attachments for Attachments {
         let begun = Instant::now();
         let network = &asked.network.network;
         let span = span!("connect", container, network);
-        let done = traced(span, self.connect_now(container, asked)).await;
+        let connecting = async {
+            let done = self.connect_now(container, asked).await;
+            match self.meant(container, &done).await? {
+                Some(id) => self.connect_now(&id, asked).await,
+                None => done,
+            }
+        };
+        let done = traced(span, connecting).await;
         let outcome = match &done {
             Ok((_, outcome)) => *outcome,
             Err(error) => Outcome::Failed(error.kind()),
@@ -168,7 +175,14 @@ impl service::Attachments for Attachments {
     async fn disconnect(&self, container: &str, network: &str) -> Result<()> {
         let begun = Instant::now();
         let span = span!("disconnect", container, network);
-        let done = traced(span, self.disconnect_now(container, network)).await;
+        let disconnecting = async {
+            let done = self.disconnect_now(container, network).await;
+            match self.meant(container, &done).await? {
+                Some(id) => self.disconnect_now(&id, network).await,
+                None => done,
+            }
+        };
+        let done = traced(span, disconnecting).await;
         self.figures()
             .disconnected(Disconnect::Request, &done, begun.elapsed());
         done

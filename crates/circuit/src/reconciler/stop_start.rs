@@ -27,6 +27,36 @@ const SIGKILL: u32 = 9;
 #[async_trait]
 impl Containers for Reconciler {
     async fn stop(&self, container: &str, timeout: Option<Duration>) -> Result<()> {
+        let done = self.stop_now(container, timeout).await;
+        match self.attachments.meant(container, &done).await? {
+            Some(id) => self.stop_now(&id, timeout).await,
+            None => done,
+        }
+    }
+
+    async fn start(&self, container: &str) -> Result<u32> {
+        let done = self.start_now(container).await;
+        match self.attachments.meant(container, &done).await? {
+            Some(id) => self.start_now(&id).await,
+            None => done,
+        }
+    }
+
+    async fn restart(&self, container: &str, timeout: Option<Duration>) -> Result<u32> {
+        let span = span!("restart", container, cause = "request");
+        let restarting = async {
+            let done = self.restart_now(container, timeout).await;
+            match self.attachments.meant(container, &done).await? {
+                Some(id) => self.restart_now(&id, timeout).await,
+                None => done,
+            }
+        };
+        traced(span, restarting).await
+    }
+}
+
+impl Reconciler {
+    async fn stop_now(&self, container: &str, timeout: Option<Duration>) -> Result<()> {
         let _guard = self.attachments.lock(container).await;
         let seen = self.see(container).await?;
         let mut record = self.attachments.book().record(container);
@@ -37,7 +67,7 @@ impl Containers for Reconciler {
         Ok(())
     }
 
-    async fn start(&self, container: &str) -> Result<u32> {
+    async fn start_now(&self, container: &str) -> Result<u32> {
         let _guard = self.attachments.lock(container).await;
         let seen = self.see(container).await?;
         let mut record = self.attachments.book().record(container);
@@ -46,13 +76,6 @@ impl Containers for Reconciler {
         Ok(pid)
     }
 
-    async fn restart(&self, container: &str, timeout: Option<Duration>) -> Result<u32> {
-        let span = span!("restart", container, cause = "request");
-        traced(span, self.restart_now(container, timeout)).await
-    }
-}
-
-impl Reconciler {
     async fn restart_now(&self, container: &str, timeout: Option<Duration>) -> Result<u32> {
         let _guard = self.attachments.lock(container).await;
         let mut record = self.attachments.book().record(container);

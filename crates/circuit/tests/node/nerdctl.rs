@@ -5,7 +5,7 @@ use std::{fs, thread, time::Duration};
 
 use circuit_testing::{PATIENCE, TestNode, wait_until};
 
-use crate::support::{DNS, NETWORK, RESTART, assert_names, said};
+use crate::support::{DNS, NETWORK, RESTART, assert_names, error_of, said};
 
 /// As long as nerdctl's.
 const ID: &str = "0f4c3c2b9d0a7e6f5544332211ffeeddccbbaa99887766554433221100aabbcc";
@@ -43,6 +43,38 @@ fn the_name_that_people_gave_is_one_for_dns() {
     }
     node.remove_container(ID);
     node.remove_container("other");
+    node.assert_nothing_left();
+}
+
+#[test]
+fn containers_are_acted_on_by_what_people_call_them() {
+    let node = node();
+    node.run_container(ID, &[("nerdctl/name", "shop")], &[]);
+    node.run_container("other", &[("nerdctl/name", "till")], &[]);
+    for called in ["shop", &ID[..12], ID] {
+        node.circuit(&["network", "connect", called, "web"]).ok();
+        assert_eq!(node.addresses(ID).len(), 1, "{called}");
+        node.circuit(&["network", "disconnect", called, "web"]).ok();
+        assert_eq!(node.addresses(ID).len(), 0, "{called}");
+    }
+    node.circuit(&["container", "stop", "-t", "1s", "shop"])
+        .ok();
+    assert_eq!(node.task_pid(ID), None);
+    node.circuit(&["container", "start", "shop"]).ok();
+    node.circuit(&["container", "restart", "-t", "1s", &ID[..16]])
+        .ok();
+    assert!(node.task_pid(ID).is_some());
+    // A network that is not there is no reason to look for another container.
+    let error = error_of(node.circuit(&["network", "connect", "shop", "nowhere"]));
+    assert_names(&error, &["nowhere"]);
+    let error = error_of(node.circuit(&["network", "connect", "sho", "web"]));
+    assert_names(&error, &["sho", "ctr containers list"]);
+    node.run_container("more", &[("nerdctl/name", "till")], &[]);
+    let error = error_of(node.circuit(&["network", "connect", "till", "web"]));
+    assert_names(&error, &["several", "more", "other"]);
+    for container in [ID, "other", "more"] {
+        node.remove_container(container);
+    }
     node.assert_nothing_left();
 }
 
