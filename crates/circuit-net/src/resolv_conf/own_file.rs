@@ -15,8 +15,8 @@ use std::path::Path;
 
 use circuit_core::Result;
 use circuit_core::resolver::{Bytes, Present};
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::stat::{FileStat, SFlag, fstat};
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 
 use super::{Etc, NAME, Refusal, content, errno, failed, mounted, same, strange};
 
@@ -38,12 +38,8 @@ impl OwnFile {
                 | ResolveFlag::RESOLVE_NO_MAGICLINKS,
         );
         let inside = openat2(&etc.0, NAME, inside).map_err(refused)?;
-        let outside = OpenOptions::new()
-            .read(true)
-            .custom_flags(flags.bits())
-            .open(path)
-            .map_err(|_| other())?;
-        let file = OwnedFd::from(outside);
+        // The standard library would leave out O_PATH where musl is the C library.
+        let file = openat(AT_FDCWD, path, flags, Mode::empty()).map_err(|_| other())?;
         let meta = fstat(&file).map_err(refused)?;
         let is_file = meta.st_mode & libc::S_IFMT == SFlag::S_IFREG.bits();
         match is_file && meta.st_nlink == 1 && same(&meta, &fstat(&inside).map_err(refused)?) {
