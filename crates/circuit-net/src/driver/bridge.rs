@@ -68,11 +68,10 @@ impl Driver for Bridge {
             leased = ipam;
             attach(call, &config, bridge, &ends, lease)
         });
-        made.inspect_err(|_| undo(call, &config, &ends, leased))
+        made.inspect_err(|_| undo(call, &ends, leased))
     }
 
     fn del(&self, call: &Call<'_>) -> Answer<()> {
-        let config = Config::read(call)?;
         let ipam = Managed::of(call)?;
         if let Some(ipam) = ipam.filter(Managed::gives_back_by_the_interface) {
             let released = ipam.del();
@@ -84,7 +83,7 @@ impl Driver for Bridge {
             ipam.map_or(Ok(()), |ipam| ipam.del())?;
         }
         match ipam {
-            Some(_) => release_masquerade(call, &config),
+            Some(_) => release_masquerade(call),
             None => Ok(()),
         }
     }
@@ -112,12 +111,11 @@ impl Driver for Bridge {
     }
 
     fn gc(&self, call: &Call<'_>) -> Answer<()> {
-        let config = Config::read(call)?;
         if let Some(ipam) = Managed::of(call)? {
             ipam.gc()?;
         }
         match call.valid()?.is_empty() {
-            true => release_masquerade(call, &config),
+            true => release_masquerade(call),
             false => Ok(()),
         }
     }
@@ -172,11 +170,11 @@ fn attach(
 }
 
 /// Takes a failed attachment back.
-fn undo(call: &Call<'_>, config: &Config<'_>, ends: &Ends, leased: Option<Managed<'_>>) {
+fn undo(call: &Call<'_>, ends: &Ends, leased: Option<Managed<'_>>) {
     veth::remove(call, &ends.host);
     let Some(ipam) = leased else { return };
     ipam.release_again();
-    if let Err(error) = release_masquerade(call, config) {
+    if let Err(error) = release_masquerade(call) {
         let (network, error) = (call.network(), error.text());
         tracing::warn!(network, error, "masquerading could not be withdrawn");
     }
@@ -214,14 +212,16 @@ fn port_in_use(
     ))
 }
 
-/// Ends the masquerading of the network when the bridge has no container left.
-fn release_masquerade(call: &Call<'_>, config: &Config<'_>) -> Answer<()> {
+/// Ends the masquerading of the network when the bridge has no container left. Of the
+/// configuration it reads no more than that takes, for the rest may be wrong by now.
+fn release_masquerade(call: &Call<'_>) -> Answer<()> {
     // What ADD refuses has left nothing.
     if !ipmasq::wanted(call).unwrap_or(false) {
         return Ok(());
     }
+    let bridge = config::bridge(call)?;
     ipmasq::release(call, || {
-        let Some(bridge) = look_up(&mut *call.host()?, config.bridge)? else {
+        let Some(bridge) = look_up(&mut *call.host()?, bridge)? else {
             return Ok(true);
         };
         // Other ports are the host's own, such as that of its VLAN's gateway.

@@ -71,12 +71,18 @@ pub(super) fn supports(config: &JsonObject) -> Result<(), Unsupported> {
     ipmasq::supports(config)
 }
 
+/// The name of the bridge.
+pub(super) fn bridge<'a>(call: &Call<'a>) -> Answer<&'a str> {
+    let name = Options::new(call.config).text("bridge")?;
+    Ok(name.unwrap_or(DEFAULT_BRIDGE))
+}
+
 impl<'a> Config<'a> {
     pub(super) fn read(call: &Call<'a>) -> Answer<Self> {
         let options = Options::new(call.config);
         let default_gateway = options.flag("isDefaultGateway")?;
         let config = Self {
-            bridge: options.text("bridge")?.unwrap_or(DEFAULT_BRIDGE),
+            bridge: bridge(call)?,
             gateway: options.flag("isGateway")? || default_gateway,
             addressed: Managed::of(call)?.is_some(),
             default_gateway,

@@ -80,6 +80,8 @@ cases! {
     bridge_empty_vlan_trunk_is_refused_without_vlan_filtering_in_the_kernel => |name| bridge(name, json!({"vlanTrunk": []})).fails().short().only_new();
     bridge_preserve_default_vlan_alone => |name| bridge(name, json!({"preserveDefaultVlan": true})).short();
     bridge_vlan_out_of_range_is_refused => |name| refused(name, json!({"vlan": 4095}));
+    bridge_vlan_out_of_range_is_refused_and_forgotten => |name| Case::new(name, "1.1.0",
+        json!([plugin("bridge", json!({"vlan": 9999, "ipMasq": true}))])).fails();
     bridge_vlan_trunk_without_end_is_refused => |name| refused(name, json!({"vlanTrunk": [{"minID": 3}]})).only_new();
     bridge_vlan_trunk_backwards_is_refused => |name| refused(name,
         json!({"vlanTrunk": [{"minID": 5, "maxID": 3}]})).only_new();
