@@ -1,6 +1,7 @@
 //! Containers by what people call them who do not see their ids: nerdctl's.
 
 use circuit_core::{Error, ErrorKind, Result, labels::NERDCTL_NAME_LABEL, runtime::Container};
+use futures::future::BoxFuture;
 
 use super::Attachments;
 
@@ -9,16 +10,25 @@ const ID_DIGITS: usize = 64;
 const SHOWN_DIGITS: usize = 12;
 
 impl Attachments {
-    /// The id of the container that was meant, when what was done found none of that id:
-    /// by the name that nerdctl gave it, or by the beginning of its id.
+    /// Does something with a container, by its id; where that finds none, with the one
+    /// that is meant by the name that nerdctl gave it, or by the beginning of its id.
     ///
     /// # Errors
-    /// When several are called so, and when the runtime cannot be asked.
-    pub(crate) async fn meant<T>(&self, called: &str, done: &Result<T>) -> Result<Option<String>> {
-        if !matches!(done, Err(error) if error.kind() == ErrorKind::NotFound) {
-            return Ok(None);
+    /// Those of what is done; when several are called so, and when the runtime cannot be
+    /// asked.
+    pub(crate) async fn with_meant<'a, T>(
+        &self,
+        called: &str,
+        act: impl Fn(String) -> BoxFuture<'a, Result<T>>,
+    ) -> Result<T> {
+        let done = act(called.to_owned()).await;
+        if !matches!(&done, Err(error) if error.kind() == ErrorKind::NotFound) {
+            return done;
         }
-        choose(called, &self.runtime().containers().await?)
+        match choose(called, &self.runtime().containers().await?)? {
+            Some(id) => act(id).await,
+            None => done,
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use circuit_core::{
     runtime::Task,
     service::{self, Addresses, Connected, ContainerIp, Problem},
 };
+use futures::FutureExt as _;
 
 use super::{Attachments, Join, Seen, no_container};
 use crate::figures::{Connect, Disconnect, Outcome};
@@ -155,13 +156,9 @@ impl service::Attachments for Attachments {
         let begun = Instant::now();
         let network = &asked.network.network;
         let span = span!("connect", container, network);
-        let connecting = async {
-            let done = self.connect_now(container, asked).await;
-            match self.meant(container, &done).await? {
-                Some(id) => self.connect_now(&id, asked).await,
-                None => done,
-            }
-        };
+        let connecting = self.with_meant(container, |id| {
+            async move { self.connect_now(&id, asked).await }.boxed()
+        });
         let done = traced(span, connecting).await;
         let outcome = match &done {
             Ok((_, outcome)) => *outcome,
@@ -175,13 +172,9 @@ impl service::Attachments for Attachments {
     async fn disconnect(&self, container: &str, network: &str) -> Result<()> {
         let begun = Instant::now();
         let span = span!("disconnect", container, network);
-        let disconnecting = async {
-            let done = self.disconnect_now(container, network).await;
-            match self.meant(container, &done).await? {
-                Some(id) => self.disconnect_now(&id, network).await,
-                None => done,
-            }
-        };
+        let disconnecting = self.with_meant(container, |id| {
+            async move { self.disconnect_now(&id, network).await }.boxed()
+        });
         let done = traced(span, disconnecting).await;
         self.figures()
             .disconnected(Disconnect::Request, &done, begun.elapsed());

@@ -11,6 +11,7 @@ use circuit_core::{
     runtime::{Task, TaskStatus},
     service::Containers,
 };
+use futures::FutureExt as _;
 
 use super::{Reconciler, restarts};
 use crate::attachments::{Seen, no_container};
@@ -27,31 +28,19 @@ const SIGKILL: u32 = 9;
 #[async_trait]
 impl Containers for Reconciler {
     async fn stop(&self, container: &str, timeout: Option<Duration>) -> Result<()> {
-        let done = self.stop_now(container, timeout).await;
-        match self.attachments.meant(container, &done).await? {
-            Some(id) => self.stop_now(&id, timeout).await,
-            None => done,
-        }
+        let stop = |id: String| async move { self.stop_now(&id, timeout).await }.boxed();
+        self.attachments.with_meant(container, stop).await
     }
 
     async fn start(&self, container: &str) -> Result<u32> {
-        let done = self.start_now(container).await;
-        match self.attachments.meant(container, &done).await? {
-            Some(id) => self.start_now(&id).await,
-            None => done,
-        }
+        let start = |id: String| async move { self.start_now(&id).await }.boxed();
+        self.attachments.with_meant(container, start).await
     }
 
     async fn restart(&self, container: &str, timeout: Option<Duration>) -> Result<u32> {
         let span = span!("restart", container, cause = "request");
-        let restarting = async {
-            let done = self.restart_now(container, timeout).await;
-            match self.attachments.meant(container, &done).await? {
-                Some(id) => self.restart_now(&id, timeout).await,
-                None => done,
-            }
-        };
-        traced(span, restarting).await
+        let restart = |id: String| async move { self.restart_now(&id, timeout).await }.boxed();
+        traced(span, self.attachments.with_meant(container, restart)).await
     }
 }
 
