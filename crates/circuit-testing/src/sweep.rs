@@ -2,15 +2,19 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process,
     sync::{
-        Once,
+        Once, OnceLock,
         atomic::{AtomicU32, Ordering},
     },
 };
 
-use nix::sys::signal::Signal;
+use nix::sys::{
+    signal::Signal,
+    statfs::{Statfs, TMPFS_MAGIC, statfs},
+    statvfs::FsFlags,
+};
 
 use crate::{
     cgroup,
@@ -20,9 +24,29 @@ use crate::{
 
 const PREFIX: &str = "circuit-test";
 
-/// The folder of all nodes' folders.
-fn base() -> PathBuf {
-    std::env::temp_dir().join(PREFIX)
+/// Where programs and scripts may run, and room for all that nodes keep.
+const SHARED_MEMORY: &str = "/dev/shm";
+/// In bytes; a container engine gives its containers less, which is too little.
+const ROOM: u64 = 4 << 30;
+
+/// The folder of all nodes' folders: in memory where there is room for it, because
+/// containerd waits for the disk at every step.
+fn base() -> &'static Path {
+    static BASE: OnceLock<PathBuf> = OnceLock::new();
+    BASE.get_or_init(|| {
+        let wished = std::env::var_os("TMPDIR").is_some();
+        let folder = match statfs(SHARED_MEMORY) {
+            Ok(at) if !wished && will_do(at) => PathBuf::from(SHARED_MEMORY),
+            _ => std::env::temp_dir(),
+        };
+        folder.join(PREFIX)
+    })
+}
+
+fn will_do(at: Statfs) -> bool {
+    let free = u64::try_from(at.block_size()).unwrap_or(0) * at.blocks_available();
+    let programs = !at.flags().contains(FsFlags::ST_NOEXEC);
+    at.filesystem_type() == TMPFS_MAGIC && programs && free >= ROOM
 }
 
 /// A node's folder.

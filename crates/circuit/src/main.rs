@@ -18,7 +18,8 @@ use circuit::{
 #[global_allocator]
 static MEMORY: Memory = Memory::new();
 
-fn main() -> ExitCode {
+/// What the process does, for the example that runs it by another clock too.
+pub(crate) fn main() -> ExitCode {
     let calls = std::env::var_os("CNI_COMMAND").is_some();
     if let Some(kind) = plugin::called(std::env::args_os(), calls) {
         return plugin::serve(&kind);

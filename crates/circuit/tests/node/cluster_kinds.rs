@@ -225,52 +225,32 @@ fn an_address_is_shown_once_by_several_daemons_on_one_containerd() {
     assert_eq!(own.matches("10.88.").count(), 1, "{own}");
 }
 
-/// The file of that name in a folder of the folder.
-fn glob_one(folder: &str, name: &str) -> std::path::PathBuf {
-    let folders = fs::read_dir(folder).unwrap().flatten();
-    let mut files = folders.map(|entry| entry.path().join(name));
-    let found = files.find(|file| file.exists());
-    found.unwrap_or_else(|| panic!("no {name} in {folder}: run scripts/setup"))
-}
-
-/// This program with the machine's own C library: what fakes clocks does not reach into
-/// one that has musl in it.
-fn with_own_library() -> PathBuf {
+/// This program with a clock that is wrong by `WRONG_CLOCK` seconds.
+fn with_wrong_clock() -> PathBuf {
     let built = Path::new(env!("CARGO_BIN_EXE_circuit"));
-    let mut above = built.ancestors().skip(1);
-    let (profile, platform) = (above.next().unwrap(), above.next().unwrap());
-    if !platform.to_string_lossy().ends_with("-musl") {
-        return built.to_path_buf();
-    }
-    let profile = profile.file_name().unwrap();
-    let other = platform.with_file_name(profile).join("circuit");
-    let remedy = "run `cargo build -p circuit` without --target, as scripts/test does";
-    assert!(other.exists(), "no {}: {remedy}", other.display());
-    other
+    let path = built.with_file_name("examples").join("wrong_clock");
+    let remedy = "run `cargo build -p circuit --example wrong_clock`, as `cargo test` does";
+    assert!(path.exists(), "no {}: {remedy}", path.display());
+    path
 }
 
 #[test]
 fn clocks_that_differ_change_nothing() {
     let lan = Lan::new();
     let _redis = lan.redis();
-    let program = with_own_library();
+    let program = with_wrong_clock();
     let node = || {
         let node = TestNode::builder(&program).lan(&lan);
         node.without_daemon().start()
     };
     let nodes = [node(), node(), node()];
-    // Not by its command: that would meet itself in /dev/shm, as each node has
-    // the same pids.
-    let library = glob_one("/usr/lib", "faketime/libfaketime.so.1");
-    let offsets = ["-600s", "+0s", "+700s"];
-    let daemons = nodes.iter().zip(offsets).map(|(node, offset)| {
+    let clocks = [("slow", "-600"), ("right", "0"), ("fast", "700")];
+    let daemons = nodes.iter().zip(clocks).map(|(node, (name, wrong_by))| {
         let mut server = node.command(&node.program());
         server
             .args(node.server_arguments())
-            .args(membership(&offset.replace(['+', '-'], "by"), 5))
-            .env("LD_PRELOAD", &library)
-            .env("FAKETIME", offset)
-            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+            .args(membership(name, 5))
+            .env("WRONG_CLOCK", wrong_by);
         let log = node.folder().join("faked.log");
         server
             .stdout(Stdio::null())
@@ -280,11 +260,11 @@ fn clocks_that_differ_change_nothing() {
     let daemons: Vec<_> = daemons.collect();
     let names = |node: &TestNode| {
         let ran = node.circuit(&["cluster", "nodes", "--wide"]);
-        ["by0s", "by600s", "by700s"].iter().all(|name| {
+        clocks.iter().all(|(name, _)| {
             let line = ran
                 .stdout
                 .lines()
-                .find(|line| line.split_whitespace().next() == Some(name));
+                .find(|line| line.split_whitespace().next() == Some(*name));
             line.is_some_and(|line| line.contains("live"))
         })
     };
