@@ -8,9 +8,9 @@
 
 use std::{
     fs::{self, File},
-    io::{BufRead as _, BufReader},
+    io::{self, BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -40,11 +40,19 @@ echo ready
 while read -r _; do :; done
 "#;
 
+/// Waits to be given users, and goes on as root among them.
+const USERS: &str = r#"echo ready; read -r _; exec "$@""#;
+
+/// The ids of a rootless node's users. They are the machine's own, so that files are
+/// whose they were; all of them would be no user namespace for runc.
+const IDS: &str = "0 0 1000000";
+
 /// The namespaces of a node; gone when dropped.
 #[derive(Debug)]
 pub(crate) struct Holder {
     name: String,
     dir: PathBuf,
+    rootless: bool,
     uplink: bool,
     place: Option<Place>,
     unshare: Child,
@@ -63,8 +71,9 @@ impl Drop for Unfinished<'_> {
 }
 
 impl Holder {
-    /// Makes the namespaces; `resolver` is the node's name server.
-    pub(crate) fn start(resolver: &str) -> Self {
+    /// Makes the namespaces; `resolver` is the node's name server. Root of a rootless
+    /// node is nobody on the machine: a user namespace owns the others.
+    pub(crate) fn start(resolver: &str, rootless: bool) -> Self {
         let name = sweep::new_name();
         let dir = sweep::folder(&name);
         let unfinished = Unfinished(&name);
@@ -73,11 +82,12 @@ impl Holder {
         }
         fs::write(dir.join("resolv.conf"), format!("nameserver {resolver}\n"))
             .expect("a file in the temporary folder");
-        let (unshare, input, pid) = unshare(&name, &dir);
+        let (unshare, input, pid) = unshare(&name, &dir, rootless);
         std::mem::forget(unfinished);
         Self {
             name,
             dir,
+            rootless,
             uplink: false,
             place: None,
             unshare,
@@ -110,7 +120,7 @@ impl Holder {
 
     /// Makes the namespaces again.
     pub(crate) fn power_on(&mut self) {
-        (self.unshare, self.input, self.pid) = unshare(&self.name, &self.dir);
+        (self.unshare, self.input, self.pid) = unshare(&self.name, &self.dir, self.rootless);
         if self.uplink {
             self.add_uplink();
         }
@@ -145,6 +155,7 @@ impl Holder {
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command
+            .args(self.rootless.then_some("-U"))
             .args([
                 "-t",
                 &self.pid.to_string(),
@@ -206,48 +217,64 @@ fn outside_of(name: &str) -> String {
 
 /// Makes the namespaces and the process that holds them: what to wait for, what
 /// keeps it, and its pid.
-fn unshare(name: &str, dir: &Path) -> (Child, Option<ChildStdin>, u32) {
-    host("ip", &["netns", "add", name]).ok();
-    host("ip", &["-n", name, "link", "set", "lo", "up"]).ok();
-    let mut unshare = Command::new("nsenter")
-        .arg(format!("--net=/run/netns/{name}"))
-        .args([
-            "unshare",
-            "--mount",
-            "--uts",
-            "--pid",
-            "--fork",
-            "--kill-child",
-        ])
-        .args([
-            "--mount-proc",
-            "--propagation",
-            "private",
-            "bash",
-            "-c",
-            SCRIPT,
-            "holder",
-        ])
+fn unshare(name: &str, dir: &Path, rootless: bool) -> (Child, Option<ChildStdin>, u32) {
+    let mut command = if rootless {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "bash", "-c", USERS, "users", "unshare", "--net"]);
+        command
+    } else {
+        host("ip", &["netns", "add", name]).ok();
+        let mut command = Command::new("nsenter");
+        command.args([&format!("--net=/run/netns/{name}"), "unshare"]);
+        command
+    };
+    let mut unshare = command
+        .args(["--mount", "--uts", "--pid", "--fork", "--kill-child"])
+        .args(["--mount-proc", "--propagation", "private"])
+        .args(["bash", "-c", SCRIPT, "holder"])
         .arg(dir)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(File::create(dir.join("holder.log")).expect("a log"))
         .spawn()
         .expect("nsenter and unshare (run scripts/setup)");
-    let input = unshare.stdin.take();
-    let mut line = String::new();
-    let read = BufReader::new(unshare.stdout.take().expect("piped")).read_line(&mut line);
-    if read.is_err() || line != "ready\n" {
+    let mut input = unshare.stdin.take();
+    let parent = unshare.id();
+    let mut output = BufReader::new(unshare.stdout.take().expect("piped"));
+    let ready = (|| {
+        if let Some(input) = input.as_mut().filter(|_| rootless) {
+            wait_for_ready(&mut output)?;
+            for ids in ["uid_map", "gid_map"] {
+                fs::write(format!("/proc/{parent}/{ids}"), IDS)?;
+            }
+            input.write_all(b"go on\n")?;
+        }
+        wait_for_ready(&mut output)
+    })();
+    if let Err(error) = ready {
         let _ = unshare.kill();
         let _ = unshare.wait();
         let log = fs::read_to_string(dir.join("holder.log")).unwrap_or_default();
-        panic!("cannot make a node's namespaces (it takes root): {log}");
+        panic!("cannot make a node's namespaces (it takes root): {error}: {log}");
     }
-    let parent = unshare.id();
     let pid = wait_for("the holder's process", PATIENCE, || {
         children(parent).first().copied()
     });
+    if rootless {
+        // It belongs to the user namespace, so it is made there and named afterwards.
+        host("ip", &["netns", "attach", name, &pid.to_string()]).ok();
+    }
+    host("ip", &["-n", name, "link", "set", "lo", "up"]).ok();
     (unshare, input, pid)
+}
+
+fn wait_for_ready(output: &mut BufReader<ChildStdout>) -> io::Result<()> {
+    let mut line = String::new();
+    output.read_line(&mut line)?;
+    match line.as_str() {
+        "ready\n" => Ok(()),
+        _ => Err(io::Error::other("it is not ready")),
+    }
 }
 
 impl Drop for Holder {

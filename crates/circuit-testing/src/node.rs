@@ -36,6 +36,7 @@ pub struct NodeBuilder {
     plugins: Plugins,
     containerd: Containerd,
     cri: bool,
+    rootless: bool,
     resolver: String,
     uplink: bool,
     place: Option<Place>,
@@ -62,6 +63,14 @@ impl NodeBuilder {
     #[must_use]
     pub fn cri(mut self) -> Self {
         self.cri = true;
+        self
+    }
+
+    /// Puts the node into a user namespace: its root has no power over the machine, as
+    /// when a user runs containerd. So are all nodes where `CIRCUIT_TEST_ROOTLESS` is set.
+    #[must_use]
+    pub fn rootless(mut self) -> Self {
+        self.rootless = true;
         self
     }
 
@@ -104,7 +113,7 @@ impl NodeBuilder {
 
     /// Makes the node and waits until it serves.
     pub fn start(self) -> TestNode {
-        let mut holder = Holder::start(&self.resolver);
+        let mut holder = Holder::start(&self.resolver, self.rootless);
         if self.uplink {
             holder.add_uplink();
         }
@@ -158,6 +167,7 @@ impl TestNode {
             plugins: Plugins::System,
             containerd: Containerd::System,
             cri: false,
+            rootless: std::env::var_os("CIRCUIT_TEST_ROOTLESS").is_some(),
             resolver: "192.0.2.53".to_owned(),
             uplink: false,
             place: None,

@@ -61,24 +61,26 @@ pub fn is_netns(path: impl AsRef<Path>) -> bool {
 
 /// Opens a network namespace, and nothing else.
 pub(crate) fn open(path: &Path) -> Result<File> {
-    let failed = |what: &dyn std::fmt::Display| {
-        let text = format!("cannot open network namespace {}: {what}", path.display());
-        match path.symlink_metadata() {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Error::not_found(text),
-            _ => Error::precondition(text),
-        }
+    let text = |what: &dyn std::fmt::Display| {
+        format!("cannot open network namespace {}: {what}", path.display())
+    };
+    let failed = |error: std::io::Error| match error.kind() {
+        // The link of a process that has ended, but was not waited for, leads nowhere.
+        std::io::ErrorKind::NotFound => Error::not_found(text(&error)),
+        _ => Error::precondition(text(&error)),
     };
     // Opening a pipe or a device could wait, so look before opening.
-    if statfs(path).map_err(|e| failed(&e))?.filesystem_type() != NSFS_MAGIC {
-        return Err(failed(&"it is not a namespace"));
+    let kind = statfs(path).map_err(|e| failed(e.into()))?;
+    if kind.filesystem_type() != NSFS_MAGIC {
+        return Err(Error::precondition(text(&"it is not a namespace")));
     }
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
         .open(path)
-        .map_err(|e| failed(&e))?;
+        .map_err(failed)?;
     if !is_netns_fd(&file) {
-        return Err(failed(&"it is not a network namespace"));
+        return Err(Error::precondition(text(&"it is not a network namespace")));
     }
     Ok(file)
 }

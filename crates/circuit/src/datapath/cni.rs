@@ -285,10 +285,13 @@ impl Datapath for CniDatapath {
 
     async fn sandbox(&self, pid: u32) -> Result<Sandbox> {
         let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
-        let netns = netns::identity(&path).map_err(|_| {
-            Error::precondition(format!(
-                "the task with pid {pid} has just ended: start it again"
-            ))
+        let netns = netns::identity(&path).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => ended(pid),
+            _ => Error::precondition(format!(
+                "{}: run the daemon with CAP_SYS_PTRACE in the user namespace that the \
+                 container was started in",
+                error.message()
+            )),
         })?;
         if netns == self.host()? {
             return Err(Error::precondition(
@@ -497,12 +500,15 @@ fn pin(sandbox: Sandbox, pin: &Path) -> Result<()> {
     if pinned.inode != sandbox.netns {
         // The pid was given to another process in between.
         netns::unpin(pin)?;
-        return Err(Error::precondition(format!(
-            "the task with pid {} has just ended: start it again",
-            sandbox.pid
-        )));
+        return Err(ended(sandbox.pid));
     }
     Ok(())
+}
+
+fn ended(pid: u32) -> Error {
+    Error::precondition(format!(
+        "the task with pid {pid} has just ended: start it again"
+    ))
 }
 
 fn key(attachment: &Attachment) -> (String, String) {

@@ -117,13 +117,13 @@ fn wishes_are_granted(node: NodeBuilder) {
 }
 
 /// A web server that answers `hello`.
-const WEB: [&str; 3] = [
+pub(crate) const WEB: [&str; 3] = [
     "sh",
     "-c",
     "mkdir -p /www && echo hello >/www/index.html && exec httpd -f -p 80 -h /www",
 ];
 
-fn get(node: &TestNode, url: &str) -> String {
+pub(crate) fn get(node: &TestNode, url: &str) -> String {
     node.outside("curl", &["-s", "-m", "5", url]).stdout
 }
 

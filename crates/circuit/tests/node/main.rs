@@ -42,6 +42,7 @@ mod reconcile;
 mod resolved;
 mod restart;
 mod restart_policies;
+mod rootless;
 mod routers;
 mod runtime;
 
