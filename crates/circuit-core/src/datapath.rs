@@ -52,6 +52,8 @@ pub struct AddFailure {
     pub error: Error,
     /// True when a DEL is owed.
     pub cleanup_owed: bool,
+    /// The result as far as it went, for that DEL.
+    pub so_far: Option<Value>,
 }
 
 impl std::fmt::Display for AddFailure {

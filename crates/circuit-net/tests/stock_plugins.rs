@@ -213,7 +213,9 @@ fn a_second_plugin_that_fails_leaves_a_del_owed() {
 echo '{"cniVersion":"1.0.0","code":3,"msg":"no","details":"not today"}'; exit 1"#,
         );
         let (runtime, args) = (scripts.runtime(LIMIT), attach(&container.path()));
-        let list = list("1.0.0", &[bridge(dir.path()), json!({"type": "refuse"})]);
+        let firewall = json!({"type": "firewall", "backend": "iptables"});
+        let plugins = [bridge(dir.path()), firewall, json!({"type": "refuse"})];
+        let list = list("1.0.0", &plugins);
         let failed = runtime.add(&list, &args, None).await.unwrap_err();
         assert!(failed.cleanup_owed, "the bridge was made before");
         assert!(
@@ -223,8 +225,13 @@ echo '{"cniVersion":"1.0.0","code":3,"msg":"no","details":"not today"}'; exit 1"
             "{failed}"
         );
         assert_eq!(leases(dir.path()).len(), 1);
-        runtime.del(&list, &args, None, None).await.unwrap();
+        let allowed = || shell("iptables-save -t filter").contains("-s 10.77.0.2/32");
+        assert!(allowed());
+        // The stock firewall finds its rules by the addresses in the result alone.
+        let so_far = failed.so_far.as_ref();
+        runtime.del(&list, &args, so_far, None).await.unwrap();
         assert!(leases(dir.path()).is_empty());
+        assert!(!allowed());
     });
 }
 

@@ -15,11 +15,13 @@ pub(super) fn keep_first(first: &mut Option<CniError>, error: CniError) {
     }
 }
 
-/// Whether the plugins up to and with this one may have left something.
-pub(super) fn add_error(index: usize, error: CniError) -> AddError {
+/// Whether the plugins up to and with this one may have left something; `so_far` is the
+/// result of those before it.
+pub(super) fn add_error(index: usize, so_far: Option<Value>, error: CniError) -> AddError {
     let nothing_done = error.never_ran() || error.report().is_some_and(|r| !r.owes_cleanup());
     AddError {
         cleanup_owed: index > 0 || !nothing_done,
+        so_far,
         error,
     }
 }

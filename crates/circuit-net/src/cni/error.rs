@@ -6,6 +6,8 @@ use std::time::Duration;
 use circuit_core::cni::{ErrorReport, code};
 use circuit_core::{Error, ErrorKind};
 
+use serde_json::Value;
+
 use super::Command;
 
 /// A failure to run a plugin, or a plugin's own.
@@ -128,6 +130,9 @@ pub struct AddError {
     pub error: CniError,
     /// Whether something may have been made, so that a DEL must follow.
     pub cleanup_owed: bool,
+    /// The result of the plugins before the one that failed, for that DEL: some find
+    /// what they have to remove by it alone.
+    pub so_far: Option<Value>,
 }
 
 impl From<AddError> for Error {

@@ -132,6 +132,7 @@ impl CniRuntime {
         let untouched = |error| AddError {
             error,
             cleanup_owed: false,
+            so_far: None,
         };
         let list = self.prepare_add(list, args).await.map_err(untouched)?;
         let mut prev: Option<Value> = None;
@@ -148,7 +149,10 @@ impl CniRuntime {
                 Ok(Output::Returned(result)) => Ok(result.unwrap_or_default()),
                 Err(error) => Err(error),
             };
-            prev = Some(added.map_err(|error| add_error(index, error))?);
+            prev = match added {
+                Ok(result) => Some(result),
+                Err(error) => return Err(add_error(index, prev, error)),
+            };
         }
         let raw = prev.unwrap_or_default();
         match CniResult::parse_or(&raw, list.cni_version) {
@@ -156,12 +160,13 @@ impl CniRuntime {
             Err(e) => Err(AddError {
                 error: bad_output(last_kind(&list), Command::Add, e.message()),
                 cleanup_owed: true,
+                so_far: None,
             }),
         }
     }
 
     /// Detaches: runs the plugins in reverse order, each with the final result
-    /// of ADD. A plugin's failure does not keep the others from running.
+    /// of ADD, or what a failed one had so far. A plugin's failure does not keep the others from running.
     ///
     /// # Errors
     /// The first [`CniError`]: the DEL must be repeated.

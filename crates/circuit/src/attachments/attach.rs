@@ -154,7 +154,7 @@ impl Attachments {
                 finish(&mut attachment, added);
                 self.keep(record, attachment, intent).await
             }
-            Err(failure) => Err(self.undo(record, &attachment, failure).await),
+            Err(failure) => Err(self.undo(record, attachment, failure).await),
         }
     }
 
@@ -179,8 +179,9 @@ impl Attachments {
             let failure = AddFailure {
                 error,
                 cleanup_owed: true,
+                so_far: None,
             };
-            return Err(self.undo(record, &attachment, failure).await);
+            return Err(self.undo(record, attachment, failure).await);
         }
         self.tell(Kind::Connected, record, &attachment);
         Ok(attachment)
@@ -191,18 +192,19 @@ impl Attachments {
     async fn undo(
         &self,
         record: &mut ContainerRecord,
-        attachment: &Attachment,
+        mut attachment: Attachment,
         failure: AddFailure,
     ) -> Error {
+        attachment.result = attachment.result.or(failure.so_far);
         let deleted = if failure.cleanup_owed {
-            traced(span!("DEL"), self.parts.datapath.del(attachment)).await
+            traced(span!("DEL"), self.parts.datapath.del(&attachment)).await
         } else {
             Ok(())
         };
         match deleted {
             Ok(()) => {
                 record.take(&attachment.network, &attachment.interface);
-                match self.forget(record, attachment) {
+                match self.forget(record, &attachment) {
                     Ok(unused) => self.unpin(unused).await,
                     Err(error) => {
                         tracing::warn!(container = record.container, %error, "will clean up later");
@@ -216,11 +218,8 @@ impl Attachments {
                     %error,
                     "cleaning up after a failed connect failed: it will be tried again"
                 );
-                let owed = Attachment {
-                    phase: Phase::Detaching,
-                    ..attachment.clone()
-                };
-                record.put(owed);
+                attachment.phase = Phase::Detaching;
+                record.put(attachment);
                 if let Err(error) = self.book().save(record).await {
                     tracing::warn!(container = record.container, %error, "cannot save the record");
                 }

@@ -143,6 +143,7 @@ impl CniDatapath {
         let clean = |error| AddFailure {
             error,
             cleanup_owed: false,
+            so_far: None,
         };
         let config = ConfigList::parse(attachment.config.as_bytes()).map_err(clean)?;
         // Drivers do it themselves.
@@ -161,6 +162,7 @@ impl CniDatapath {
             .await
             .map_err(|failure| AddFailure {
                 cleanup_owed: failure.cleanup_owed,
+                so_far: failure.so_far,
                 error: failure.error.into(),
             })?;
         let sandbox = attachment
@@ -180,6 +182,7 @@ impl CniDatapath {
         .map_err(|error| AddFailure {
             error,
             cleanup_owed: true,
+            so_far: Some(added.result.clone()),
         })?;
         Ok(added)
     }

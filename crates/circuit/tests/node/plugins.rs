@@ -4,7 +4,7 @@
 use circuit_testing::{NodeBuilder, PATIENCE, Plugins, TestNode, network, wait_until};
 use serde_json::json;
 
-use crate::support::{NETWORK, assert_names, create_ctr0, ips, way_out};
+use crate::support::{NETWORK, assert_names, create_ctr0, error_of, ips, way_out};
 
 crate::on_every_data_path!(udp_ports_are_published);
 
@@ -49,6 +49,35 @@ fn every_operation_of_cni_1_1_is_asked() {
 
     node.remove_container("web");
     witnessed(&node, "DEL default-web eth0");
+    node.assert_nothing_left();
+}
+
+/// Fails, and needs the others' result to take back what it made: there are such.
+const PICKY: &str = "#!/bin/bash\n\
+     told=$(cat)\n\
+     [ $CNI_COMMAND = VERSION ] && exec %STOCK%/tuning <<< \"$told\"\n\
+     case $CNI_COMMAND,$told in\n\
+     DEL,*10.9.0.2/24*) exit 0 ;;\n\
+     esac\n\
+     echo '{\"cniVersion\":\"1.0.0\",\"code\":999,\"msg\":\"not today\"}'; exit 1\n";
+
+#[test]
+fn a_chain_that_fails_at_its_end_leaves_nothing() {
+    let node = crate::node().plugins(Plugins::Newer);
+    let node = node.server(&["--data-path", "exec"]).start();
+    node.script_plugin("picky", PICKY);
+    let bridge = json!({
+        "type": "bridge", "bridge": "br0", "isGateway": true,
+        "ipam": {"type": "host-local", "subnet": "10.9.0.0/24"},
+    });
+    let firewall = json!({"type": "firewall", "backend": "iptables"});
+    let list = network::list("ctr0", &[bridge, firewall, json!({"type": "picky"})]);
+    node.create_network("ctr0", &list);
+    node.run_container("web", &[], &[]);
+    let told = error_of(node.circuit(&["network", "connect", "web", "ctr0"]));
+    assert_names(&told, &["picky ADD", "not today"]);
+    let rules = node.run("iptables-save", &["-t", "filter"]).ok();
+    assert!(!rules.contains("10.9.0.2"), "{rules}");
     node.assert_nothing_left();
 }
 
