@@ -34,6 +34,7 @@ use super::{
     accounts::{self, Accounts},
     arguments::{arguments, granted},
     disturbances::Disturbances,
+    remains,
     standing::{self, Lender},
 };
 
@@ -414,6 +415,8 @@ impl Datapath for CniDatapath {
         self.be_silent(attachment);
         let config = ConfigList::parse(attachment.config.as_bytes())?;
         let lock = self.lock(attachment).await?;
+        let told = remains::with_result(attachment, &config, self.cni.workers()).await;
+        let attachment = told.as_ref().unwrap_or(attachment);
         if attachment.netns.is_some() || !masquerades(&config, &attachment.natives) {
             return self.del_patiently(&config, attachment, &lock).await;
         }

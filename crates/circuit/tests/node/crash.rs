@@ -3,7 +3,8 @@
 
 use std::{thread, time::Duration};
 
-use circuit_testing::{NodeBuilder, PATIENCE, TestNode, network, wait_until};
+use circuit_testing::{NodeBuilder, PATIENCE, Plugins, TestNode, network, wait_until};
+use serde_json::json;
 
 use crate::support::{NETWORK, RESTART, assert_exactly, create_ctr0, ips};
 
@@ -169,5 +170,47 @@ fn killed_while_a_plugin_runs(node: NodeBuilder) {
     let _ = std::fs::remove_file(node.path("/run/began"));
     node.kill_task("bylabel");
     kill_in_a_plugin(&node);
+    node.assert_nothing_left();
+}
+
+/// Comes to no end when it is called for the first time.
+const STUCK: &str = "#!/bin/sh\n\
+     [ $CNI_COMMAND != ADD ] || [ -e /run/began ] || { touch /run/began; exec sleep 60; }\n\
+     exec %STOCK%/tuning\n";
+
+#[test]
+fn killed_at_the_end_of_a_chain() {
+    let node = crate::node().plugins(Plugins::Newer);
+    let node = node.server(&["--data-path", "exec"]).start();
+    node.script_plugin("stuck", STUCK);
+    let bridge = json!({
+        "type": "bridge", "bridge": "br0", "isGateway": true,
+        "ipam": {"type": "host-local", "subnet": "10.9.0.0/24"},
+    });
+    let firewall = json!({"type": "firewall", "backend": "iptables"});
+    let list = network::list("ctr0", &[bridge, firewall, json!({"type": "stuck"})]);
+    node.create_network("ctr0", &list);
+    node.run_container("shell", &[], &[]);
+    let rules = || node.run("iptables-save", &["-t", "filter"]).ok();
+    thread::scope(|scope| {
+        scope.spawn(|| node.circuit(&["network", "connect", "shell", "ctr0"]));
+        wait_until("the last plugin runs", PATIENCE, || {
+            node.path("/run/began").exists()
+        });
+        assert!(rules().contains("10.9.0.2"), "{}", rules());
+        node.kill_daemon();
+    });
+    node.run("pkill", &["sleep"]).ok();
+    node.start_daemon();
+    // What was wished stays wished.
+    wait_until("it is connected anew", PATIENCE, || {
+        ips(&node, "shell")
+            .iter()
+            .any(|[_, ip, _]| ip == "10.9.0.3")
+    });
+    assert!(!rules().contains("10.9.0.2"), "{}", rules());
+    assert_eq!(node.leases(), ["ctr0/10.9.0.3"]);
+    node.circuit(&["network", "disconnect", "shell", "ctr0"])
+        .ok();
     node.assert_nothing_left();
 }
