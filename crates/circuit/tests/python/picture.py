@@ -79,7 +79,8 @@ def clean(browser, url):
     own = {url.rstrip("/")}
     others = [it for it in browser.asked if "/".join(it.split("/")[:3]) not in own]
     # The page of a new window, before ours.
-    others = [it for it in others if not it.startswith(("chrome:", "data:"))]
+    its_own = ("chrome:", "chrome-untrusted:", "data:")
+    others = [it for it in others if not it.startswith(its_own)]
     equal(others, [], "requests to others")
 
 
