@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use circuit_core::cni::{ErrorReport, code};
 use circuit_core::{Error, ErrorKind};
-
 use serde_json::Value;
 
 use super::Command;

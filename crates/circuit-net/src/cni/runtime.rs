@@ -166,7 +166,8 @@ impl CniRuntime {
     }
 
     /// Detaches: runs the plugins in reverse order, each with the final result
-    /// of ADD, or what a failed one had so far. A plugin's failure does not keep the others from running.
+    /// of ADD, or what a failed one had so far. A plugin's failure does not keep the
+    /// others from running.
     ///
     /// # Errors
     /// The first [`CniError`]: the DEL must be repeated.
