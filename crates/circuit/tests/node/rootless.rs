@@ -1,4 +1,4 @@
-//! Nodes in a user namespace, as where a user runs containerd.
+//! Nodes in a user namespace, as where a user runs containerd, and containers in one.
 
 use std::process::Stdio;
 
@@ -65,4 +65,31 @@ fn a_daemon_of_another_user_namespace_is_told_what_it_lacks() {
     let told = error_of(node.circuit(&["network", "connect", "shell", "ctr0"]));
     let names = ["/ns/net", "Permission denied", "CAP_SYS_PTRACE"];
     assert_names(&told, &names);
+}
+
+#[test]
+fn a_container_with_users_of_its_own_is_served_as_any() {
+    let node = crate::node().plugins(Plugins::None).uplink().start();
+    let create = ["network", "create", "web", "--subnet", "10.88.0.0/24"];
+    node.circuit(&[&create[..], &["--dns"]].concat()).ok();
+    let mapped = ["--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536"];
+    let labels = [
+        (NETWORK, "web"),
+        (RESTART, "always"),
+        ("io.circuit.ports", "8081:80"),
+    ];
+    node.run_container_with(&mapped, "web", &labels, &WEB);
+    let addresses = node.wait_for_addresses("web");
+    assert!(said(&node, "web", &["cat", "/proc/self/uid_map"]).contains("100000"));
+    let answers = || get(&node, "http://192.0.2.2:8081/") == "hello\n";
+    wait_until("the port answers", PATIENCE, answers);
+    // Its root reads the file, and is whose it is.
+    let file = said(&node, "web", &["ls", "-ln", "/etc/resolv.conf"]);
+    assert_names(&file, &["-rw-r--r--", " 0 "]);
+    assert!(said(&node, "web", &["nslookup", "web"]).contains("10.88.0.2"));
+    node.kill_task("web");
+    wait_until("it is started again", PATIENCE, answers);
+    assert_eq!(node.wait_for_addresses("web"), addresses);
+    node.remove_container("web");
+    node.assert_nothing_left();
 }
