@@ -22,7 +22,6 @@ find_go() {
     # Never another toolchain than the one that is found.
     export GOTOOLCHAIN=local
     go=$(command -v go) && new_enough "$go" && return
-    # shellcheck disable=SC2154 # the sourcing script sets it
     local debian
     debian=$(go_work)/debian
     unpacked && return

@@ -3,8 +3,8 @@
 //! Network: made by name. Mount: private `/run`, `/var/lib/cni`,
 //! `/var/lib/circuit` and `resolv.conf`, so that nodes share no lease, pin, lock
 //! or runc state. Pid: when the holder dies, the kernel ends everything in the
-//! node. The holder lives until its standard input ends, which also happens
-//! when the test process is killed.
+//! node. User: that of a rootless node owns all of them. The holder lives until
+//! its standard input ends, which also happens when the test process is killed.
 
 use std::{
     fs::{self, File},

@@ -289,14 +289,7 @@ impl Datapath for CniDatapath {
 
     async fn sandbox(&self, pid: u32) -> Result<Sandbox> {
         let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
-        let netns = netns::identity(&path).map_err(|error| match error.kind() {
-            ErrorKind::NotFound => ended(pid),
-            _ => Error::precondition(format!(
-                "{}: run the daemon with CAP_SYS_PTRACE in the user namespace that the \
-                 container was started in",
-                error.message()
-            )),
-        })?;
+        let netns = netns::identity(&path).map_err(|error| unseen(pid, &error))?;
         if netns == self.host()? {
             return Err(Error::precondition(
                 "the container uses the host's network namespace, which has the host's networks: \
@@ -502,13 +495,29 @@ impl Datapath for CniDatapath {
 
 fn pin(sandbox: Sandbox, pin: &Path) -> Result<()> {
     let source = PathBuf::from(format!("/proc/{}/ns/net", sandbox.pid));
-    let pinned = netns::pin(&source, pin)?;
+    let pinned = netns::pin(&source, pin).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => ended(sandbox.pid),
+        _ => error,
+    })?;
     if pinned.inode != sandbox.netns {
         // The pid was given to another process in between.
         netns::unpin(pin)?;
         return Err(ended(sandbox.pid));
     }
     Ok(())
+}
+
+/// Why the namespace of a task cannot be looked at.
+fn unseen(pid: u32, error: &Error) -> Error {
+    // The kernel may refuse a process that ends at this moment too.
+    if error.kind() == ErrorKind::NotFound || process::started(pid).is_none() {
+        return ended(pid);
+    }
+    Error::precondition(format!(
+        "{}: run the daemon with CAP_SYS_PTRACE in the user namespace that the container \
+         was started in",
+        error.message()
+    ))
 }
 
 fn ended(pid: u32) -> Error {

@@ -3,15 +3,15 @@
 use std::path::Path;
 
 use circuit_core::{
-    Error, Result,
+    Result,
     attachment::Attachment,
     cni::{CniResult, CniVersion, ConfigList, Interface, IpConfig},
 };
 use circuit_net::{netlink::Netlink, netns::Workers};
 use serde_json::Value;
 
-/// Addresses that everybody may use.
-const GLOBAL: u8 = 0;
+/// Of addresses that are good beyond their link (rtnetlink(7)).
+const RT_SCOPE_UNIVERSE: u8 = 0;
 
 /// The attachment with a result by what the container's interface has, where executables
 /// are to take away what they made and their result is not known: it is lost with a daemon
@@ -45,12 +45,12 @@ pub(super) async fn with_result(
 /// None while there is no address.
 fn remains(netns: &Path, interface: &str, version: CniVersion) -> Result<Option<Value>> {
     let mut inside = Netlink::open(Some(netns))?;
-    let Some(link) = inside.link(interface).map_err(Error::from)? else {
+    let Some(link) = inside.link(interface)? else {
         return Ok(None);
     };
-    let addresses = inside.addresses(link.index).map_err(Error::from)?;
-    let global = addresses.into_iter().filter(|found| found.scope == GLOBAL);
-    let ips: Vec<IpConfig> = global
+    let addresses = inside.addresses(link.index)?.into_iter();
+    let ips: Vec<IpConfig> = addresses
+        .filter(|found| found.scope == RT_SCOPE_UNIVERSE)
         .map(|found| IpConfig {
             address: found.address,
             gateway: None,
@@ -63,10 +63,13 @@ fn remains(netns: &Path, interface: &str, version: CniVersion) -> Result<Option<
         sandbox: Some(netns.to_string_lossy().into_owned()),
         ..Interface::default()
     };
+    if ips.is_empty() {
+        return Ok(None);
+    }
     let result = CniResult {
         interfaces: vec![interface],
         ips,
         ..CniResult::default()
     };
-    Ok((!result.ips.is_empty()).then(|| result.to_version(version)))
+    Ok(Some(result.to_version(version)))
 }

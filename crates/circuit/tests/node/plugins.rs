@@ -61,23 +61,35 @@ const PICKY: &str = "#!/bin/bash\n\
      esac\n\
      echo '{\"cniVersion\":\"1.0.0\",\"code\":999,\"msg\":\"not today\"}'; exit 1\n";
 
-#[test]
-fn a_chain_that_fails_at_its_end_leaves_nothing() {
+/// A node of executables with the network `ctr0`: a bridge, the stock firewall with its
+/// rules in iptables, and a plugin of the test's own at the end.
+pub(crate) fn ending_in(kind: &str, script: &str) -> TestNode {
     let node = crate::node().plugins(Plugins::Newer);
     let node = node.server(&["--data-path", "exec"]).start();
-    node.script_plugin("picky", PICKY);
+    node.script_plugin(kind, script);
     let bridge = json!({
         "type": "bridge", "bridge": "br0", "isGateway": true,
         "ipam": {"type": "host-local", "subnet": "10.9.0.0/24"},
     });
     let firewall = json!({"type": "firewall", "backend": "iptables"});
-    let list = network::list("ctr0", &[bridge, firewall, json!({"type": "picky"})]);
+    let list = network::list("ctr0", &[bridge, firewall, json!({"type": kind})]);
     node.create_network("ctr0", &list);
+    node
+}
+
+/// Whether that firewall has rules for an address.
+pub(crate) fn allowed(node: &TestNode, address: &str) -> bool {
+    let rules = node.run("iptables-save", &["-t", "filter"]).ok();
+    rules.contains(&format!("-s {address}/32"))
+}
+
+#[test]
+fn a_chain_that_fails_at_its_end_leaves_nothing() {
+    let node = ending_in("picky", PICKY);
     node.run_container("web", &[], &[]);
     let told = error_of(node.circuit(&["network", "connect", "web", "ctr0"]));
     assert_names(&told, &["picky ADD", "not today"]);
-    let rules = node.run("iptables-save", &["-t", "filter"]).ok();
-    assert!(!rules.contains("10.9.0.2"), "{rules}");
+    assert!(!allowed(&node, "10.9.0.2"));
     node.assert_nothing_left();
 }
 

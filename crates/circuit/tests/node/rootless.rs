@@ -87,8 +87,10 @@ fn a_container_with_users_of_its_own_is_served_as_any() {
     let file = said(&node, "web", &["ls", "-ln", "/etc/resolv.conf"]);
     assert_names(&file, &["-rw-r--r--", " 0 "]);
     assert!(said(&node, "web", &["nslookup", "web"]).contains("10.88.0.2"));
+    let before = node.task("web");
     node.kill_task("web");
-    wait_until("it is started again", PATIENCE, answers);
+    let anew = || node.task("web") != before && answers();
+    wait_until("it is started again", PATIENCE, anew);
     assert_eq!(node.wait_for_addresses("web"), addresses);
     node.remove_container("web");
     node.assert_nothing_left();
