@@ -57,7 +57,7 @@ const PICKY: &str = "#!/bin/bash\n\
      told=$(cat)\n\
      [ $CNI_COMMAND = VERSION ] && exec %STOCK%/tuning <<< \"$told\"\n\
      case $CNI_COMMAND,$told in\n\
-     DEL,*10.9.0.2/24*) exit 0 ;;\n\
+     DEL,*br0*10.9.0.2/24*) exit 0 ;;\n\
      esac\n\
      echo '{\"cniVersion\":\"1.0.0\",\"code\":999,\"msg\":\"not today\"}'; exit 1\n";
 
