@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::PathBuf,
+    time::SystemTime,
 };
 
 use ipnet::IpNet;
@@ -124,6 +125,10 @@ pub struct Declined {
 pub struct ContainerRecord {
     /// The container's id.
     pub container: String,
+    /// When the container was made, in nanoseconds since 1970: one that is made anew
+    /// may have the same id, and has nothing of what is remembered here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<u64>,
     /// Its attachments, in the order they were made.
     #[serde(default)]
     pub attachments: Vec<Attachment>,
@@ -145,6 +150,12 @@ pub struct ContainerRecord {
     pub restart: RestartState,
 }
 
+/// Since 1970.
+fn nanoseconds(time: SystemTime) -> Option<u64> {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    u64::try_from(since.as_nanos()).ok()
+}
+
 impl ContainerRecord {
     /// An empty record.
     pub fn new(container: impl Into<String>) -> Self {
@@ -157,6 +168,22 @@ impl ContainerRecord {
     /// The attachment to a network.
     pub fn attachment(&self, network: &str) -> Option<&Attachment> {
         self.attachments.iter().find(|a| a.network == network)
+    }
+
+    /// Whether what is remembered is of an earlier container with the same id, `made`
+    /// being when the present one was.
+    pub fn is_of_another(&self, made: Option<SystemTime>) -> bool {
+        let made = made.and_then(nanoseconds);
+        matches!((self.made, made), (Some(known), Some(made)) if known != made)
+    }
+
+    /// Notes when the container was made, unless that is known; says whether it is
+    /// news.
+    pub fn note_made(&mut self, made: Option<SystemTime>) -> bool {
+        let made = made.and_then(nanoseconds);
+        let news = self.made.is_none() && made.is_some();
+        self.made = self.made.or(made);
+        news
     }
 
     /// True when there is nothing worth keeping on disk.

@@ -156,7 +156,10 @@ pub trait Datapath: Send + Sync {
     async fn pins(&self, dir: &Path) -> Result<Vec<PathBuf>>;
 
     /// The inode of a pinned namespace; `None` when the pin is gone.
-    async fn pinned(&self, pin: &Path) -> Option<u64>;
+    ///
+    /// # Errors
+    /// When that cannot be told: it may well be there.
+    async fn pinned(&self, pin: &Path) -> Result<Option<u64>>;
 
     /// The names of the interfaces in a namespace.
     async fn interfaces(&self, netns: &Path) -> Result<Vec<String>>;

@@ -72,8 +72,12 @@ pub struct RestartState {
     /// Stopped by hand: the policy rests until it is started by hand.
     #[serde(default)]
     pub stopped: bool,
-    /// The pid that was stopped by hand: a running task with another pid was
-    /// started by someone, which ends the rest.
+    /// A restart by hand is under way: a task is ended and another started. After a
+    /// crash in between it is finished.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub restarting: bool,
+    /// The pid that was stopped, or is restarted, by hand: a running task with another
+    /// pid was started by someone, which ends the rest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped_pid: Option<u32>,
     /// Restarts after failures since somebody last started it by hand.
@@ -103,15 +107,26 @@ impl RestartState {
     /// Takes note of a living task.
     pub fn saw_task(&mut self, pid: u32) {
         self.seen = true;
-        if self.stopped && self.stopped_pid != Some(pid) {
+        if (self.stopped || self.restarting) && self.stopped_pid != Some(pid) {
             self.stopped = false;
+            self.restarting = false;
             self.stopped_pid = None;
         }
-        if self.pid != Some(pid) {
+        // What is being launched is the policy's own, though its pid may not be known.
+        if self.pid != Some(pid) && !self.launching {
             self.failures = 0;
             self.count = 0;
             self.pid = None;
         }
+    }
+
+    /// Takes note of a start by hand.
+    pub fn begin_anew(&mut self) {
+        self.stopped = false;
+        self.restarting = false;
+        self.stopped_pid = None;
+        self.failures = 0;
+        self.count = 0;
     }
 
     /// True when nothing is remembered.

@@ -23,6 +23,8 @@ pub struct Container {
     pub extension: Option<BTreeMap<String, ExtensionEntry>>,
     /// When it was made.
     pub created_at: Option<SystemTime>,
+    /// When its record was last changed, by whomever.
+    pub changed_at: Option<SystemTime>,
     /// What its OCI specification mounts at `/etc/resolv.conf`, if it does: a path of
     /// the host.
     pub resolv_conf: Option<PathBuf>,
@@ -46,6 +48,8 @@ pub enum TaskStatus {
     Running,
     /// Has ended and was not deleted yet.
     Stopped,
+    /// Who looks after it does not answer: it may well run.
+    Unknown,
 }
 
 /// A container's task.
@@ -64,7 +68,7 @@ pub struct Task {
 }
 
 impl Task {
-    /// True while it has a network namespace.
+    /// True while it has a network namespace, as far as is known.
     pub fn is_alive(&self) -> bool {
         self.status != TaskStatus::Stopped
     }
@@ -158,6 +162,10 @@ pub trait Runtime: Send + Sync {
     async fn tasks(&self) -> Result<Vec<Task>>;
 
     /// A container's task; `None` when it has none.
+    ///
+    /// # Errors
+    /// Also when nothing is known of it: of a task that may be there it must not be
+    /// said that there is none.
     async fn task(&self, id: &str) -> Result<Option<Task>>;
 
     /// Writes the extension `io.circuit.network`; a container that is gone is

@@ -204,3 +204,43 @@ proptest! {
         let _ = Policy::parse(&value);
     }
 }
+
+#[test]
+fn a_start_by_somebody_else_ends_what_was_begun() {
+    let begun = |restarting: bool| RestartState {
+        stopped: !restarting,
+        restarting,
+        stopped_pid: Some(7),
+        failures: 2,
+        ..fresh()
+    };
+    for restarting in [true, false] {
+        let mut state = begun(restarting);
+        // The task that is to end.
+        state.saw_task(7);
+        assert_eq!((state.stopped, state.restarting), (!restarting, restarting));
+        state.saw_task(8);
+        assert_eq!((state.stopped, state.restarting), (false, false));
+        assert_eq!(state.stopped_pid, None);
+    }
+    let mut state = begun(true);
+    state.begin_anew();
+    assert_eq!(state, RestartState { seen: false, ..fresh() });
+}
+
+#[test]
+fn attempts_are_counted_through_a_crash_in_the_middle_of_one() {
+    let mut state = RestartState {
+        failures: 2,
+        count: 5,
+        pid: Some(7),
+        launching: true,
+        ..fresh()
+    };
+    // Made by the policy, though its pid was not written down any more.
+    state.saw_task(8);
+    assert_eq!((state.failures, state.count), (2, 5));
+    state.launching = false;
+    state.saw_task(9);
+    assert_eq!((state.failures, state.count), (0, 0));
+}

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use nix::errno::Errno;
 
 use crate::netlink::{Netlink, NetlinkError, Route};
 
@@ -34,9 +35,11 @@ impl fmt::Display for Clash {
     }
 }
 
-/// Whether the calling thread's namespace has an interface of that name.
+/// Whether the calling thread's namespace has an interface of that name, as far as can
+/// be told: without a descriptor that is free, it is taken to be there.
 pub fn has_interface(name: &str) -> bool {
-    nix::net::if_::if_nametoindex(name).is_ok()
+    let found = nix::net::if_::if_nametoindex(name);
+    !matches!(found, Err(Errno::ENODEV | Errno::ENXIO))
 }
 
 /// Removes a bridge that nothing is on any more: without ports, and without addresses

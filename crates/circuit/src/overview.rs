@@ -88,6 +88,7 @@ impl NodeOverview {
                 TaskStatus::Created => (TaskState::Created, task.pid),
                 TaskStatus::Running => (TaskState::Running, task.pid),
                 TaskStatus::Stopped => (TaskState::Stopped, 0),
+                TaskStatus::Unknown => (TaskState::Unknown, 0),
             },
         };
         let ended = task.filter(|task| task.status == TaskStatus::Stopped);

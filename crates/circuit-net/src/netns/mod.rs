@@ -54,6 +54,22 @@ pub fn host_identity() -> Result<NetnsId> {
     identity("/proc/thread-self/ns/net")
 }
 
+/// The identity of the network namespace at a path; `None` when there is none any
+/// more, as after an unmount.
+///
+/// # Errors
+/// When that cannot be told, such as without a descriptor that is free: it may well
+/// be there.
+pub fn pinned(path: impl AsRef<Path>) -> Result<Option<NetnsId>> {
+    let path = path.as_ref();
+    match open_any(path) {
+        Ok(Some(file)) => id_of(&file, path).map(Some),
+        Ok(None) => Ok(None),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::unavailable(unopened(path, &error))),
+    }
+}
+
 /// Whether a network namespace is at the path.
 pub fn is_netns(path: impl AsRef<Path>) -> bool {
     open(path.as_ref()).is_ok()
@@ -61,28 +77,35 @@ pub fn is_netns(path: impl AsRef<Path>) -> bool {
 
 /// Opens a network namespace, and nothing else.
 pub(crate) fn open(path: &Path) -> Result<File> {
-    let text = |what: &dyn std::fmt::Display| {
-        format!("cannot open network namespace {}: {what}", path.display())
-    };
-    let failed = |error: std::io::Error| match error.kind() {
+    match open_any(path) {
+        Ok(Some(file)) => Ok(file),
+        Ok(None) => Err(Error::precondition(unopened(
+            path,
+            &"it is not a network namespace",
+        ))),
         // The link of a process that has ended, but was not waited for, leads nowhere.
-        std::io::ErrorKind::NotFound => Error::not_found(text(&error)),
-        _ => Error::precondition(text(&error)),
-    };
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(Error::not_found(unopened(path, &error)))
+        }
+        Err(error) => Err(Error::precondition(unopened(path, &error))),
+    }
+}
+
+fn unopened(path: &Path, what: &dyn std::fmt::Display) -> String {
+    format!("cannot open network namespace {}: {what}", path.display())
+}
+
+/// Opens a network namespace; `None` when something else is there.
+fn open_any(path: &Path) -> std::io::Result<Option<File>> {
     // Opening a pipe or a device could wait, so look before opening.
-    let kind = statfs(path).map_err(|e| failed(e.into()))?;
-    if kind.filesystem_type() != NSFS_MAGIC {
-        return Err(Error::precondition(text(&"it is not a namespace")));
+    if statfs(path)?.filesystem_type() != NSFS_MAGIC {
+        return Ok(None);
     }
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
-        .open(path)
-        .map_err(failed)?;
-    if !is_netns_fd(&file) {
-        return Err(Error::precondition(text(&"it is not a network namespace")));
-    }
-    Ok(file)
+        .open(path)?;
+    Ok(is_netns_fd(&file).then_some(file))
 }
 
 #[allow(unsafe_code)]

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use circuit_core::{
     Error, ErrorKind, Result,
@@ -12,8 +13,9 @@ use circuit_core::{
     plan::interface_names,
 };
 
-use super::{Attachments, book::Noted};
+use super::{Attachments, Seen, book::Noted};
 use crate::events::Happening;
+use crate::figures::Disconnect;
 use crate::traces::{span, traced};
 
 /// How a container joins a network.
@@ -149,6 +151,12 @@ impl Attachments {
                 return Err(error);
             }
         };
+        if let Err(error) = self.still_there(&attachment).await {
+            record.take(&attachment.network, &attachment.interface);
+            let unused = self.forget(record, &attachment)?;
+            self.unpin(unused).await;
+            return Err(error);
+        }
         match traced(span!("ADD"), datapath.add(&attachment)).await {
             Ok(added) => {
                 finish(&mut attachment, added);
@@ -156,6 +164,19 @@ impl Attachments {
             }
             Err(failure) => Err(self.undo(record, attachment, failure).await),
         }
+    }
+
+    /// Whether the network is what it was when it was read. From the intent on it counts
+    /// as used, and is not deleted any more; until then it may have been.
+    async fn still_there(&self, attachment: &Attachment) -> Result<()> {
+        let name = &attachment.network;
+        let now = self.parts.networks.network(name).await?;
+        if now.data == attachment.config.as_bytes() {
+            return Ok(());
+        }
+        Err(Error::unavailable(format!(
+            "network {name} was changed at this moment: try again"
+        )))
     }
 
     /// The result is written before the caller hears of it, and the intent has
@@ -312,6 +333,41 @@ impl Attachments {
         );
     }
 
+    /// Has a record be of the container that is there now. Of an earlier one with the
+    /// same id, which went while nobody looked, everything is taken away and nothing
+    /// remembered. Returns whether there was one.
+    ///
+    /// # Errors
+    /// When something of the earlier one cannot be taken away.
+    pub(crate) async fn renew(&self, record: &mut ContainerRecord, seen: &Seen) -> Result<bool> {
+        let made = seen.container.created_at;
+        if !record.is_of_another(made) {
+            if record.note_made(made) && !record.is_empty() {
+                self.book().note(record)?;
+            }
+            return Ok(false);
+        }
+        for attachment in record.attachments.clone() {
+            let Attachment {
+                network, interface, ..
+            } = &attachment;
+            let begun = Instant::now();
+            let left = self.detach(record, network, interface).await;
+            self.figures()
+                .disconnected(Disconnect::Exit, &left, begun.elapsed());
+            left?;
+        }
+        tracing::info!(
+            "container {} was made anew: what was remembered of the former one is forgotten",
+            record.container
+        );
+        *record = ContainerRecord::new(&record.container);
+        self.book().save(record).await?;
+        self.retire(&record.container).await;
+        record.note_made(made);
+        Ok(true)
+    }
+
     /// Waits until an intent has reached the disk.
     async fn durable(&self, intent: Noted) -> Result<()> {
         traced(span!("sync"), self.book().durable(intent)).await
@@ -320,7 +376,7 @@ impl Attachments {
     /// The same attachment without a namespace that is gone.
     async fn reachable(&self, mut attachment: Attachment) -> Attachment {
         if let Some(pin) = &attachment.netns
-            && self.parts.datapath.pinned(pin).await.is_none()
+            && matches!(self.parts.datapath.pinned(pin).await, Ok(None))
         {
             attachment.netns = None;
         }

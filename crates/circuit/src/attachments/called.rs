@@ -69,6 +69,7 @@ mod tests {
             labels: [(NERDCTL_NAME_LABEL.to_owned(), name.to_owned())].into(),
             extension: None,
             created_at: None,
+            changed_at: None,
             resolv_conf: None,
         }
     }

@@ -3,10 +3,15 @@
 //! nerdctl. What is theirs stays.
 
 use std::collections::HashSet;
+use std::time::{Duration, SystemTime};
 
 use circuit_core::{Result, datapath::Held, service::StoredNetwork};
 
 use super::Attachments;
+
+/// Whoever starts a container may attach it before the runtime knows of its task, as
+/// nerdctl does; shortly before that, the container's record is made or changed.
+const STARTING: Duration = Duration::from_secs(60);
 
 impl Attachments {
     /// Lets the plugins remove what is held for nobody. Networks whose
@@ -68,11 +73,21 @@ impl Attachments {
     async fn claims(&self) -> Result<Claims> {
         let tasks = self.runtime().tasks().await?;
         let alive = tasks.into_iter().filter(|task| task.is_alive());
+        let now = SystemTime::now();
+        let may_start = |changed: SystemTime| {
+            // Of a clock that was set back nothing can be said.
+            now.duration_since(changed).is_ok_and(|age| age < STARTING)
+        };
+        let containers = self.runtime().containers().await?.into_iter();
+        let starting = containers.filter(|it| it.changed_at.is_some_and(may_start));
         let own = self.runtime().namespace();
         let namespaces = self.runtime().namespaces().await?.into_iter();
         let longer = namespaces.filter(|other| container_in(own, other).is_some());
         Ok(Claims {
-            alive: alive.map(|task| task.container).collect(),
+            alive: alive
+                .map(|task| task.container)
+                .chain(starting.map(|container| container.id))
+                .collect(),
             longer: longer.collect(),
         })
     }
@@ -102,7 +117,7 @@ fn is_among(attachments: &[(String, String)], held: &Held) -> bool {
 
 /// Who may have what no record speaks of.
 struct Claims {
-    /// The containers with a task that is alive.
+    /// The containers with a task that is alive, or may be made at this moment.
     alive: HashSet<String>,
     /// Namespaces whose names go on where that of ours ends.
     longer: Vec<String>,

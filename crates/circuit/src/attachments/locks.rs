@@ -37,6 +37,12 @@ impl KeyedLocks {
             locks: self.locks.clone(),
         }
     }
+
+    /// Whether somebody holds the lock of `key`.
+    pub fn is_held(&self, key: &str) -> bool {
+        let locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.get(key).is_some_and(|lock| lock.try_lock().is_err())
+    }
 }
 
 impl Drop for KeyGuard {
@@ -60,7 +66,9 @@ mod tests {
     #[tokio::test]
     async fn one_name_is_held_once_and_leaves_nothing() {
         let locks = KeyedLocks::default();
+        assert!(!locks.is_held("a"));
         let first = locks.lock("a").await;
+        assert!(locks.is_held("a"));
         let other = locks.lock("b").await;
         let waiting = tokio::spawn({
             let locks = locks.clone();

@@ -185,6 +185,11 @@ impl Attachments {
         self.locks.lock(container).await
     }
 
+    /// Whether work on this container is under way.
+    pub(crate) fn is_worked_on(&self, container: &str) -> bool {
+        self.locks.is_held(container)
+    }
+
     /// Asks for a look at a container, soon.
     pub fn wake(&self, container: &str) {
         // The reconciler is gone only when the daemon ends.

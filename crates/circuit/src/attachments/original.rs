@@ -1,5 +1,6 @@
-//! Attachments that the first Circuit made: only the extension on the
-//! container's record tells of them, and their CNI container id is a pid.
+//! Attachments of which no record tells, only the extension on the container's record:
+//! those that the first Circuit made, whose CNI container id is a pid, and our own of
+//! which the record was lost.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,6 +11,7 @@ use std::{
 use circuit_core::{
     Result,
     attachment::{Attachment, ContainerRecord, Origin, Phase, Sandbox},
+    labels::DesiredNetwork,
     runtime::ExtensionEntry,
 };
 use serde_json::Map;
@@ -46,7 +48,7 @@ impl Attachments {
                     container = record.container,
                     network,
                     ip = entry.ip,
-                    "taking over an attachment of the former program"
+                    "taking over an attachment that no record tells of"
                 );
                 record.put(attachment);
                 adopted = true;
@@ -70,7 +72,10 @@ impl Attachments {
         let stored = self.parts.networks.network(network).await.ok()?;
         let config = String::from_utf8(stored.data).ok()?;
         let owner = self.parts.datapath.owner_of(&config, &entry.ip).await;
-        let by_pid = owner.filter(|id| !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit()));
+        let own = owner.clone().filter(|id| *id == self.cni_id(container));
+        let natives = own.as_ref().map(|_| self.natives(&config, network));
+        let by_pid = |id: &String| !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit());
+        let held_by = own.or_else(|| owner.filter(by_pid));
         let (phase, sandbox, cni_id, netns) = match sandbox {
             Some(sandbox) => {
                 let netns = PathBuf::from(format!("/proc/{}/ns/net", sandbox.pid));
@@ -82,14 +87,14 @@ impl Attachments {
                 // ended: without it, bridge leaves its masquerade rules.
                 let pin = self.pin_path(container, sandbox);
                 self.parts.datapath.pin(sandbox, &pin).await.ok()?;
-                let id = by_pid.unwrap_or_else(|| sandbox.pid.to_string());
+                let id = held_by.unwrap_or_else(|| sandbox.pid.to_string());
                 (Phase::Attached, sandbox, id, Some(pin))
             }
-            // Its address is still held under the pid it had.
+            // Its address is still held, under the pid it had or under its name.
             None => (
                 Phase::Detaching,
                 Sandbox { pid: 0, netns: 0 },
-                by_pid?,
+                held_by?,
                 None,
             ),
         };
@@ -105,7 +110,7 @@ impl Attachments {
             config,
             capability_args: Map::new(),
             config_args: Map::new(),
-            natives: BTreeSet::new(),
+            natives: natives.unwrap_or_default(),
             aliases: Vec::new(),
             ips: entry
                 .ip
@@ -117,5 +122,12 @@ impl Attachments {
             mac: None,
             result: None,
         })
+    }
+
+    /// The plugins of a network that are drivers here, as far as that can be told.
+    fn natives(&self, config: &str, network: &str) -> BTreeSet<usize> {
+        let plainly = DesiredNetwork::named(network);
+        let arguments = self.parts.datapath.arguments(config, &plainly, None, &[]);
+        arguments.map_or_else(|_| BTreeSet::new(), |arguments| arguments.natives)
     }
 }

@@ -36,9 +36,10 @@ impl Attachments {
         };
         let sandbox = self.parts.datapath.sandbox(task.pid).await?;
         let mut record = self.book().record(container);
+        self.renew(&mut record, &seen).await?;
         self.adopt(&mut record, &seen, Some(sandbox)).await?;
         if let Some(there) = record.attachment(network).cloned() {
-            if self.intact(&there, sandbox).await {
+            if self.intact(&there, sandbox).await? {
                 return already(container, &there, asked);
             }
             self.detach(&mut record, network, &there.interface).await?;
@@ -111,6 +112,7 @@ impl Attachments {
         };
         let task = seen.as_ref().and_then(Seen::alive);
         if let Some(seen) = &seen {
+            self.renew(&mut record, seen).await?;
             let sandbox = self.sandbox_of(task).await;
             self.adopt(&mut record, seen, sandbox).await?;
         }
@@ -312,28 +314,29 @@ impl Attachments {
     }
 
     /// True when an attachment is in place in this sandbox.
-    pub(crate) async fn intact(&self, attachment: &Attachment, sandbox: Sandbox) -> bool {
+    ///
+    /// # Errors
+    /// When that cannot be told: nothing is to be taken away for it.
+    pub(crate) async fn intact(&self, attachment: &Attachment, sandbox: Sandbox) -> Result<bool> {
         if attachment.phase != circuit_core::attachment::Phase::Attached {
-            return false;
+            return Ok(false);
         }
         let Some(netns) = &attachment.netns else {
-            return false;
+            return Ok(false);
         };
         let original = attachment.origin == Origin::Original;
         if original && attachment.sandbox != sandbox {
-            return false;
+            return Ok(false);
         }
         // Of what the former program made, neither is known.
         if !original && !self.parts.datapath.stands(attachment) {
-            return false;
+            return Ok(false);
         }
-        if self.parts.datapath.pinned(netns).await != Some(sandbox.netns) {
-            return false;
+        if self.parts.datapath.pinned(netns).await? != Some(sandbox.netns) {
+            return Ok(false);
         }
-        match self.parts.datapath.interfaces(netns).await {
-            Ok(interfaces) => interfaces.contains(&attachment.interface),
-            Err(_) => false,
-        }
+        let interfaces = self.parts.datapath.interfaces(netns).await?;
+        Ok(interfaces.contains(&attachment.interface))
     }
 
     /// The addresses in the extension of a container that nobody has looked at

@@ -138,6 +138,7 @@ mod tests {
                 labels: HashMap::new(),
                 extension: None,
                 created_at: None,
+                changed_at: None,
                 resolv_conf: None,
             },
             task: Some(Task {

@@ -43,6 +43,7 @@ pub(super) fn container(record: ContainerRecord) -> Container {
         labels: record.labels,
         extension,
         created_at: record.created_at.and_then(time),
+        changed_at: record.updated_at.and_then(time),
         resolv_conf: record
             .spec
             .and_then(|spec| mounted_resolv_conf(&spec.value)),
@@ -76,13 +77,14 @@ fn mounted_resolv_conf(spec: &[u8]) -> Option<PathBuf> {
     mount.source.is_absolute().then_some(mount.source)
 }
 
-/// A task; `None` for a state that is no state.
-pub(super) fn task(process: Process) -> Option<Task> {
-    let status = match Status::try_from(process.status).ok()? {
+/// A task. Of one whose shim does not answer in time, containerd tells no error but
+/// an unknown state, and no pid.
+pub(super) fn task(process: Process) -> Task {
+    let status = match Status::try_from(process.status).unwrap_or_default() {
         Status::Created => TaskStatus::Created,
         Status::Running | Status::Paused | Status::Pausing => TaskStatus::Running,
         Status::Stopped => TaskStatus::Stopped,
-        Status::Unknown => return None,
+        Status::Unknown => TaskStatus::Unknown,
     };
     // The listing fills `id`, a single look-up fills it too; `container_id`
     // is empty in some versions.
@@ -91,13 +93,13 @@ pub(super) fn task(process: Process) -> Option<Task> {
     } else {
         process.container_id
     };
-    Some(Task {
+    Task {
         container,
         pid: process.pid,
         status,
         exit_status: process.exit_status,
         exited_at: process.exited_at.and_then(time),
-    })
+    }
 }
 
 /// A time; `None` for containerd's zero time and for what no clock can show.

@@ -38,6 +38,9 @@ use tonic::{
 const EXTENSION_TYPE: &str = "io.circuit.v1.NetworkConfig";
 /// No answer of containerd takes longer; a task's start is given more.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// What containerd sends is taken up to this size, in bytes; it has a limit of its own,
+/// 16 MiB unless it was configured otherwise.
+const LONGEST_MESSAGE: usize = 64 << 20;
 
 /// One namespace of one containerd.
 pub struct Containerd {
@@ -62,6 +65,10 @@ impl Containerd {
         })
     }
 
+    fn containers_client(&self) -> ContainersClient<Channel> {
+        ContainersClient::new(self.channel.clone()).max_decoding_message_size(LONGEST_MESSAGE)
+    }
+
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request
@@ -84,10 +91,7 @@ impl Containerd {
             container: Some(record),
             update_mask: Some(FieldMask { paths: vec![key] }),
         });
-        match ContainersClient::new(self.channel.clone())
-            .update(request)
-            .await
-        {
+        match self.containers_client().update(request).await {
             Err(status) if status.code() != Code::NotFound => Err(status),
             _ => Ok(()),
         }
@@ -95,10 +99,7 @@ impl Containerd {
 
     async fn record(&self, id: &str) -> Result<Option<ContainerRecord>> {
         let request = self.timed(GetContainerRequest { id: id.to_owned() });
-        match ContainersClient::new(self.channel.clone())
-            .get(request)
-            .await
-        {
+        match self.containers_client().get(request).await {
             Ok(response) => Ok(response.into_inner().container),
             Err(status) if status.code() == Code::NotFound => Ok(None),
             Err(status) => Err(failed("get the container", &status)),
@@ -161,17 +162,17 @@ impl Runtime for Containerd {
     }
 
     async fn containers(&self) -> Result<Vec<Container>> {
+        let untold = |status: Status| failed("list the containers", &status);
+        // One by one: the records of some hundred containers, each with its whole
+        // OCI specification, are more than one message may have.
         let request = self.timed(ListContainersRequest::default());
-        let response = ContainersClient::new(self.channel.clone())
-            .list(request)
-            .await
-            .map_err(|status| failed("list the containers", &status))?;
-        Ok(response
-            .into_inner()
-            .containers
-            .into_iter()
-            .map(convert::container)
-            .collect())
+        let listed = self.containers_client().list_stream(request).await;
+        let mut listed = listed.map_err(untold)?.into_inner();
+        let mut containers = Vec::new();
+        while let Some(message) = listed.message().await.map_err(untold)? {
+            containers.extend(message.container.map(convert::container));
+        }
+        Ok(containers)
     }
 
     async fn container(&self, id: &str) -> Result<Option<Container>> {

@@ -3,19 +3,21 @@
 
 use std::{path::Path, time::Duration};
 
-use circuit_core::{Error, ErrorKind, Result, runtime::Task};
+use circuit_core::{
+    Error, ErrorKind, Result,
+    runtime::{Task, TaskStatus},
+};
 use containerd_client::services::v1::{
     Container as ContainerRecord, CreateContainerRequest, CreateTaskRequest,
     DeleteContainerRequest, DeleteTaskRequest, GetRequest, KillRequest, ListTasksRequest,
     StartRequest, WaitRequest, container,
-    containers_client::ContainersClient,
     snapshots::{MountsRequest, snapshots_client::SnapshotsClient},
     tasks_client::TasksClient,
 };
 use serde::Deserialize;
 use tonic::{Code, transport::Channel};
 
-use super::{Containerd, convert, failed};
+use super::{Containerd, LONGEST_MESSAGE, convert, failed};
 
 /// Making a task mounts file systems and runs the OCI runtime.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -40,7 +42,7 @@ struct SpecProcess {
 
 impl Containerd {
     fn tasks_client(&self) -> TasksClient<Channel> {
-        TasksClient::new(self.channel.clone())
+        TasksClient::new(self.channel.clone()).max_decoding_message_size(LONGEST_MESSAGE)
     }
 
     pub(super) async fn list_tasks(&self) -> Result<Vec<Task>> {
@@ -53,7 +55,7 @@ impl Containerd {
             .into_inner()
             .tasks
             .into_iter()
-            .filter_map(convert::task)
+            .map(convert::task)
             .collect())
     }
 
@@ -63,7 +65,12 @@ impl Containerd {
             exec_id: String::new(),
         });
         match self.tasks_client().get(request).await {
-            Ok(response) => Ok(response.into_inner().process.and_then(convert::task)),
+            Ok(response) => match response.into_inner().process.map(convert::task) {
+                Some(task) if task.status == TaskStatus::Unknown => Err(Error::deadline(format!(
+                    "cannot tell how container {id} is: its shim does not answer"
+                ))),
+                task => Ok(task),
+            },
             Err(status) if status.code() == Code::NotFound => Ok(None),
             Err(status) => Err(failed("get the task", &status)),
         }
@@ -199,9 +206,7 @@ impl Containerd {
         let discarded = discarded.await;
         if gone {
             let request = self.timed(DeleteContainerRequest { id: id.to_owned() });
-            let deleted = ContainersClient::new(self.channel.clone())
-                .delete(request)
-                .await;
+            let deleted = self.containers_client().delete(request).await;
             if let Err(status) = deleted
                 && status.code() != Code::NotFound
             {
@@ -228,10 +233,7 @@ impl Containerd {
         let request = self.timed(CreateContainerRequest {
             container: Some(container),
         });
-        match ContainersClient::new(self.channel.clone())
-            .create(request)
-            .await
-        {
+        match self.containers_client().create(request).await {
             Ok(_) => Ok(()),
             // Somebody made it anew; the task is still the old one's.
             Err(status) if status.code() == Code::AlreadyExists => Ok(()),

@@ -18,6 +18,7 @@ use datastore::Networks;
 use fleet::Fleet;
 use leases::Leases;
 use names::Naming;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use pools::Pools;
 use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -36,6 +37,9 @@ use crate::{
 /// What runs has this long to come to its end after a signal.
 const DRAIN: Duration = Duration::from_secs(30);
 
+/// So many descriptors are enough.
+const MOST_DESCRIPTORS: u32 = 65_536;
+
 /// Cleaning up after an earlier life waits so long for a runtime that is away.
 const TIDY_AGAIN: Duration = Duration::from_secs(10);
 
@@ -45,6 +49,7 @@ const TIDY_AGAIN: Duration = Duration::from_secs(10);
 /// With the text to tell the user, when it cannot start or a part of it ends
 /// by itself.
 pub async fn run(options: ServerOptions) -> Result<()> {
+    have_descriptors();
     let daemon = Daemon::build(&options).await?;
     tracing::info!(
         "circuit {} serves node {} on {}",
@@ -53,6 +58,21 @@ pub async fn run(options: ServerOptions) -> Result<()> {
         daemon.addresses()
     );
     daemon.run(&options).await
+}
+
+/// Takes as many descriptors as it may, within reason: started by hand it has some
+/// thousand, of which clients may hold many.
+#[allow(clippy::useless_conversion, reason = "some machines have 32 bits")]
+fn have_descriptors() {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return;
+    };
+    let most = hard.min(MOST_DESCRIPTORS.into());
+    if soft < most
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, most, hard)
+    {
+        tracing::warn!(%error, "only {soft} descriptors may be open");
+    }
 }
 
 /// The parts, ready to run.

@@ -334,9 +334,8 @@ impl Datapath for CniDatapath {
             .collect())
     }
 
-    async fn pinned(&self, pin: &Path) -> Option<u64> {
-        // A file that is left after an unmount is no namespace.
-        netns::identity(pin).ok().map(|identity| identity.inode)
+    async fn pinned(&self, pin: &Path) -> Result<Option<u64>> {
+        Ok(netns::pinned(pin)?.map(|identity| identity.inode))
     }
 
     async fn interfaces(&self, netns: &Path) -> Result<Vec<String>> {

@@ -15,6 +15,10 @@ use tokio::sync::{Mutex, mpsc};
 /// How often a watching thread looks whether anybody still listens, and for a bus
 /// where there is none.
 const GLANCE: Duration = Duration::from_secs(5);
+/// How soon a watch that failed is begun anew, and how long one lasts that is taken to
+/// have recovered: no pause is longer.
+const AGAIN: Duration = Duration::from_secs(5);
+const STEADY: Duration = Duration::from_secs(300);
 /// A reload takes rules away and makes others, in several steps.
 const SETTLE: Duration = Duration::from_millis(50);
 /// How long ends are left alone after they were told of. It doubles with each time
@@ -56,7 +60,7 @@ impl Disturbances {
             Some(told) = rules.recv() => told,
             Some(told) = firewalld.recv() => told,
             Some(told) = ends.recv() => told,
-            // Each has said why it ended.
+            // No thread could be started, as each has said.
             else => std::future::pending().await,
         }
     }
@@ -81,15 +85,38 @@ fn spawn(
 }
 
 fn watch_rules(tell: &mpsc::Sender<Told>) {
-    if let Err(error) = watch(tell) {
-        let _ = tell.blocking_send(Err(error));
+    watch_on(tell, AGAIN, |anew| hear_of_rules(tell, anew));
+}
+
+/// Watches until nobody listens. What ends a watch, such as a shortage, passes: it is
+/// said, once, and the watch begun anew, ever later while it goes on failing.
+fn watch_on(tell: &mpsc::Sender<Told>, first: Duration, mut watch: impl FnMut(bool) -> Result<()>) {
+    let (mut said, mut pause, mut anew) = (None, first, false);
+    while !tell.is_closed() {
+        let begun = Instant::now();
+        let Err(error) = watch(anew) else { return };
+        let text = error.to_string();
+        if said.as_ref() != Some(&text) {
+            let _ = tell.blocking_send(Err(error));
+            said = Some(text);
+        }
+        if begun.elapsed() >= STEADY {
+            pause = first;
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(STEADY);
+        anew = true;
     }
 }
 
-fn watch(tell: &mpsc::Sender<Told>) -> Result<()> {
+fn hear_of_rules(tell: &mpsc::Sender<Told>, anew: bool) -> Result<()> {
     let mut watch = nft::Watch::open(None).map_err(|e| unwatched(&e))?;
+    // Since the last one ended, everything may have happened.
+    let mut missed = anew;
     while !tell.is_closed() {
-        if watch.wait(GLANCE).map_err(|e| unwatched(&e))?.is_none() {
+        let changed = missed || watch.wait(GLANCE).map_err(|e| unwatched(&e))?.is_some();
+        missed = false;
+        if !changed {
             continue;
         }
         // Most changes are our own, or none of our business.
@@ -127,16 +154,16 @@ fn watch_firewalld(tell: &mpsc::Sender<Told>) {
 }
 
 fn watch_ends(tell: &mpsc::Sender<Told>) {
-    if let Err(error) = hear_of_ends(tell) {
-        let _ = tell.blocking_send(Err(error));
-    }
+    watch_on(tell, AGAIN, |anew| hear_of_ends(tell, anew));
 }
 
-fn hear_of_ends(tell: &mpsc::Sender<Told>) -> Result<()> {
+fn hear_of_ends(tell: &mpsc::Sender<Told>, anew: bool) -> Result<()> {
     let mut watch = ends::Watch::open()?;
-    let (mut calm, mut last) = (CALM, None::<Instant>);
+    let (mut calm, mut last, mut missed) = (CALM, None::<Instant>, anew);
     while !tell.is_closed() {
-        if !watch.wait(GLANCE)? {
+        let changed = missed || watch.wait(GLANCE)?;
+        missed = false;
+        if !changed {
             continue;
         }
         let again = last.is_some_and(|last| last.elapsed() < QUARREL);
@@ -150,4 +177,42 @@ fn hear_of_ends(tell: &mpsc::Sender<Told>) -> Result<()> {
 
 fn unwatched(error: &nft::NftError) -> Error {
     Error::unavailable(format!("cannot watch the firewall: {error}"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_watch_that_failed_is_begun_anew() {
+        let ends = [
+            Err(Error::unavailable("no descriptor is free")),
+            Err(Error::unavailable("no descriptor is free")),
+            Err(Error::unavailable("no memory")),
+            Ok(()),
+        ];
+        let mut ends = ends.into_iter();
+        let mut told = spawn("test-watch", move |tell| {
+            watch_on(tell, Duration::from_millis(1), |anew| {
+                assert_eq!(anew, ends.len() < 4);
+                let end = ends.next().unwrap();
+                if end.is_ok() {
+                    let _ = tell.blocking_send(Ok(Disturbance::Rules));
+                }
+                end
+            });
+        });
+        let mut all = Vec::new();
+        while let Some(told) = told.recv().await {
+            all.push(told.map_err(|error| error.to_string()));
+        }
+        let failed = |text: &str| Err(text.to_owned());
+        let want = [
+            failed("no descriptor is free"),
+            failed("no memory"),
+            Ok(Disturbance::Rules),
+        ];
+        assert_eq!(all, want);
+    }
 }

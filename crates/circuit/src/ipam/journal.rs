@@ -53,7 +53,7 @@ struct Open {
 #[derive(Debug, Default)]
 pub(super) struct Loaded {
     pub(super) lines: Vec<Line>,
-    /// How many lines cannot be read although others follow.
+    /// How many lines cannot be read although they were written to their end.
     pub(super) damaged: usize,
     /// Where the last whole line ends; zero when there is no journal.
     end: u64,
@@ -74,18 +74,16 @@ pub(super) fn load(path: &Path) -> io::Result<Loaded> {
         end: whole.map_or(0, |at| at as u64 + 1),
         ..Loaded::default()
     };
-    let mut doubtful = 0;
-    for line in text[HEADER.len()..].split(|byte| *byte == b'\n') {
-        if line.is_empty() {
+    for line in text[HEADER.len()..].split_inclusive(|byte| *byte == b'\n') {
+        let ended = line.strip_suffix(b"\n");
+        if ended == Some(b"") {
             continue;
         }
-        match decode(line) {
-            Some(line) => {
-                loaded.damaged += std::mem::take(&mut doubtful);
-                loaded.lines.push(line);
-            }
-            // The last one is what a crash cut short.
-            None => doubtful += 1,
+        match decode(ended.unwrap_or(line)) {
+            Some(line) => loaded.lines.push(line),
+            None if ended.is_some() => loaded.damaged += 1,
+            // What a crash cut short.
+            None => {}
         }
     }
     Ok(loaded)

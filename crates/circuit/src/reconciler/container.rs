@@ -64,7 +64,7 @@ impl Reconciler {
         match looked {
             Ok(next) => {
                 if next != Next::Retry {
-                    self.watch(container, |watched| watched.failures = 0);
+                    self.watched(container, |watched| watched.failures = 0);
                 }
                 next
             }
@@ -98,6 +98,9 @@ impl Reconciler {
         let Some(seen) = self.attachments.see(container).await? else {
             return self.bury(record).await;
         };
+        if self.attachments.renew(&mut record, &seen).await? {
+            self.unwatch(container);
+        }
         if !self.note_seen(&seen) {
             // Its end was told already; the runtime will know in a moment.
             return Ok(Next::After(STALE));
@@ -113,10 +116,20 @@ impl Reconciler {
                 .problems
                 .insert(problem.network.clone(), problem.message.clone());
         }
+        if record.restart.restarting {
+            return self.finish_restart(&mut record, &seen, &labels).await;
+        }
         let sandbox = match self.sandbox(&seen, &record, &labels).await {
             Ok(sandbox) => sandbox,
             Err(error) => {
                 findings.add("", &error);
+                let task = seen.alive();
+                let here = |a: &Attachment| task.is_some_and(|task| a.sandbox.pid == task.pid);
+                if record.attachments.iter().any(here) {
+                    // What cannot be looked at stays as it is.
+                    self.tell(container, findings.problems);
+                    return Ok(Next::Retry);
+                }
                 None
             }
         };
@@ -235,7 +248,14 @@ impl Reconciler {
         let mut intact = Vec::new();
         if let Some(sandbox) = sandbox {
             for attachment in &record.attachments {
-                if self.attachments.intact(attachment, sandbox).await {
+                let intact_or_untold = match self.attachments.intact(attachment, sandbox).await {
+                    Ok(intact) => intact,
+                    Err(error) => {
+                        findings.add(&attachment.network, &error);
+                        true
+                    }
+                };
+                if intact_or_untold {
                     intact.push((attachment.network.clone(), attachment.interface.clone()));
                 }
             }

@@ -1,12 +1,21 @@
 //! What other programs take away of what attachments have on the host is made again,
 //! when that is noticed, and looked at from time to time.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use circuit_core::attachment::{Attachment, ContainerRecord, Phase};
 use circuit_core::cni::ConfigList;
 use circuit_core::datapath::Disturbance;
 use circuit_core::event::Kind;
+use futures::{
+    FutureExt as _, StreamExt as _,
+    future::BoxFuture,
+    stream::{self, FuturesUnordered},
+};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
@@ -17,39 +26,53 @@ use crate::figures::{Difference, Found};
 /// What could not be made again is tried again after this time, so often.
 const AGAIN: Duration = Duration::from_secs(1);
 const TRIES: u32 = 5;
+/// As many containers are mended side by side.
+const SIDE_BY_SIDE: usize = 16;
 
 impl Reconciler {
     /// Waits for disturbances until `shutdown`, and mends; what nobody tells of is
     /// looked at once in the time `every`.
     pub async fn guard(self: Arc<Self>, every: Duration, shutdown: CancellationToken) {
-        let work = async {
-            tokio::join!(self.mend_when_told(), self.mend_networks_each(every));
-        };
-        shutdown.run_until_cancelled(work).await;
+        shutdown.run_until_cancelled(self.mend_always(every)).await;
     }
 
-    async fn mend_when_told(&self) {
+    /// A round that waits for a container, which may be worked on for long, keeps no
+    /// other from being begun.
+    async fn mend_always(&self, every: Duration) {
+        let mut times = interval_at(Instant::now() + every, every);
+        times.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut rounds: FuturesUnordered<BoxFuture<'_, ()>> = FuturesUnordered::new();
         loop {
-            match self.attachments.parts.datapath.disturbed().await {
-                Ok(Disturbance::Rules) => {
-                    tracing::warn!("another program took firewall rules away: making them again");
-                    self.mend_firewall(self.those_with(|_| true)).await;
-                }
-                Ok(Disturbance::Firewalld) => {
-                    let concerned = self.those_with(drives_firewall);
-                    if concerned.is_empty() {
-                        continue;
-                    }
-                    tracing::info!(
-                        "firewalld was reloaded, started or ended: telling it of containers again"
-                    );
-                    self.mend_firewall(concerned).await;
-                }
-                Ok(Disturbance::Ends) => self.mend_ends().await,
-                Err(error) => {
-                    tracing::warn!("{error}: what other programs take away is given back later");
-                }
+            tokio::select! {
+                told = self.attachments.parts.datapath.disturbed() => match told {
+                    Ok(disturbance) => rounds.push(self.mend_after(disturbance).boxed()),
+                    Err(error) => tracing::warn!(
+                        "{error}: what other programs take away is given back later"
+                    ),
+                },
+                _ = times.tick() => rounds.push(self.mend_networks().boxed()),
+                Some(()) = rounds.next() => {}
             }
+        }
+    }
+
+    async fn mend_after(&self, disturbance: Disturbance) {
+        match disturbance {
+            Disturbance::Rules => {
+                tracing::warn!("another program took firewall rules away: making them again");
+                self.mend_firewall(self.those_with(|_| true)).await;
+            }
+            Disturbance::Firewalld => {
+                let concerned = self.those_with(drives_firewall);
+                if concerned.is_empty() {
+                    return;
+                }
+                tracing::info!(
+                    "firewalld was reloaded, started or ended: telling it of containers again"
+                );
+                self.mend_firewall(concerned).await;
+            }
+            Disturbance::Ends => self.mend_ends().await,
         }
     }
 
@@ -66,49 +89,44 @@ impl Reconciler {
         self.mend_networks().await;
     }
 
-    async fn mend_networks_each(&self, every: Duration) {
-        let mut times = interval_at(Instant::now() + every, every);
-        times.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            times.tick().await;
-            self.mend_networks().await;
-        }
-    }
-
     async fn mend_networks(&self) {
-        for (container, network) in self.worth_a_look().await {
-            let _guard = self.attachments.lock(&container).await;
-            let record = self.attachments.book().record(&container);
-            let attachments = record.attachments.iter();
-            for attachment in attachments.filter(|it| it.network == network) {
-                self.mend(attachment).await;
-            }
-        }
+        let concerned = self.worth_a_look().await.into_iter().collect();
+        self.mend_each(concerned).await;
     }
 
-    /// The attachments that have lost their place, and one of each network, to see
+    /// The containers that have lost their place, and one of each network, to see
     /// what all of its containers share.
-    async fn worth_a_look(&self) -> HashSet<(String, String)> {
+    async fn worth_a_look(&self) -> HashSet<String> {
         let records = self.attachments.book().records();
         let loose = self.attachments.parts.datapath.loose(&records).await;
         let loose = loose.unwrap_or_else(|error| {
             tracing::debug!(%error, "cannot look at ports");
             Vec::new()
         });
-        let shared = self.one_of_each_network().into_iter();
-        shared.chain(loose).collect()
+        let loose = loose.into_iter().map(|(container, _)| container);
+        self.one_of_each_network()
+            .into_iter()
+            .chain(loose)
+            .collect()
     }
 
     /// A container on each network, or on each form that it has had, that drivers
-    /// attached.
-    fn one_of_each_network(&self) -> Vec<(String, String)> {
+    /// attached; of those on which nobody works, where there are such.
+    fn one_of_each_network(&self) -> Vec<String> {
         let records = self.attachments.book().records();
+        let (mut free, mut busy) = (Vec::new(), Vec::new());
+        for record in records {
+            match self.attachments.is_worked_on(&record.container) {
+                false => free.push(record),
+                true => busy.push(record),
+            }
+        }
         let (mut seen, mut one) = (HashSet::new(), Vec::new());
-        for record in &records {
+        for record in free.iter().chain(&busy) {
             for attachment in &record.attachments {
                 let made = attachment.phase == Phase::Attached && !attachment.natives.is_empty();
                 if made && seen.insert((&attachment.network, &attachment.config)) {
-                    one.push((record.container.clone(), attachment.network.clone()));
+                    one.push(record.container.clone());
                 }
             }
         }
@@ -129,12 +147,7 @@ impl Reconciler {
             .figures()
             .found(Difference::Firewall, Found::Event);
         for _ in 0..TRIES {
-            let mut failed = Vec::new();
-            for container in left {
-                if !self.mend_container(&container).await {
-                    failed.push(container);
-                }
-            }
+            let failed = self.mend_each(left).await;
             if failed.is_empty() {
                 self.attachments.figures().mended(Difference::Firewall);
                 self.attachments.events().tell(
@@ -155,8 +168,25 @@ impl Reconciler {
         );
     }
 
+    /// Mends each as soon as nobody works on it, and returns those where it failed.
+    async fn mend_each(&self, containers: Vec<String>) -> Vec<String> {
+        let mending = stream::iter(containers).map(|container| async move {
+            let mended = self.mend_container(&container).await;
+            (!mended).then_some(container)
+        });
+        let mended = mending.buffer_unordered(SIDE_BY_SIDE);
+        mended.filter_map(std::future::ready).collect().await
+    }
+
+    /// Returns false when it failed. Another round that waits for the container mends
+    /// it for this one, too.
     async fn mend_container(&self, container: &str) -> bool {
+        let waiting = || self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if !waiting().insert(container.to_owned()) {
+            return true;
+        }
         let _guard = self.attachments.lock(container).await;
+        waiting().remove(container);
         let record = self.attachments.book().record(container);
         let mut mended = true;
         for attachment in &record.attachments {

@@ -63,6 +63,8 @@ struct Watched {
 pub struct Reconciler {
     attachments: Arc<Attachments>,
     watched: Mutex<HashMap<String, Watched>>,
+    /// Containers that are mended as soon as nobody works on them.
+    waiting: Mutex<HashSet<String>>,
 }
 
 /// What a look at a container asks for next.
@@ -82,12 +84,22 @@ impl Reconciler {
         Self {
             attachments,
             watched: Mutex::default(),
+            waiting: Mutex::default(),
         }
     }
 
     fn watch<T>(&self, container: &str, f: impl FnOnce(&mut Watched) -> T) -> T {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         f(watched.entry(container.to_owned()).or_default())
+    }
+
+    /// As [`watch`](Self::watch), for one that is watched already: nothing is to be
+    /// remembered of containers that are gone.
+    fn watched(&self, container: &str, f: impl FnOnce(&mut Watched)) {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(watched) = watched.get_mut(container) {
+            f(watched);
+        }
     }
 
     fn unwatch(&self, container: &str) {
@@ -131,9 +143,9 @@ impl Reconciler {
                 tracing::debug!("task exit: container={container} pid={pid} status={status}");
                 self.note_end(container, *pid, *status);
             }
-            Event::Container { .. }
-            | Event::ContainerUpdated { .. }
-            | Event::TaskDeleted { .. } => {}
+            // Made, or deleted: what was seen of one of the same id before is over.
+            Event::Container { container } => self.unwatch(container),
+            Event::ContainerUpdated { .. } | Event::TaskDeleted { .. } => {}
         }
     }
 

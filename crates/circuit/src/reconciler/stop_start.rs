@@ -13,7 +13,7 @@ use circuit_core::{
 };
 use futures::FutureExt as _;
 
-use super::{Reconciler, restarts};
+use super::{Next, Reconciler, restarts};
 use crate::attachments::{Seen, no_container};
 use crate::figures::Restart;
 use crate::traces::{span, traced};
@@ -48,7 +48,9 @@ impl Reconciler {
     async fn stop_now(&self, container: &str, timeout: Option<Duration>) -> Result<()> {
         let _guard = self.attachments.lock(container).await;
         let seen = self.see(container).await?;
-        let mut record = self.attachments.book().record(container);
+        let mut record = self.record_of(&seen).await?;
+        record.restart.stopped = true;
+        record.restart.restarting = false;
         let halted = self.halt(&mut record, &seen, timeout).await;
         self.publish(&record, &seen).await;
         halted?;
@@ -59,7 +61,7 @@ impl Reconciler {
     async fn start_now(&self, container: &str) -> Result<u32> {
         let _guard = self.attachments.lock(container).await;
         let seen = self.see(container).await?;
-        let mut record = self.attachments.book().record(container);
+        let mut record = self.record_of(&seen).await?;
         let pid = self.start_by_hand(&mut record, &seen).await?;
         tracing::info!("started {container}: pid {pid}");
         Ok(pid)
@@ -67,8 +69,9 @@ impl Reconciler {
 
     async fn restart_now(&self, container: &str, timeout: Option<Duration>) -> Result<u32> {
         let _guard = self.attachments.lock(container).await;
-        let mut record = self.attachments.book().record(container);
         let seen = self.see(container).await?;
+        let mut record = self.record_of(&seen).await?;
+        record.restart.restarting = true;
         self.halt(&mut record, &seen, timeout).await?;
         let seen = self.see(container).await?;
         let begun = Instant::now();
@@ -105,8 +108,19 @@ impl Reconciler {
         Ok(seen)
     }
 
-    /// Ends the task and lets the policy rest; the wish to rest is on disk
-    /// before the signal is sent.
+    /// The record of the container that is there.
+    async fn record_of(&self, seen: &Seen) -> Result<ContainerRecord> {
+        let id = &seen.container.id;
+        let mut record = self.attachments.book().record(id);
+        if self.attachments.renew(&mut record, seen).await? {
+            self.unwatch(id);
+            self.note_seen(seen);
+        }
+        Ok(record)
+    }
+
+    /// Ends the task; that it is to rest, or to be started again, is on disk before the
+    /// signal is sent.
     async fn halt(
         &self,
         record: &mut ContainerRecord,
@@ -114,7 +128,6 @@ impl Reconciler {
         timeout: Option<Duration>,
     ) -> Result<()> {
         let id = &seen.container.id;
-        record.restart.stopped = true;
         record.restart.stopped_pid = seen.task.as_ref().map(|task| task.pid);
         self.attachments.book().save(record).await?;
         if let Some(task) = &seen.task {
@@ -130,7 +143,7 @@ impl Reconciler {
             TaskStatus::Stopped => return Ok(()),
             // Its process waits to be started and listens to no signal.
             TaskStatus::Created => {}
-            TaskStatus::Running => {
+            TaskStatus::Running | TaskStatus::Unknown => {
                 self.signal(id, SIGTERM).await?;
                 if self.ended_within(id, timeout).await? {
                     return Ok(());
@@ -178,15 +191,12 @@ impl Reconciler {
     }
 
     async fn start_by_hand(&self, record: &mut ContainerRecord, seen: &Seen) -> Result<u32> {
-        record.restart.stopped = false;
-        record.restart.stopped_pid = None;
-        record.restart.failures = 0;
-        record.restart.count = 0;
-        self.watch(&seen.container.id, |watched| watched.streak = 0);
         if restarts::stopped_elsewhere(seen) {
             let runtime = self.attachments.runtime();
             runtime.clear_stopped(&seen.container.id).await?;
         }
+        record.restart.begin_anew();
+        self.watch(&seen.container.id, |watched| watched.streak = 0);
         if let Some(task) = seen.alive() {
             self.attachments.book().save(record).await?;
             return Ok(task.pid);
@@ -212,11 +222,8 @@ impl Reconciler {
         seen: &Seen,
         labels: &Labels,
     ) -> Result<u32> {
-        let id = &seen.container.id;
         self.leave_all(record).await;
-        // Also when none is seen: a start that was cut off half way leaves one
-        // that containerd does not list and that is in the way.
-        self.attachments.runtime().delete_task(id).await?;
+        // Before anything of the former task goes: how it ended is known by it alone.
         record.restart.launching = true;
         record.restart.seen = true;
         self.attachments.book().save(record).await?;
@@ -237,6 +244,9 @@ impl Reconciler {
     ) -> Result<u32> {
         let id = &seen.container.id;
         let runtime = self.attachments.runtime();
+        // Also when none is seen: a start that was cut off half way leaves one
+        // that containerd does not list and that is in the way.
+        runtime.delete_task(id).await?;
         let log = restarts::log_of(seen).unwrap_or_else(|line| {
             self.say_once(id, format!("container {id}: {line}"));
             None
@@ -257,6 +267,28 @@ impl Reconciler {
         Ok(pid)
     }
 
+    /// After a crash in the middle of a restart by hand: the task is ended, if it still
+    /// is the one that was there then, and another started.
+    pub(super) async fn finish_restart(
+        &self,
+        record: &mut ContainerRecord,
+        seen: &Seen,
+        labels: &Labels,
+    ) -> Result<Next> {
+        let id = &seen.container.id;
+        if let Some(task) = seen.alive() {
+            self.end(id, task, STOP_TIMEOUT).await?;
+        }
+        record.restart.begin_anew();
+        let begun = Instant::now();
+        let launched = self.launch(record, seen, labels).await;
+        let figures = self.attachments.figures();
+        figures.restarted(Restart::Recovery, &launched, begun.elapsed());
+        let pid = launched?;
+        tracing::info!("restarted {id}, as was begun before: pid {pid}");
+        Ok(Next::Rest)
+    }
+
     /// After a crash in the middle of a launch: a task that was made is
     /// started, now that it is connected.
     pub(super) async fn finish_launch(
@@ -267,20 +299,25 @@ impl Reconciler {
         if !record.restart.launching {
             return Ok(());
         }
-        if let Some(Task {
-            pid,
-            status: TaskStatus::Created,
-            ..
-        }) = &seen.task
-        {
-            let id = &seen.container.id;
-            let begun = Instant::now();
-            let started = self.attachments.runtime().start_task(id).await;
-            let figures = self.attachments.figures();
-            figures.restarted(Restart::Recovery, &started, begun.elapsed());
-            started?;
-            record.restart.pid = Some(*pid);
-            tracing::info!("restarted {id}: pid {pid}");
+        let id = &seen.container.id;
+        match &seen.task {
+            Some(Task { pid, status, .. }) if *status == TaskStatus::Created => {
+                let begun = Instant::now();
+                let started = self.attachments.runtime().start_task(id).await;
+                let figures = self.attachments.figures();
+                figures.restarted(Restart::Recovery, &started, begun.elapsed());
+                started?;
+                record.restart.pid = Some(*pid);
+                tracing::info!("restarted {id}: pid {pid}");
+            }
+            Some(task) if task.is_alive() => record.restart.pid = Some(task.pid),
+            Some(_) => {}
+            // The former task is gone and there is no other: a start that failed.
+            None => self.watch(id, |watched| {
+                watched
+                    .ended
+                    .get_or_insert((1, Duration::ZERO, Instant::now()));
+            }),
         }
         record.restart.launching = false;
         self.attachments.book().save(record).await

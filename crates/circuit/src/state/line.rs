@@ -10,7 +10,8 @@ pub(super) const HEADER: &str = "circuit-journal 1\n";
 pub(super) struct Parsed {
     /// The records, later lines after earlier ones.
     pub(super) records: Vec<ContainerRecord>,
-    /// Lines that cannot be read although others follow, with the reason.
+    /// Lines that cannot be read although they were written to their end, with the
+    /// reason.
     pub(super) damaged: Vec<(usize, String)>,
     /// Where the last whole line ends.
     pub(super) end: u64,
@@ -24,8 +25,8 @@ pub(super) fn encode(record: &ContainerRecord) -> serde_json::Result<Vec<u8>> {
     Ok(line)
 }
 
-/// Reads everything up to the zeros that are written ahead. A torn line at the
-/// end is what a crash leaves of something nobody was told of.
+/// Reads everything up to the zeros that are written ahead. A line without an end is
+/// what a crash leaves of something nobody was told of.
 pub(super) fn parse(bytes: &[u8]) -> Parsed {
     let end = bytes.iter().position(|byte| *byte == 0);
     let text = &bytes[..end.unwrap_or(bytes.len())];
@@ -34,17 +35,16 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
         end: whole.map_or(0, |at| at as u64 + 1),
         ..Parsed::default()
     };
-    let mut doubtful = Vec::new();
-    for (number, line) in text.split(|byte| *byte == b'\n').enumerate().skip(1) {
-        if line.is_empty() {
+    let lines = text.split_inclusive(|byte| *byte == b'\n');
+    for (number, line) in lines.enumerate().skip(1) {
+        let ended = line.strip_suffix(b"\n");
+        if ended == Some(b"") {
             continue;
         }
-        match decode(line) {
-            Ok(record) => {
-                parsed.damaged.append(&mut doubtful);
-                parsed.records.push(record);
-            }
-            Err(reason) => doubtful.push((number + 1, reason)),
+        match decode(ended.unwrap_or(line)) {
+            Ok(record) => parsed.records.push(record),
+            Err(reason) if ended.is_some() => parsed.damaged.push((number + 1, reason)),
+            Err(_) => {}
         }
     }
     parsed
@@ -101,6 +101,17 @@ mod tests {
         bytes[at + 1] = b'x';
         let parsed = parse(&bytes);
         assert_eq!(names(&parsed), ["a", "c"]);
+        assert_eq!(parsed.damaged, [(3, "its checksum is wrong".to_owned())]);
+    }
+
+    #[test]
+    fn a_damaged_last_line_is_told_of_too() {
+        let mut bytes = journal(&["a", "b"]);
+        let at = bytes.windows(3).position(|w| w == b"\"b\"").unwrap();
+        bytes[at + 1] = b'x';
+        bytes.extend([0; 100]);
+        let parsed = parse(&bytes);
+        assert_eq!(names(&parsed), ["a"]);
         assert_eq!(parsed.damaged, [(3, "its checksum is wrong".to_owned())]);
     }
 

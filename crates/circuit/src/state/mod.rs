@@ -43,7 +43,7 @@ impl State {
     /// When it cannot be read or made, or is of a newer Circuit. A damaged
     /// line is no error.
     pub fn open(root: &Path, namespace: &str) -> Result<(Self, Loaded)> {
-        let path = root.join(format!("{namespace}.journal"));
+        let path = root.join(journal_of(namespace));
         let refused = |error: &dyn std::fmt::Display| {
             Error::precondition(format!(
                 "cannot use the journal {}: {error}: mend it, or give another folder with \
@@ -99,6 +99,15 @@ impl State {
             "cannot write the journal {}: {error}",
             self.path.display()
         ))
+    }
+}
+
+/// The name of a namespace's journal. That of the pools is beside it; no name of a
+/// namespace ends with a hyphen.
+fn journal_of(namespace: &str) -> String {
+    match namespace {
+        "ipam" => "ipam-.journal".to_owned(),
+        other => format!("{other}.journal"),
     }
 }
 

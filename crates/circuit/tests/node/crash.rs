@@ -123,6 +123,68 @@ fn killed_while_containers_come_and_go(node: NodeBuilder) {
     }
 }
 
+/// What was asked for is done, by the next daemon.
+#[test]
+fn killed_while_a_restart_by_hand_waits() {
+    let node = crate::node().start();
+    create_ctr0(&node);
+    node.run_container("web", &[(NETWORK, "ctr0")], &["sleep", "1000"]);
+    let before = node.wait_for_addresses("web");
+    for ends_by_itself in [true, false] {
+        let pid = node.task_pid("web").unwrap();
+        thread::scope(|scope| {
+            // It hears no SIGTERM.
+            let call = scope.spawn(|| node.circuit(&["container", "restart", "-t", "60s", "web"]));
+            wait_until("it is written down", PATIENCE, || {
+                let record = node.record("web");
+                record.is_some_and(|it| it["restart"]["restarting"] == true)
+            });
+            node.kill_daemon();
+            assert!(!call.join().expect("the command ends").worked());
+        });
+        if ends_by_itself {
+            node.end_task("web");
+        }
+        node.start_daemon();
+        node.wait_for_new_task("web", pid);
+        assert_eq!(node.wait_for_addresses("web"), before);
+        assert_exactly(&node, &[("web", 1)]);
+    }
+    let record = node.record("web").unwrap();
+    assert!(record["restart"].get("restarting").is_none(), "{record}");
+}
+
+/// How a task ended is known after its restart was cut off, too.
+#[test]
+fn killed_while_restarting_what_failed() {
+    let node = crate::node().start();
+    create_ctr0(&node);
+    let labels = [(NETWORK, "ctr0"), (RESTART, "on-failure")];
+    node.run_container("web", &labels, &[]);
+    node.wait_for_addresses("web");
+    for moment in moments() {
+        node.kill_task("web");
+        thread::sleep(moment * 4);
+        node.kill_daemon();
+        node.start_daemon();
+        wait_until("web runs again", PATIENCE, || {
+            node.task_pid("web").is_some()
+        });
+        assert_exactly(&node, &[("web", 1)]);
+    }
+    // As it is between the end of one task and the making of the next.
+    node.kill_daemon();
+    node.end_task("web");
+    crate::support::change_record(&node, "web", |record| {
+        record["restart"]["launching"] = true.into();
+    });
+    node.start_daemon();
+    wait_until("web runs again", PATIENCE, || {
+        node.task_pid("web").is_some()
+    });
+    assert_exactly(&node, &[("web", 1)]);
+}
+
 /// A bridge whose commands begin, sleep, and only then do their work; all of
 /// that goes on when the daemon is killed.
 const SLOW: &str = "#!/bin/sh\n\

@@ -24,6 +24,7 @@ mod dns_cluster;
 mod dns_servers;
 mod everyday;
 mod firewalld;
+mod hindered;
 mod labels;
 mod load;
 mod main_job;
@@ -45,7 +46,6 @@ mod restart_policies;
 mod rootless;
 mod routers;
 mod runtime;
-
 mod shared;
 mod support;
 mod taken_away;

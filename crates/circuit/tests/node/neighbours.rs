@@ -131,6 +131,26 @@ fn others_keep_what_they_have() {
     node.assert_nothing_left();
 }
 
+/// nerdctl attaches a container in the middle of the making of its task, of which the
+/// runtime does not know yet.
+#[test]
+fn what_is_about_to_start_keeps_what_it_has() {
+    let node = node();
+    node.create_container("theirs", &[], &[]);
+    node.run("ip", &["netns", "add", "theirs"]).ok();
+    by_another(&node, "ADD", "default-theirs", "/run/netns/theirs", 8082);
+    let (leases, ports) = (node.leases(), node.publications());
+    assert_eq!((leases.len(), ports.len()), (1, 1), "{ports:?}");
+    let gone = stray(&node, "10.88.0.77", "default-gone");
+    node.kill_daemon();
+    node.start_daemon();
+    wait_until("what nobody has is free", PATIENCE, || !gone.exists());
+    assert_eq!((node.leases(), node.publications()), (leases, ports));
+    by_another(&node, "DEL", "default-theirs", "/run/netns/theirs", 8082);
+    node.remove_container("theirs");
+    node.assert_nothing_left();
+}
+
 /// A daemon for the containers of another namespace, beside the node's own.
 struct Second<'a> {
     node: &'a TestNode,

@@ -301,3 +301,38 @@ fn created_and_deleted_networks_are_logged() {
             && logged(&node, &["INFO", "deleted network ctr0"]) == 1
     });
 }
+
+/// A bridge that takes its time, and tells when it has begun.
+const SLOW: &str = "#!/bin/sh\n\
+     case $CNI_COMMAND in ADD) touch /run/began; sleep 5 ;; esac\n\
+     exec %STOCK%/bridge\n";
+
+#[test]
+fn a_network_deleted_under_a_connect_is_not_connected() {
+    let node = crate::node().start();
+    node.script_plugin("slow", SLOW);
+    let slow = network::by_plugin("slow", "slow", "10.4.0.0/16");
+    node.create_network("slow", &slow);
+    node.create_network("gone", &network::bridge("gone", "10.5.0.0/16"));
+    node.run_container("first", &[], &[]);
+    let shared = format!("network:/proc/{}/ns/net", node.task_pid("first").unwrap());
+    node.run_container_with(&["--with-ns", &shared], "second", &[], &[]);
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| node.circuit(&["network", "connect", "first", "slow"]));
+        wait_until("the plugin runs", PATIENCE, || {
+            node.path("/run/began").exists()
+        });
+        // It waits for the namespace, in which both are.
+        let second = scope.spawn(|| node.circuit(&["network", "connect", "second", "gone"]));
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        node.circuit(&["network", "rm", "gone"]).ok();
+        first.join().unwrap().ok();
+        let told = error_of(second.join().unwrap());
+        assert_names(&told, &["gone"]);
+    });
+    assert_eq!(node.leases(), ["slow/10.4.0.2"]);
+    assert_eq!(node.records().len(), 1);
+    node.remove_container("second");
+    node.remove_container("first");
+    node.assert_nothing_left();
+}

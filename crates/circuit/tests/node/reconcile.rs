@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use circuit_testing::{NodeBuilder, PATIENCE, TestNode, network, wait_until};
+use circuit_testing::{NodeBuilder, PATIENCE, Plugins, TestNode, network, wait_until};
 
 use crate::support::{NETWORK, RESTART, assert_exactly, create_ctr0, ips, names, run_containers};
 
@@ -255,6 +255,40 @@ fn an_attachment_broken_by_hand_is_made_again() {
     node.in_netns("web", &["ip", "link", "del", "eth0"]).ok();
     assert_eq!(node.wait_for_addresses("web"), ["10.255.0.2/16"]);
     assert_exactly(&node, &[("web", 1)]);
+}
+
+/// The last line, too, whose loss is no sign of a crash; its container is detached by
+/// what others remember.
+#[test]
+fn a_last_record_that_cannot_be_read_is_told_of() {
+    let node = crate::node().plugins(Plugins::None).start();
+    node.create_network("ctr0", &network::full("ctr0", "10.255.0.0/16"));
+    node.run_container("one", &[(NETWORK, "ctr0")], &[]);
+    assert_exactly(&node, &[("one", 1)]);
+    node.kill_daemon();
+    let state = node.path("/var/lib/circuit/state");
+    let journal = state.join("default.journal");
+    let bytes = std::fs::read(&journal).unwrap();
+    let end = bytes
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(bytes.len());
+    let text = std::str::from_utf8(&bytes[..end]).unwrap();
+    let (at, _) = text.rmatch_indices("\"one\"").next().unwrap();
+    let header = text.lines().next().unwrap();
+    let last = text[at..].replacen("one", "ono", 1);
+    let begin = text[..at].rfind('\n').unwrap() + 1;
+    let damaged = format!("{header}\n{}{last}", &text[begin..at]);
+    std::fs::write(&journal, damaged).unwrap();
+    node.start_daemon();
+    wait_until("the log names it", PATIENCE, || {
+        crate::support::logged(&node, &["ERROR", "line 2 of", "damaged.0"]) == 1
+    });
+    wait_until("it is known again", PATIENCE, || {
+        ips(&node, "one").len() == 1
+    });
+    node.kill_task("one");
+    node.assert_nothing_left();
 }
 
 #[test]

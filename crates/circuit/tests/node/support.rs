@@ -376,3 +376,30 @@ pub(crate) fn said(node: &TestNode, container: &str, command: &[&str]) -> String
         Some(node.exec(container, command).ok()).filter(|text| !text.is_empty())
     })
 }
+
+/// Changes what a daemon that is not running remembers of a container.
+#[track_caller]
+pub(crate) fn change_record(node: &TestNode, container: &str, change: impl Fn(&mut Value)) {
+    let journal = node.path("/var/lib/circuit/state/default.journal");
+    let bytes = std::fs::read(&journal).unwrap();
+    let end = bytes
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(bytes.len());
+    let text = std::str::from_utf8(&bytes[..end]).unwrap();
+    let mut changed = 0;
+    let lines = text.lines().map(|line| {
+        let json = line.split_once(' ').map_or("", |(_, json)| json);
+        let mut record: Value = serde_json::from_str(json).unwrap_or_default();
+        if record["container"] != container {
+            return format!("{line}\n");
+        }
+        change(&mut record);
+        changed += 1;
+        let json = record.to_string();
+        format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes()))
+    });
+    let lines: String = lines.collect();
+    assert!(changed > 0, "nothing is remembered of {container}");
+    std::fs::write(&journal, lines).unwrap();
+}

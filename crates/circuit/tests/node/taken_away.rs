@@ -178,6 +178,48 @@ fn the_end_of_a_pair_leads_to_its_container_again() {
     node.assert_nothing_left();
 }
 
+/// Work on one container, which may last, keeps nothing from the others.
+#[test]
+fn rules_are_made_again_while_one_container_is_worked_on() {
+    let node = looked_at_each("1h");
+    node.create_network(
+        "ctr0",
+        &circuit_testing::network::full("ctr0", "10.255.0.0/16"),
+    );
+    let labels = |port: &'static str| [(NETWORK, "ctr0"), ("io.circuit.ports", port)];
+    let ports = ["8081:80", "8082:80", "8083:80", "8084:80"];
+    for port in ports {
+        node.run_container(&port[..4], &labels(port), &[]);
+    }
+    // Hears no SIGTERM.
+    for name in ["busy", "idle"] {
+        let port = if name == "busy" { "9091:80" } else { "9092:80" };
+        node.run_container(name, &labels(port), &["sleep", "1000"]);
+    }
+    wait_until("all are published", PATIENCE, || {
+        node.publications().len() == ports.len() + 2
+    });
+    thread::scope(|scope| {
+        let stop = ["container", "stop", "-t", "60s", "busy"];
+        let node = &node;
+        let call = scope.spawn(move || node.circuit(&stop));
+        wait_until("it is being stopped", PATIENCE, || {
+            let record = node.record("busy");
+            record.is_some_and(|it| it["restart"]["stopped"] == true)
+        });
+        for _ in 0..2 {
+            node.run("nft", &["flush", "ruleset"]).ok();
+            wait_until("the others are published again", PATIENCE, || {
+                let published = node.publications().len();
+                published > ports.len() && !call.is_finished()
+            });
+        }
+        node.kill_task("busy");
+        call.join().expect("the command ends").ok();
+    });
+    assert_eq!(node.publications().len(), ports.len() + 1);
+}
+
 #[test]
 fn the_doctor_puts_a_port_back() {
     let node = crate::node().start();
