@@ -194,7 +194,7 @@ impl Command {
 #[command(after_help = "\
 The call is in the environment (CNI_COMMAND and its like) and on standard input,
 as the CNI specification says. Links to circuit under the names of plugins do the
-same: ln -s /usr/local/bin/circuit /opt/cni/bin/bridge")]
+same: ln -s /usr/bin/circuit /opt/cni/bin/bridge")]
 pub struct CniArgs {
     /// The plugin's type, such as bridge.
     #[arg(value_name = "TYPE")]
