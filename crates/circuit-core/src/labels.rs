@@ -1,7 +1,11 @@
 //! What a container's labels ask for. A label that cannot be read spoils only
 //! what it speaks of.
 
-use std::{collections::HashMap, fmt, net::IpAddr};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
@@ -388,22 +392,32 @@ pub fn check_interface(name: &str) -> Result<()> {
     Ok(())
 }
 
+/// So many ports are published by one container at most: calls by the internet have
+/// ranges of ten thousand, and whoever writes labels must not have the daemon busy.
+pub const MOST_PORTS: usize = 16_384;
+
 /// Reads `[ADDRESS:]HOST:CONTAINER[/PROTOCOL]`, several separated by commas;
 /// HOST and CONTAINER may be ranges of the same length.
 ///
 /// # Errors
-/// `InvalidArgument` that names the part and the form.
+/// `InvalidArgument` that names the part and the form; also for more than
+/// [`MOST_PORTS`].
 pub fn parse_ports(value: &str) -> Result<Vec<PortMapping>> {
     let mut all: Vec<PortMapping> = Vec::new();
+    let mut taken: HashMap<(u16, &str), HashSet<Option<IpAddr>>> = HashMap::new();
     for part in split(value) {
-        for mapping in parse_port(part)? {
-            let twice = all.iter().any(|m| {
-                m.host_port == mapping.host_port
-                    && m.protocol == mapping.protocol
-                    && (m.host_ip == mapping.host_ip
-                        || m.host_ip.is_none()
-                        || mapping.host_ip.is_none())
-            });
+        let mappings = parse_port(part)?;
+        if all.len() + mappings.len() > MOST_PORTS {
+            return Err(Error::invalid(format!(
+                "it has more than {MOST_PORTS} ports: publish fewer"
+            )));
+        }
+        for mapping in mappings {
+            let host = (mapping.host_port, mapping.protocol);
+            let hosts: &mut HashSet<Option<IpAddr>> = taken.entry(host).or_default();
+            // One without an address has the port at all of them.
+            let all_of_them = hosts.contains(&None) || mapping.host_ip.is_none();
+            let twice = all_of_them && !hosts.is_empty() || !hosts.insert(mapping.host_ip);
             if twice {
                 return Err(Error::invalid(format!(
                     "host port {}/{} is given twice",

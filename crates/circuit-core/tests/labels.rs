@@ -181,6 +181,9 @@ fn bad_ports_are_refused() {
         assert!(parse_ports(bad).is_err(), "{bad}");
     }
     assert!(parse_ports("80:80/tcp,80:80/udp").is_ok());
+    assert!(parse_ports("10.0.0.1:80:80,10.0.0.2:80:80").is_ok());
+    assert!(parse_ports("80:80,10.0.0.2:80:80").is_err());
+    assert!(parse_ports("10.0.0.2:80:80,80:80").is_err());
 }
 
 proptest! {
@@ -248,4 +251,18 @@ fn a_misspelt_wish_is_told() {
         format!("not known: label {unknown}; those of a network end with {known}")
     );
     assert_eq!(read.networks.len(), 3);
+}
+
+/// Whoever writes labels must not have the daemon count for long.
+#[test]
+fn so_many_ports_and_no_more_are_published() {
+    let calls = parse_ports("10000-20000:10000-20000/udp").unwrap();
+    assert_eq!(calls.len(), 10_001);
+    let all = "1-65535:1-65535";
+    let many: Vec<String> = (0..250).map(|at| format!("10.0.0.{at}:{all}")).collect();
+    let rest = "1-16384:1-16384,10.0.0.9:20000:1";
+    for far_too_many in [all, &many.join(","), rest] {
+        let error = parse_ports(far_too_many).unwrap_err();
+        assert!(error.message().contains("16384 ports"), "{error}");
+    }
 }

@@ -225,7 +225,13 @@ fn a_start_by_somebody_else_ends_what_was_begun() {
     }
     let mut state = begun(true);
     state.begin_anew();
-    assert_eq!(state, RestartState { seen: false, ..fresh() });
+    assert_eq!(
+        state,
+        RestartState {
+            seen: false,
+            ..fresh()
+        }
+    );
 }
 
 #[test]

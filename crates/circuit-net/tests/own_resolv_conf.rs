@@ -166,3 +166,22 @@ fn nothing_else_is_written() {
     assert_eq!(fs::read_to_string(file).unwrap(), "the host's\n");
     assert_eq!(it.container.sees(), "theirs\n");
 }
+
+/// A folder of the host's may be called as a container is.
+#[test]
+fn what_the_host_itself_has_is_no_containers() {
+    let stage = Stage::new();
+    fs::write(stage.resolv_conf(), "under the mount\n").unwrap();
+    let setup = "mount --bind /etc/resolv.conf $R/etc/resolv.conf";
+    let container = stage.start_with(setup, "");
+    let place = Place {
+        pid: container.pid(),
+        own_file: Some("/etc/resolv.conf".into()),
+    };
+    // Nothing is tried that would write it.
+    let error = read(&place).unwrap_err();
+    assert!(
+        error.message().contains("mounted from elsewhere"),
+        "{error}"
+    );
+}

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,12 @@ use crate::logging::DependencyLog;
 
 /// The pause after a failed accept, most likely for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Whether a client of a loopback address is no program of this machine. The kernel lets
+/// containers in there where a bridge has `route_localnet`, as the stock `portmap` sets it.
+pub(crate) fn is_from_afar(at: SocketAddr, peer: SocketAddr) -> bool {
+    at.ip().to_canonical().is_loopback() && !peer.ip().to_canonical().is_loopback()
+}
 
 /// The clients of one listener, as many at a time as may be.
 pub(crate) struct Clients {

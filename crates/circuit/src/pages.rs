@@ -16,7 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::clients::Clients;
+use crate::clients::{Clients, is_from_afar};
 
 /// What clients of one listener may do.
 #[derive(Clone, Copy)]
@@ -77,10 +77,16 @@ impl Listener for Bounded {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Client, SocketAddr) {
-        let next = self.clients.next(|| self.listener.accept()).await;
-        let Some((place, (stream, address))) = next else {
-            // Nobody takes the places away.
-            return pending().await;
+        let at = self.listener.local_addr();
+        let (place, stream, address) = loop {
+            let next = self.clients.next(|| self.listener.accept()).await;
+            let Some((place, (stream, address))) = next else {
+                // Nobody takes the places away.
+                return pending().await;
+            };
+            if !at.as_ref().is_ok_and(|at| is_from_afar(*at, address)) {
+                break (place, stream, address);
+            }
         };
         let client = Client {
             stream,

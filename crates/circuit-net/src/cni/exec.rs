@@ -1,8 +1,9 @@
 //! One run of one plugin.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -159,13 +160,22 @@ fn process(
         .env("CNI_ARGS", args)
         .env("CNI_PATH", path.joined())
         .env("PATH", with_system_folders(std::env::var_os("PATH")))
-        // What a plugin says there would be taken for the daemon's word.
-        .env_remove("NOTIFY_SOCKET")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_own(name)) {
+        process.env_remove(name);
+    }
     process
+}
+
+/// Whether a variable is for the daemon alone: settings, of which one may be a password,
+/// and what systemd gives it. What a plugin says to `NOTIFY_SOCKET` would be taken for the
+/// daemon's word.
+fn is_own(name: &OsStr) -> bool {
+    const OWN: [&[u8]; 4] = [b"CIRCUIT_", b"NOTIFY_", b"WATCHDOG_", b"CREDENTIALS_"];
+    OWN.iter().any(|own| name.as_bytes().starts_with(own))
 }
 
 fn spawn_error(executable: &Path, error: &io::Error) -> Error {

@@ -16,9 +16,16 @@ use std::path::Path;
 use circuit_core::Result;
 use circuit_core::resolver::{Bytes, Present};
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, stat};
 
 use super::{Etc, NAME, Refusal, content, errno, failed, mounted, same, strange};
+
+/// What the host itself has: no container's, whatever is said of it.
+const HOSTS: [&str; 3] = [
+    "/etc/resolv.conf",
+    "/run/systemd/resolve/resolv.conf",
+    "/run/systemd/resolve/stub-resolv.conf",
+];
 
 /// The file of the host's.
 pub(super) struct OwnFile {
@@ -42,7 +49,15 @@ impl OwnFile {
         let file = openat(AT_FDCWD, path, flags, Mode::empty()).map_err(|_| other())?;
         let meta = fstat(&file).map_err(refused)?;
         let is_file = meta.st_mode & libc::S_IFMT == SFlag::S_IFREG.bits();
-        match is_file && meta.st_nlink == 1 && same(&meta, &fstat(&inside).map_err(refused)?) {
+        let is_hosts = HOSTS.iter().any(|path| {
+            // As whoever resolves names here finds it, through links.
+            stat(*path).is_ok_and(|of_host| same(&meta, &of_host))
+        });
+        match !is_hosts
+            && is_file
+            && meta.st_nlink == 1
+            && same(&meta, &fstat(&inside).map_err(refused)?)
+        {
             true => Ok(Self { file, meta }),
             false => Err(other()),
         }

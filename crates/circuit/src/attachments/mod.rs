@@ -122,14 +122,17 @@ impl Seen {
     }
 
     /// Where the `/etc/resolv.conf` of a task of it is. What is mounted there is the
-    /// container's own when it lies in a folder named by the container's id, as nerdctl
-    /// keeps it for each container and containerd for each pod of CRI.
+    /// container's own when it is called so and lies in a folder named by the container's
+    /// id, as nerdctl keeps it for each container and containerd for each pod of CRI. Such
+    /// an id is 64 digits long: one like `etc` would make a folder of the host's its own.
     fn resolver(&self, pid: u32) -> Place {
-        let mounted = self.container.resolv_conf.as_deref();
+        let (id, mounted) = (&self.container.id, self.container.resolv_conf.as_deref());
         let is_own = |file: &&Path| {
             let folder = file.parent().and_then(Path::file_name);
-            folder == Some(OsStr::new(&self.container.id))
+            folder == Some(OsStr::new(id)) && file.file_name() == Some(OsStr::new("resolv.conf"))
         };
+        let is_drawn = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let mounted = mounted.filter(|_| is_drawn);
         Place {
             pid,
             own_file: mounted.filter(is_own).map(Path::to_path_buf),

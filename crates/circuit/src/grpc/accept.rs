@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::authority;
 use super::listen::{Listeners, UnixSocket};
-use crate::clients::Clients;
+use crate::clients::{Clients, is_from_afar};
 
 /// Connections of one listener at a time; more of them wait. A listener's own
 /// limit keeps strangers on a port from shutting out the Unix socket.
@@ -54,7 +54,12 @@ async fn accept_unix(socket: UnixSocket, sender: Sender) {
 
 async fn accept_tcp(listener: TcpListener, tls: Option<TlsAcceptor>, sender: Sender) {
     let mut clients = Clients::new(MAX_CONNECTIONS);
-    while let Some((permit, (stream, _))) = clients.next(|| listener.accept()).await {
+    let at = listener.local_addr();
+    while let Some((permit, (stream, peer))) = clients.next(|| listener.accept()).await {
+        if at.as_ref().is_ok_and(|at| is_from_afar(*at, peer)) {
+            tracing::debug!("a connection of {peer} to a loopback address is closed");
+            continue;
+        }
         if stream.set_nodelay(true).is_err() {
             // Closed before it was opened.
             continue;

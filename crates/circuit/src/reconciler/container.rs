@@ -18,6 +18,7 @@ use super::{Next, Reconciler};
 use crate::attachments::Seen;
 use crate::events::Happening;
 use crate::figures::{Difference, Disconnect, Found};
+use crate::text::one_line;
 use crate::traces::{span, traced};
 
 /// How soon to look again at a task that has ended and is still called alive.
@@ -404,14 +405,12 @@ impl Reconciler {
         }
         for problem in news {
             self.tell_problem(Kind::Problem, &problem);
-            if problem.network.is_empty() {
-                tracing::warn!("container {container}: {}", problem.message);
+            // What labels say may have line ends, and be no line of ours.
+            let (network, message) = (one_line(&problem.network), one_line(&problem.message));
+            if network.is_empty() {
+                tracing::warn!("container {container}: {message}");
             } else {
-                tracing::warn!(
-                    "container {container} cannot be on network {}: {}",
-                    problem.network,
-                    problem.message
-                );
+                tracing::warn!("container {container} cannot be on network {network}: {message}");
             }
         }
     }

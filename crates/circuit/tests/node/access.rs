@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
-use circuit_testing::{Ran, TestNode};
+use circuit_testing::{PATIENCE, Ran, TestNode, wait_until};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
 use crate::support::{assert_names, create_ctr0, error_of};
@@ -256,4 +256,37 @@ fn impossible_flags_are_refused_at_once() {
         assert!(matches!(ran.code, Some(1 | 2)), "{ran}");
         assert_names(&ran.stderr, &["error: ", part]);
     }
+}
+
+/// A bridge may have the kernel take packets of containers for loopback addresses.
+#[test]
+fn loopback_is_for_programs_of_the_machine() {
+    let metrics = ["--metrics", "127.0.0.1:9464"];
+    let node = crate::node().server(&metrics).start();
+    node.run("ip", &["address", "add", "192.0.2.77/32", "dev", "lo"])
+        .ok();
+    for port in [8080, 9464] {
+        let url = format!("http://127.0.0.1:{port}/metrics");
+        let ask = |from: &str| {
+            let arguments = ["-s", "--http2-prior-knowledge", "-o", "/dev/null", "-w"];
+            let more = ["%{http_code}", "--interface", from, &url];
+            node.run("curl", &[&arguments[..], &more].concat()).stdout
+        };
+        assert_ne!(ask("127.0.0.1"), "000", "{port}");
+        assert_eq!(ask("192.0.2.77"), "000", "{port}");
+    }
+}
+
+/// What labels say is no line of the log of its own.
+#[test]
+fn labels_write_no_lines_into_the_log() {
+    let node = crate::node().start();
+    let name = "no\n2026-01-01T00:00:00Z  INFO stopped db";
+    node.run_container("web", &[("io.circuit.network", name)], &[]);
+    wait_until("it is told of", PATIENCE, || {
+        crate::support::logged(&node, &["WARN", "container web"]) > 0
+    });
+    let log = node.daemon_log();
+    let forged = |line: &&str| line.starts_with("2026-01-01");
+    assert_eq!(log.lines().filter(forged).count(), 0, "{log}");
 }

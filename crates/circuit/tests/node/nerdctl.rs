@@ -5,7 +5,7 @@ use std::{fs, thread, time::Duration};
 
 use circuit_testing::{PATIENCE, TestNode, wait_until};
 
-use crate::support::{DNS, NETWORK, RESTART, assert_names, error_of, said};
+use crate::support::{DNS, NETWORK, RESTART, assert_names, error_of, said, wait_for_problem};
 
 /// As long as nerdctl's.
 const ID: &str = "0f4c3c2b9d0a7e6f5544332211ffeeddccbbaa99887766554433221100aabbcc";
@@ -164,5 +164,26 @@ fn a_resolv_conf_for_the_container_alone_is_written_where_it_is() {
     node.circuit(&["network", "connect", ID, "web"]).ok();
     has("nameserver 10.88.0.1\n");
     node.remove_container(ID);
+    node.assert_nothing_left();
+}
+
+/// A container's name may be that of a folder of the host's.
+#[test]
+fn a_file_in_a_folder_of_the_hosts_is_left_alone() {
+    let node = node();
+    let folder = node.folder().join("files").join("etc");
+    fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("resolv.conf");
+    fs::write(&file, ITS_OWN).unwrap();
+    let mount = format!(
+        "type=bind,src={},dst=/etc/resolv.conf,options=rbind:ro",
+        file.display()
+    );
+    let labels = [(NETWORK, "web"), (DNS, "true")];
+    node.run_container_with(&["--mount", &mount], "etc", &labels, &[]);
+    let told = wait_for_problem(&node, "etc", "");
+    assert_names(&told, &["mounted from elsewhere"]);
+    assert_eq!(fs::read_to_string(&file).unwrap(), ITS_OWN);
+    node.remove_container("etc");
     node.assert_nothing_left();
 }
