@@ -457,6 +457,47 @@ fn hostile_messages_do_no_harm() {
     assert!(count >= 40, "{count} messages");
 }
 
+/// One record holds a chain of pointers, each to the one before, and the names of all
+/// others begin at its end.
+#[test]
+fn a_chain_of_pointers_is_not_walked_along_for_each_record() {
+    let mut bytes = vec![7, 8, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    bytes.extend(b"\x03web\x04ctr0\x00\x00\x01\x00\x01");
+    let (name, first) = (12_u16, bytes.len() + 11);
+    let chain = (0x3fff - first) / 2;
+    bytes.extend([0, 0xff, 0, 0, 1, 0, 0, 0, 0]);
+    bytes.extend(u16::try_from(2 * chain).unwrap().to_be_bytes());
+    let mut to = name;
+    for at in (first..).step_by(2).take(chain) {
+        bytes.extend((0xc000 | to).to_be_bytes());
+        to = u16::try_from(at).unwrap();
+    }
+    let mut records = 1_u16;
+    while bytes.len() + 13 <= usize::from(u16::MAX) {
+        bytes.extend((0xc000 | to).to_be_bytes());
+        bytes.extend([0xff, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0]);
+        records += 1;
+    }
+    bytes[6..8].copy_from_slice(&records.to_be_bytes());
+    assert!(chain > 8000 && records > 3500, "{chain} {records}");
+    let (dns, started) = (dns(), std::time::Instant::now());
+    let mut out = Vec::new();
+    let answered = dns.answer(&bytes, &from("127.0.0.1", &Door::Open, true), &mut out);
+    assert!(matches!(answered, Answered::Now));
+    let code = Message::from_vec(&out).unwrap().metadata.response_code;
+    assert_eq!(code, ResponseCode::FormErr);
+    assert!(started.elapsed() < std::time::Duration::from_secs(2));
+    // As many as questions may have are read.
+    let mut asked = question("web.ctr0.", RecordType::A);
+    for _ in 0..8 {
+        let a = RData::A(std::net::Ipv4Addr::LOCALHOST.into());
+        let record = hickory_proto::rr::Record::from_rdata(Name::root(), 0, a);
+        asked.answers.push(record);
+    }
+    let found = answer(&dns, &asked, &from("127.0.0.1", &Door::Open, true));
+    assert_eq!(addresses(&found), ["10.88.0.2"]);
+}
+
 proptest! {
     #[test]
     fn arbitrary_bytes_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..120)) {
