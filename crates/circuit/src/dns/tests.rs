@@ -13,41 +13,47 @@ use proptest::prelude::*;
 
 use super::*;
 
+fn record(node: &str, container: &str, network: &str, ip: [u8; 4]) -> Record {
+    Record {
+        container: container.into(),
+        node: node.into(),
+        attached: [Attached {
+            network: network.into(),
+            interface: "eth0".into(),
+            ips: [IpAddr::from(ip)].into(),
+            mac: None,
+            aliases: Box::default(),
+            ports: [Port {
+                host: 8080,
+                container: 80,
+                protocol: Protocol::Tcp,
+            }]
+            .into(),
+        }]
+        .into(),
+    }
+}
+
+fn word() -> NodeWord {
+    NodeWord {
+        info: NodeInfo::default(),
+        at: 0,
+        heartbeat: 0,
+        lease: 0,
+    }
+}
+
 /// Two networks, of which one has many containers of one name.
 struct Few(Vec<Snapshot>);
 
 impl Few {
     fn new() -> Self {
-        let record = |node: &str, container: &str, network: &str, ip: [u8; 4]| Record {
-            container: container.into(),
-            node: node.into(),
-            attached: [Attached {
-                network: network.into(),
-                interface: "eth0".into(),
-                ips: [IpAddr::from(ip)].into(),
-                mac: None,
-                aliases: Box::default(),
-                ports: [Port {
-                    host: 8080,
-                    container: 80,
-                    protocol: Protocol::Tcp,
-                }]
-                .into(),
-            }]
-            .into(),
-        };
-        let word = NodeWord {
-            info: NodeInfo::default(),
-            at: 0,
-            heartbeat: 0,
-            lease: 0,
-        };
         let mut fleet = Fleet::new();
         let own = [
             record("here", "web", "ctr0", [10, 88, 0, 2]),
             record("here", "db", "ctr1", [10, 99, 0, 2]),
         ];
-        fleet.replace("here", word.clone(), 1, own.into());
+        fleet.replace("here", word(), 1, own.into());
         for n in 0..200_u8 {
             let many = record("x", "many", "ctr0", [10, 88, 1, n]);
             let node = format!("n{n}");
@@ -55,7 +61,7 @@ impl Few {
                 node: node.as_str().into(),
                 ..many
             };
-            fleet.replace(&node, word.clone(), 1, vec![many]);
+            fleet.replace(&node, word(), 1, vec![many]);
         }
         Self(vec![fleet.snapshot()])
     }
@@ -76,13 +82,17 @@ impl Sources for Few {
 }
 
 fn dns_with(upstream: Vec<SocketAddr>, limit: u32) -> Dns {
+    dns_of(Few::new(), upstream, limit)
+}
+
+fn dns_of(few: Few, upstream: Vec<SocketAddr>, limit: u32) -> Dns {
     let settings = Settings {
         domain: Domain::parse(DOMAIN).unwrap(),
         ttl: 0,
         listen: vec!["192.0.2.1:53".parse().unwrap()],
         limit,
     };
-    Dns::new(settings, Arc::new(Few::new()), Servers::These(upstream))
+    Dns::new(settings, Arc::new(few), Servers::These(upstream))
 }
 
 fn dns() -> Dns {
@@ -376,25 +386,57 @@ fn who_asks_for_too_much_is_refused() {
     assert!(dns.figures().too_fast() >= 6);
 }
 
+/// What is asked through the gateway of `ctr0`, with other nodes' containers beside
+/// those of [`Few`].
+fn through_gateway(others: Vec<Record>, name: &str, peer: &str) -> ResponseCode {
+    let mut fleet = Fleet::new();
+    fleet.replace("there", word(), 1, others);
+    let mut few = Few::new();
+    few.0.push(fleet.snapshot());
+    let dns = dns_of(few, Vec::new(), 100);
+    let (asked, door) = (question(name, RecordType::A), Door::Gateway("ctr0".into()));
+    answer(&dns, &asked, &from(peer, &door, false))
+        .metadata
+        .response_code
+}
+
 #[test]
 fn a_gateway_shows_what_the_asker_is_on() {
-    let (dns, ctr0) = (dns(), Door::Gateway("ctr0".into()));
-    let code = |name: &str, peer: &str| {
-        let answer = answer(
-            &dns,
-            &question(name, RecordType::A),
-            &from(peer, &ctr0, false),
-        );
-        answer.metadata.response_code
-    };
+    let code = |name: &str, peer: &str| through_gateway(Vec::new(), name, peer);
     assert_eq!(code("web.ctr0.", "10.88.0.2"), ResponseCode::NoError);
-    assert_eq!(code("db.ctr1.", "10.88.0.2"), ResponseCode::NXDomain);
-    assert_eq!(
-        code("db.circuit.internal.", "10.88.0.2"),
-        ResponseCode::NXDomain
-    );
-    // A container that is on the other network too.
+    for name in ["db.ctr1.", "db.circuit.internal."] {
+        assert_eq!(code(name, "10.88.0.2"), ResponseCode::NXDomain);
+    }
+    // A container of another network sees that one, whomever it asks.
     assert_eq!(code("db.ctr1.", "10.99.0.2"), ResponseCode::NoError);
+    assert_eq!(code("web.ctr0.", "10.99.0.2"), ResponseCode::NXDomain);
+    // One that is just being attached.
+    assert_eq!(code("web.ctr0.", "10.88.0.7"), ResponseCode::NoError);
+    assert_eq!(code("db.ctr1.", "10.88.0.7"), ResponseCode::NXDomain);
+}
+
+#[test]
+fn anothers_container_with_the_askers_address_shows_it_nothing() {
+    let other = |networks: &[(&str, [u8; 4])]| {
+        let mut all = record("there", "other", "ctr0", [0; 4]);
+        let attached = networks.iter().map(|(network, ip)| Attached {
+            network: (*network).into(),
+            ips: [IpAddr::from(*ip)].into(),
+            ..all.attached[0].clone()
+        });
+        all.attached = attached.collect();
+        all
+    };
+    let code = |other: &Record, peer: &str| through_gateway(vec![other.clone()], "db.ctr1.", peer);
+    // A bridge of the same name on another node has given the same address.
+    let twin = other(&[("ctr0", [10, 88, 0, 2]), ("ctr1", [10, 99, 0, 7])]);
+    assert_eq!(code(&twin, "10.88.0.2"), ResponseCode::NXDomain);
+    // Nobody here has the address, and another network has it elsewhere.
+    let stray = other(&[("ctr1", [10, 88, 0, 7])]);
+    assert_eq!(code(&stray, "10.88.0.7"), ResponseCode::NXDomain);
+    // A container of a network that nodes share.
+    let shared = other(&[("ctr0", [10, 88, 0, 7]), ("ctr1", [10, 99, 0, 7])]);
+    assert_eq!(code(&shared, "10.88.0.7"), ResponseCode::NoError);
 }
 
 #[tokio::test]
