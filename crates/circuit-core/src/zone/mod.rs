@@ -26,7 +26,7 @@ use crate::fleet::{Attached, Protocol, Record, Snapshot};
 use crate::{Error, Result};
 
 pub use label::{label, network_labels};
-use names::{Names, Wanted, addresses, is_called, is_named, network_names, ports};
+use names::{Names, Wanted, addresses, is_above_ports, is_called, is_named, network_names, ports};
 pub use networks::Networks;
 pub use special::special;
 
@@ -179,7 +179,8 @@ impl<'a> Zone<'a> {
         if let Some(place) = reverse::Place::read(labels) {
             return self.reverse(place, asked);
         }
-        self.on_network(labels, asked)
+        let below = self.below_reverse(labels);
+        below.or_else(|| self.on_network(labels, asked))
     }
 
     /// The nodes whose containers are the answer, sorted.
@@ -230,7 +231,8 @@ impl<'a> Zone<'a> {
             return self.apex(apex, asked);
         }
         let Some((wanted, names)) = ports(rest) else {
-            return Found::new(apex, self.is_above_ports(rest));
+            let matches = |names: &[&str]| self.domain_matches(names);
+            return Found::new(apex, is_above_ports(rest, matches));
         };
         let matches = self.domain_matches(names).unwrap_or_default();
         if !matches.is_empty() {
@@ -242,17 +244,6 @@ impl<'a> Zone<'a> {
             found.data = addresses(self.servers.iter().copied(), asked);
         }
         found
-    }
-
-    /// `_PROTOCOL` before the name of a container that has such ports.
-    fn is_above_ports(&self, names: &[&str]) -> bool {
-        let Some((first, names)) = names.split_first() else {
-            return false;
-        };
-        let protocol = first.strip_prefix('_').and_then(Protocol::named);
-        let matches = self.domain_matches(names).unwrap_or_default();
-        let mut ports = matches.iter().flat_map(|(_, a)| &a.ports);
-        ports.any(|port| Some(port.protocol) == protocol)
     }
 
     /// Names of the domain that lead to nothing and have names below them.
@@ -293,7 +284,8 @@ impl<'a> Zone<'a> {
         }
     }
 
-    /// `CONTAINER.NETWORK`, which is ours when there is such a network.
+    /// `CONTAINER.NETWORK`, which is ours when there is such a network, and whatever is
+    /// below the name of one: nobody else knows more of it.
     fn on_network(&self, labels: &[&str], asked: Asked) -> Option<Found> {
         let whole = labels.join(".");
         if let Some(network) = self.networks.named(&whole) {
@@ -302,15 +294,20 @@ impl<'a> Zone<'a> {
                 false => Found::new(whole, false),
             });
         }
-        let (wanted, names) = ports(labels)?;
-        let names = network_names(names)?;
-        let apex = names.network.clone()?;
-        let matches = self.matches(&names);
-        if !matches.is_empty() {
-            return Some(self.told(&apex, &matches, wanted, asked));
+        let matches = |names: &[&str]| network_names(names).map(|names| self.matches(&names));
+        if let Some((wanted, names)) = ports(labels) {
+            let matches = matches(names).unwrap_or_default();
+            if !matches.is_empty() {
+                let apex = names.get(1..).unwrap_or_default().join(".");
+                return Some(self.told(&apex, &matches, wanted, asked));
+            }
+        } else if is_above_ports(labels, matches) {
+            let apex = labels.get(2..).unwrap_or_default().join(".");
+            return Some(Found::new(apex, true));
         }
-        let known = self.networks.named(&apex).is_some();
-        known.then(|| Found::new(apex, false))
+        let mut above = whole.match_indices('.').map(|(at, _)| &whole[at + 1..]);
+        let apex = above.find(|name| self.networks.named(name).is_some())?;
+        Some(Found::new(apex, false))
     }
 
     fn apex(&self, apex: &str, asked: Asked) -> Found {
@@ -424,6 +421,13 @@ impl<'a> Zone<'a> {
             .flat_map(on)
             .filter(|(_, a)| a.ips.contains(&address) && self.scope.has(&a.network))
             .collect()
+    }
+
+    /// Whatever is below a name of an address of ours, or below the zone of some.
+    fn below_reverse(&self, labels: &[&str]) -> Option<Found> {
+        let mut above = (1..labels.len()).filter_map(|at| reverse::Place::read(&labels[at..]));
+        let found = self.reverse(above.next()?, Asked::Other)?;
+        Some(Found::new(found.apex, false))
     }
 
     fn reverse(&self, place: reverse::Place, asked: Asked) -> Option<Found> {

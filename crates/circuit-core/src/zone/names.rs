@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Asked, Data, label};
+use super::{Asked, Data, Match, label};
 use crate::fleet::{Attached, Protocol, Record};
 
 /// Containers by their names, as a question has them.
@@ -79,4 +79,20 @@ pub(super) fn ports<'l, 'q>(labels: &'l [&'q str]) -> Option<(Option<Wanted>, &'
     let (protocol, rest) = rest.split_first()?;
     let protocol = Protocol::named(protocol.strip_prefix('_')?)?;
     Some((Some((port.parse().ok()?, protocol)), rest))
+}
+
+/// Whether it is `_PROTOCOL` before the name of a container that has such ports.
+pub(super) fn is_above_ports<'a>(
+    labels: &[&str],
+    matches: impl Fn(&[&str]) -> Option<Vec<Match<'a>>>,
+) -> bool {
+    let Some((first, names)) = labels.split_first() else {
+        return false;
+    };
+    let Some(protocol) = first.strip_prefix('_').and_then(Protocol::named) else {
+        return false;
+    };
+    let matches = matches(names).unwrap_or_default();
+    let mut ports = matches.iter().flat_map(|(_, a)| &a.ports);
+    ports.any(|port| port.protocol == protocol)
 }

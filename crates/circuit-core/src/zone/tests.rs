@@ -195,8 +195,18 @@ fn a_name_without_the_type_is_not_a_name_that_does_not_exist() {
         ("circuit.internal", "NS", "ns.circuit.internal"),
         ("spare", "A", "nothing in spare"),
         ("web.spare", "A", "no in spare"),
+        // Below names of ours, whatever their form.
+        ("a.b.ctr0", "A", "no in ctr0"),
+        ("a.web.ctr0", "A", "no in ctr0"),
+        ("_dmarc.ctr0", "TXT", "no in ctr0"),
+        ("_80._tcp.ctr0", "SRV", "no in ctr0"),
+        ("a.b.my.net", "A", "no in my.net"),
+        ("_80._tcp.my.net", "SRV", "no in my.net"),
         // Somebody else's.
         ("example.com", "A", "-"),
+        ("a.web.lan7", "A", "-"),
+        ("_tcp.web", "A", "-"),
+        ("net", "A", "-"),
         ("web", "A", "-"),
         ("internal", "A", "-"),
         ("web.lan7", "A", "-"),
@@ -217,7 +227,10 @@ fn ports_have_names() {
         ("_80._tcp.db.ctr0", "A", "nothing in ctr0"),
         ("_80._udp.db.ctr0", "SRV", "no in ctr0"),
         ("_8080._tcp.db.ctr0", "SRV", "no in ctr0"),
-        ("_http._tcp.db.ctr0", "SRV", "-"),
+        ("_http._tcp.db.ctr0", "SRV", "no in ctr0"),
+        ("_tcp.db.ctr0", "A", "nothing in ctr0"),
+        ("_udp.db.ctr0", "A", "no in ctr0"),
+        ("_tcp.gone.ctr0", "A", "no in ctr0"),
         (
             "_http._tcp.db.circuit.internal",
             "SRV",
@@ -271,7 +284,27 @@ fn addresses_have_names() {
         ("9.16.99.10.in-addr.arpa", "PTR", "-"),
         ("10.in-addr.arpa", "SOA", "-"),
         ("1.1.1.1.in-addr.arpa", "PTR", "-"),
-        ("03.0.88.10.in-addr.arpa", "PTR", "-"),
+        ("03.1.1.1.in-addr.arpa", "PTR", "-"),
+        ("x.99.10.in-addr.arpa", "PTR", "-"),
+        // Below names of ours, whatever their form.
+        ("03.0.88.10.in-addr.arpa", "PTR", "no in 88.10.in-addr.arpa"),
+        (
+            "1.3.0.88.10.in-addr.arpa",
+            "PTR",
+            "no in 88.10.in-addr.arpa",
+        ),
+        ("256.88.10.in-addr.arpa", "PTR", "no in 88.10.in-addr.arpa"),
+        (
+            "lb._dns-sd._udp.0.0.88.10.in-addr.arpa",
+            "PTR",
+            "no in 88.10.in-addr.arpa",
+        ),
+        (
+            "x.17.0.98.10.in-addr.arpa",
+            "PTR",
+            "no in 17.0.98.10.in-addr.arpa",
+        ),
+        ("x.0.0.d.f.ip6.arpa", "PTR", "-"),
     ] {
         assert_eq!(all(name, kind), expected, "{name} {kind}");
     }
@@ -286,6 +319,7 @@ fn a_network_sees_its_own_names_only() {
         ("web.circuit.internal", "A", "10.99.0.2"),
         ("web.ctr0", "A", "no in ctr0"),
         ("ctr0", "SOA", "no in ctr0"),
+        ("_tcp.db.ctr0", "A", "no in ctr0"),
         ("web.ctr0.circuit.internal", "A", "no in circuit.internal"),
         ("ctr0.circuit.internal", "A", "no in circuit.internal"),
         ("db.circuit.internal", "A", "no in circuit.internal"),
