@@ -22,7 +22,7 @@ mod tests;
 
 use std::{net::IpAddr, sync::Arc};
 
-use crate::fleet::{Attached, Protocol, Record, Snapshot};
+use crate::fleet::{Attached, Record, Snapshot};
 use crate::{Error, Result};
 
 pub use label::{label, network_labels};

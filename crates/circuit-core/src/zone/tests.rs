@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::fleet::{Fleet, NodeWord, Port};
+use crate::fleet::{Fleet, NodeWord, Port, Protocol};
 use crate::service::NodeInfo;
 
 fn attached(network: &str, ips: &[&str]) -> Attached {

@@ -94,14 +94,15 @@ pub(super) fn read(bytes: &[u8]) -> Read {
     }
 }
 
-/// Whether a message has one question and few records.
+/// Whether a message has one question, its name written out, and few records. Of a name
+/// that goes on elsewhere, no answer of another server could be told.
 fn is_plain(bytes: &[u8]) -> bool {
     let count = |at: usize| match bytes.get(at..at + 2) {
         Some(&[high, low]) => u32::from(u16::from_be_bytes([high, low])),
         _ => 0,
     };
     let records = count(6) + count(8) + count(10);
-    count(4) == 1 && records <= MOST_RECORDS
+    count(4) == 1 && records <= MOST_RECORDS && end_of_question(bytes).is_some()
 }
 
 impl Question {

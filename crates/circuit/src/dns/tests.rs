@@ -325,6 +325,17 @@ fn who_asks_wrongly_is_told_so() {
 }
 
 #[test]
+fn a_name_that_goes_on_elsewhere_is_nobodys_to_ask_for() {
+    // The number and flags of the head, read as a name.
+    let mut bytes = vec![2, b'a', 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    bytes.extend(b"\xc0\x00\x00\x01\x00\x01");
+    let mut out = Vec::new();
+    let answered = dns().answer(&bytes, &from("127.0.0.1", &Door::Open, false), &mut out);
+    assert!(matches!(answered, Answered::Now), "{answered:?}");
+    assert_eq!(out[3] & 0x0f, 1, "FORMERR");
+}
+
+#[test]
 fn others_names_are_looked_up_for_our_own_only() {
     let (dns, open) = (dns(), Door::Open);
     let gateway = Door::Gateway("ctr0".into());
