@@ -10,6 +10,7 @@ use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 
 use super::Dns;
+use super::limit::Share;
 use super::message::{self, Authority, Question, Read};
 
 /// Through what a message came.
@@ -55,6 +56,7 @@ pub struct Pending {
     question: Box<Question>,
     bytes: Vec<u8>,
     stream: bool,
+    _share: Share,
 }
 
 /// What somebody may see.
@@ -121,10 +123,15 @@ impl Dns {
             self.figures.limited();
             return self.refuse(&question, ResponseCode::Refused, client, out);
         }
+        let Some(share) = self.shares.take(client.peer) else {
+            self.figures.limited();
+            return self.refuse(&question, ResponseCode::ServFail, client, out);
+        };
         Answered::Later(Pending {
             question,
             bytes: bytes.to_vec(),
             stream: client.stream,
+            _share: share,
         })
     }
 

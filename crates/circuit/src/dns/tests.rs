@@ -325,6 +325,25 @@ fn who_asks_wrongly_is_told_so() {
 }
 
 #[test]
+fn one_source_leaves_room_for_others() {
+    let (dns, door) = (dns_with(Vec::new(), 10_000), Door::Open);
+    let asked = question("example.com.", RecordType::A).to_vec().unwrap();
+    let ask = |peer: &str| {
+        let mut out = Vec::new();
+        match dns.answer(&asked, &from(peer, &door, false), &mut out) {
+            Answered::Later(pending) => Ok(pending),
+            _ => Err(Message::from_vec(&out).unwrap().metadata.response_code),
+        }
+    };
+    let mut held: Vec<_> = (0..64).map(|_| ask("10.88.0.2").unwrap()).collect();
+    assert_eq!(ask("10.88.0.2").err(), Some(ResponseCode::ServFail));
+    assert_eq!(dns.figures().too_fast(), 1);
+    assert!(ask("10.88.0.3").is_ok());
+    held.pop();
+    assert!(ask("10.88.0.2").is_ok());
+}
+
+#[test]
 fn a_name_that_goes_on_elsewhere_is_nobodys_to_ask_for() {
     // The number and flags of the head, read as a name.
     let mut bytes = vec![2, b'a', 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
