@@ -13,6 +13,7 @@ mod message;
 mod reach;
 mod server;
 mod service;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod upstream;

@@ -81,7 +81,7 @@ impl Sources for Few {
     }
 }
 
-fn dns_with(upstream: Vec<SocketAddr>, limit: u32) -> Dns {
+pub(super) fn dns_with(upstream: Vec<SocketAddr>, limit: u32) -> Dns {
     dns_of(Few::new(), upstream, limit)
 }
 
@@ -99,7 +99,7 @@ fn dns() -> Dns {
     dns_with(Vec::new(), 100)
 }
 
-fn question(name: &str, kind: RecordType) -> Message {
+pub(super) fn question(name: &str, kind: RecordType) -> Message {
     let mut message = Message::query();
     message.metadata.recursion_desired = true;
     message
