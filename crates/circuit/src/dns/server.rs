@@ -86,7 +86,8 @@ pub async fn serve(
 }
 
 async fn datagrams(dns: Arc<Dns>, socket: Arc<UdpSocket>, door: Arc<Door>) -> io::Result<()> {
-    let any = socket.local_addr()?.ip().is_unspecified();
+    let own = socket.local_addr()?.ip();
+    let any = own.is_unspecified();
     let (mut questions, mut answers) = (Batch::new(any), Batch::new(any));
     let mut out = Vec::with_capacity(1500);
     loop {
@@ -103,7 +104,7 @@ async fn datagrams(dns: Arc<Dns>, socket: Arc<UdpSocket>, door: Arc<Door>) -> io
             for (bytes, path) in (0..questions.len()).filter_map(|at| questions.get(at)) {
                 let client = Client {
                     peer: path.peer.ip(),
-                    local: path.local,
+                    local: path.local.or((!any).then_some(own)),
                     door: &door,
                     stream: false,
                 };
