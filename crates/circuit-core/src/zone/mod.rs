@@ -25,6 +25,7 @@ use std::{net::IpAddr, sync::Arc};
 use crate::fleet::{Attached, Record, Snapshot};
 use crate::{Error, Result};
 
+pub(crate) use label::checksum;
 pub use label::{label, network_labels};
 use names::{Names, Wanted, addresses, is_above_ports, is_called, is_named, network_names, ports};
 pub use networks::Networks;
