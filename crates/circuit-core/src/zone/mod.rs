@@ -16,6 +16,7 @@ mod label;
 mod names;
 mod networks;
 mod reverse;
+mod services;
 mod special;
 #[cfg(test)]
 mod tests;
@@ -196,7 +197,7 @@ impl<'a> Zone<'a> {
             let all = self.below_domain(labels);
             let rest = ports(all.unwrap_or(labels)).map_or(&[][..], |(_, rest)| rest);
             let all = match all {
-                Some(_) => self.domain_matches(rest),
+                Some(_) => self.domain_matches(rest).map(|(matches, _)| matches),
                 None => network_names(rest).map(|names| self.matches(&names)),
             };
             all.unwrap_or_default()
@@ -232,12 +233,12 @@ impl<'a> Zone<'a> {
             return self.apex(apex, asked);
         }
         let Some((wanted, names)) = ports(rest) else {
-            let matches = |names: &[&str]| self.domain_matches(names);
+            let matches = |names: &[&str]| self.domain_matches(names).map(|(matches, _)| matches);
             return Found::new(apex, is_above_ports(rest, matches));
         };
-        let matches = self.domain_matches(names).unwrap_or_default();
+        let (matches, node) = self.domain_matches(names).unwrap_or_default();
         if !matches.is_empty() {
-            return self.told(apex, &matches, wanted, asked);
+            return self.told(apex, &matches, node.as_deref(), wanted, asked);
         }
         let mut found = Found::new(apex, wanted.is_none() && self.is_between(names));
         if names == ["ns"] && wanted.is_none() {
@@ -266,7 +267,8 @@ impl<'a> Zone<'a> {
         known.is_some_and(|known| self.scope.has(known))
     }
 
-    fn domain_matches(&self, names: &[&str]) -> Option<Vec<Match<'a>>> {
+    /// The containers of a name of the domain, and the node when one is named.
+    fn domain_matches(&self, names: &[&str]) -> Option<(Vec<Match<'a>>, Option<String>)> {
         let (container, rest) = names.split_first()?;
         let names = |network: Option<String>, node: Option<String>| Names {
             container,
@@ -274,14 +276,16 @@ impl<'a> Zone<'a> {
             node,
         };
         if rest.is_empty() {
-            return Some(self.matches(&names(None, None)));
+            return Some((self.matches(&names(None, None)), None));
         }
         let on_network = self.matches(&names(Some(rest.join(".")), None));
         match rest.split_last() {
             Some((&"node", node)) if on_network.is_empty() && !node.is_empty() => {
-                Some(self.matches(&names(None, Some(node.join(".")))))
+                let node = node.join(".");
+                let matches = self.matches(&names(None, Some(node.clone())));
+                Some((matches, Some(node)))
             }
-            _ => Some(on_network),
+            _ => Some((on_network, None)),
         }
     }
 
@@ -300,7 +304,7 @@ impl<'a> Zone<'a> {
             let matches = matches(names).unwrap_or_default();
             if !matches.is_empty() {
                 let apex = names.get(1..).unwrap_or_default().join(".");
-                return Some(self.told(&apex, &matches, wanted, asked));
+                return Some(self.told(&apex, &matches, None, wanted, asked));
             }
         } else if is_above_ports(labels, matches) {
             let apex = labels.get(2..).unwrap_or_default().join(".");
@@ -357,62 +361,27 @@ impl<'a> Zone<'a> {
         all
     }
 
-    /// What is asked of these containers.
+    /// What is asked of these containers, which are those of one node when it is named.
     fn told(
         &self,
         apex: &str,
         matches: &[Match<'a>],
+        node: Option<&str>,
         wanted: Option<Wanted>,
         asked: Asked,
     ) -> Found {
         let mut found = Found::new(apex, true);
-        let ips = || matches.iter().flat_map(|(_, a)| a.ips.iter().copied());
-        if let Some(wanted) = wanted {
-            let services = self.services(matches, Some(wanted));
-            found.exists = !services.is_empty();
+        if wanted.is_some() || asked == Asked::Service {
+            let (services, addresses) = self.services(matches, node, wanted);
+            found.exists = wanted.is_none() || !services.is_empty();
             if matches!(asked, Asked::Service | Asked::Any) {
-                found.data = services;
+                (found.data, found.additional) = (services, addresses);
             }
         } else {
-            found.data = match asked {
-                Asked::Service => self.services(matches, None),
-                asked => addresses(ips(), asked),
-            };
+            let ips = matches.iter().flat_map(|(_, a)| a.ips.iter().copied());
+            found.data = addresses(ips, asked);
         }
-        for data in &found.data {
-            let Data::Service { target, .. } = data else {
-                break;
-            };
-            for (record, attached) in matches {
-                if self.name_of(record, attached) == *target {
-                    let ips = attached.ips.iter().map(|ip| (target.clone(), *ip));
-                    found.additional.extend(ips);
-                }
-            }
-        }
-        found.additional.sort();
-        found.additional.dedup();
         found
-    }
-
-    fn services(&self, matches: &[Match<'a>], wanted: Option<Wanted>) -> Vec<Data> {
-        let mut services = Vec::new();
-        for (record, attached) in matches {
-            for port in &attached.ports {
-                let this = (port.container, port.protocol);
-                if wanted.is_some_and(|wanted| wanted != this) {
-                    continue;
-                }
-                let service = Data::Service {
-                    port: port.container,
-                    target: self.name_of(record, attached),
-                };
-                if !services.contains(&service) {
-                    services.push(service);
-                }
-            }
-        }
-        services
     }
 
     fn holders(&self, address: IpAddr) -> Vec<Match<'a>> {

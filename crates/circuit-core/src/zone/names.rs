@@ -1,5 +1,6 @@
 //! What the parts of a name stand for.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use super::{Asked, Data, Match, label};
@@ -19,13 +20,12 @@ pub(super) type Wanted = (u16, Protocol);
 /// after one containerd.
 pub(super) fn addresses(ips: impl Iterator<Item = IpAddr> + Clone, asked: Asked) -> Vec<Data> {
     let of = |wanted: fn(&IpAddr) -> bool| {
-        let mut data = Vec::new();
-        for ip in ips.clone().filter(wanted) {
-            if !data.contains(&Data::Address(ip)) {
-                data.push(Data::Address(ip));
-            }
+        let mut all: Vec<IpAddr> = ips.clone().filter(wanted).collect();
+        if all.len() > 1 {
+            let mut seen = HashSet::new();
+            all.retain(|ip| seen.insert(*ip));
         }
-        data
+        all.into_iter().map(Data::Address).collect::<Vec<_>>()
     };
     match asked {
         Asked::V4 => of(IpAddr::is_ipv4),

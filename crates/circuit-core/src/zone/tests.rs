@@ -223,7 +223,16 @@ fn ports_have_names() {
         ("_80._tcp.db.ctr0", "SRV", db),
         ("_80._tcp.store.circuit.internal", "SRV", db),
         ("db.ctr0.circuit.internal", "SRV", db),
-        ("_80._tcp.db.edge-1.lan.node.circuit.internal", "SRV", db),
+        (
+            "_80._tcp.db.edge-1.lan.node.circuit.internal",
+            "SRV",
+            "80 of db.edge-1.lan.node.circuit.internal",
+        ),
+        (
+            "_80._tcp.store.edge-1-lan.node.circuit.internal",
+            "SRV",
+            "80 of db.edge-1-lan.node.circuit.internal",
+        ),
         ("_80._tcp.db.ctr0", "A", "nothing in ctr0"),
         ("_80._udp.db.ctr0", "SRV", "no in ctr0"),
         ("_8080._tcp.db.ctr0", "SRV", "no in ctr0"),
@@ -240,6 +249,72 @@ fn ports_have_names() {
     ] {
         assert_eq!(all(name, kind), expected, "{name} {kind}");
     }
+}
+
+/// What a zone without networks of its own says of services.
+fn services(maps: &[Snapshot], name: &str) -> Found {
+    let domain = Domain::parse(DOMAIN).unwrap();
+    let zone = Zone {
+        domain: &domain,
+        networks: &Networks::default(),
+        maps,
+        scope: Scope::All,
+        servers: &[],
+    };
+    let labels: Vec<&str> = name.split('.').collect();
+    zone.find(&labels, Asked::Service).unwrap()
+}
+
+fn with_port(mut attached: Attached, alias: &str) -> Attached {
+    attached.ports = [Port {
+        host: 8080,
+        container: 80,
+        protocol: Protocol::Tcp,
+    }]
+    .into();
+    attached.aliases = [alias.into()].into();
+    attached
+}
+
+#[test]
+fn a_port_of_a_node_leads_to_that_node_only() {
+    let web = |ip: &str| with_port(attached("ctr0", &[ip]), "www");
+    let first = vec![web("10.88.0.2"), attached("ctr1", &["10.99.0.2"])];
+    let maps = [
+        map("edge-1", vec![("web", first)]),
+        map("edge-2", vec![("web", vec![web("10.88.0.9")])]),
+    ];
+    let addresses = |name: &str| {
+        let found = services(&maps, name);
+        let all = found.additional.iter();
+        let all: Vec<String> = all.map(|(name, ip)| format!("{name} {ip}")).collect();
+        (found.data.len(), all.join(" "))
+    };
+    let target = "web.edge-1.node.circuit.internal";
+    let expected = (1, format!("{target} 10.88.0.2 {target} 10.99.0.2"));
+    for name in ["web", "www"] {
+        let name = format!("_80._tcp.{name}.edge-1.node.circuit.internal");
+        assert_eq!(addresses(&name), expected, "{name}");
+    }
+    let target = "web.ctr0.circuit.internal";
+    let expected = (1, format!("{target} 10.88.0.2 {target} 10.88.0.9"));
+    assert_eq!(addresses("_80._tcp.www.circuit.internal"), expected);
+}
+
+#[test]
+fn thousands_of_containers_may_have_one_alias() {
+    let names: Vec<String> = (0..4000).map(|n| format!("c{n}")).collect();
+    let containers = names.iter().zip(0_u32..).map(|(name, n)| {
+        let ip = IpAddr::from((0x0a58_0000 + n).to_be_bytes()).to_string();
+        let attached = attached("ctr0", &[&ip]);
+        (name.as_str(), vec![with_port(attached, "all")])
+    });
+    let maps = [map("edge-1", containers.collect())];
+    let started = std::time::Instant::now();
+    let found = services(&maps, "_80._tcp.all.ctr0");
+    // Each compared with each other takes a minute.
+    assert!(started.elapsed() < std::time::Duration::from_secs(5));
+    assert_eq!((found.data.len(), found.additional.len()), (4000, 4000));
 }
 
 #[test]
