@@ -28,7 +28,9 @@ use crate::{Error, Result};
 
 pub(crate) use label::checksum;
 pub use label::{label, network_labels};
-use names::{Names, Wanted, addresses, is_above_ports, is_called, is_named, network_names, ports};
+use names::{
+    Names, Wanted, addresses, is_above, is_above_ports, is_called, is_named, network_names, ports,
+};
 pub use networks::Networks;
 pub use special::special;
 
@@ -248,9 +250,13 @@ impl<'a> Zone<'a> {
         found
     }
 
-    /// Names of the domain that lead to nothing and have names below them.
+    /// Names of the domain that lead to nothing and have names below them: those of
+    /// networks and nodes, and the ends of such that have dots (RFC 8020).
     fn is_between(&self, names: &[&str]) -> bool {
-        if names == ["node"] || self.is_network(&names.join(".")) {
+        let name = names.join(".");
+        let elsewhere = self.maps.iter().flat_map(Snapshot::networks);
+        let mut networks = self.networks.all().chain(elsewhere);
+        if networks.any(|network| self.scope.has(network) && is_above(&name, network)) {
             return true;
         }
         let Some((&"node", node)) = names.split_last() else {
@@ -258,13 +264,7 @@ impl<'a> Zone<'a> {
         };
         let node = node.join(".");
         let nodes = self.maps.iter().flat_map(Snapshot::nodes);
-        nodes.into_iter().any(|(name, _)| is_named(name, &node))
-    }
-
-    /// Whether a network is to be seen: one of this node, or with containers.
-    fn is_network(&self, name: &str) -> bool {
-        let known = self.networks.named(name);
-        known.is_some_and(|known| self.scope.has(known))
+        node.is_empty() || nodes.into_iter().any(|(name, _)| is_above(&node, name))
     }
 
     /// The containers of a name of the domain, and the node when one is named.

@@ -58,6 +58,14 @@ pub(super) fn is_named(name: &str, wanted: &str) -> bool {
     name.eq_ignore_ascii_case(wanted) || label(name) == wanted
 }
 
+/// Whether a part of a name is that of a network or a node, or its end behind a dot.
+pub(super) fn is_above(part: &str, name: &str) -> bool {
+    let start = name.len().checked_sub(part.len());
+    let end = start.and_then(|start| Some((name.get(..start)?, name.get(start..)?)));
+    let ends = |(start, end): (&str, &str)| start.ends_with('.') && end.eq_ignore_ascii_case(part);
+    is_named(name, part) || end.is_some_and(ends)
+}
+
 pub(super) fn network_names<'q>(names: &[&'q str]) -> Option<Names<'q>> {
     let (container, rest) = names.split_first()?;
     (!rest.is_empty()).then(|| Names {

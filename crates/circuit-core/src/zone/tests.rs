@@ -183,6 +183,16 @@ fn a_name_without_the_type_is_not_a_name_that_does_not_exist() {
             "A",
             "no in circuit.internal",
         ),
+        // Also where only another node has containers, and above what has dots.
+        ("lan7.circuit.internal", "A", "nothing in circuit.internal"),
+        ("net.circuit.internal", "A", "nothing in circuit.internal"),
+        ("et.circuit.internal", "A", "no in circuit.internal"),
+        (
+            "lan.node.circuit.internal",
+            "A",
+            "nothing in circuit.internal",
+        ),
+        ("an.node.circuit.internal", "A", "no in circuit.internal"),
         (
             "_tcp.db.circuit.internal",
             "A",
@@ -397,6 +407,8 @@ fn a_network_sees_its_own_names_only() {
         ("_tcp.db.ctr0", "A", "no in ctr0"),
         ("web.ctr0.circuit.internal", "A", "no in circuit.internal"),
         ("ctr0.circuit.internal", "A", "no in circuit.internal"),
+        ("lan7.circuit.internal", "A", "no in circuit.internal"),
+        ("net.circuit.internal", "A", "nothing in circuit.internal"),
         ("db.circuit.internal", "A", "no in circuit.internal"),
         ("far.lan7", "A", "-"),
         ("3.0.88.10.in-addr.arpa", "PTR", "no in 88.10.in-addr.arpa"),
