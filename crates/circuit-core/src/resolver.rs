@@ -7,8 +7,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// How a file begins that Circuit has written.
-const MARK: &str = "# circuit: ";
+use crate::zone::checksum;
+
+/// How a file begins that Circuit has written. A checksum of the rest follows, so that
+/// what is written beside our lines is not taken for ours; of old there was none.
+const MARK: &str = "# circuit: names of networks; taken back when they are left";
 /// As many servers are asked by resolvers (resolv.conf(5)).
 const SERVERS: usize = 3;
 /// As many domains and characters of them fit into old resolvers' searches.
@@ -64,9 +67,13 @@ impl Present {
         }
     }
 
-    /// Whether it is a file that Circuit has written.
+    /// Whether it is a file that Circuit has written, and nobody has changed since.
     pub fn is_ours(&self) -> bool {
-        matches!(self, Self::File { content, .. } if content.0.starts_with(MARK.as_bytes()))
+        let Some((first, rest)) = self.text().and_then(|text| text.split_once('\n')) else {
+            return false;
+        };
+        let told = first.strip_prefix(MARK);
+        told.is_some_and(|told| told.is_empty() || told == sum(rest))
     }
 }
 
@@ -180,7 +187,7 @@ impl Wanted {
     /// where it looks for names, and its options, of which the last ones count.
     pub fn text(&self, original: &Present) -> String {
         let own = Own::read(original.text().unwrap_or_default());
-        let mut text = format!("{MARK}names of networks; taken back when they are left\n");
+        let mut text = String::new();
         for server in self.servers.iter().take(SERVERS) {
             text.push_str(&format!("nameserver {server}\n"));
         }
@@ -204,8 +211,13 @@ impl Wanted {
             text.push_str(option);
         }
         text.push('\n');
-        text
+        format!("{MARK}{}\n{text}", sum(&text))
     }
+}
+
+/// What follows the mark before this text.
+fn sum(text: &str) -> String {
+    format!(" ({:08x})", checksum(text.as_bytes()))
 }
 
 /// What a container's own file says (resolv.conf(5)).
@@ -279,6 +291,9 @@ mod tests {
             original: original.clone(),
         };
         let first = kept(7, &ours, &own);
+        let edited = file(&format!("{ours}options ndots:1\n"));
+        let old = ours.replace(&sum(ours.split_once('\n').unwrap().1), "");
+        assert!(old.starts_with(&format!("{MARK}\nnameserver ")), "{old}");
         let write = |pid, text: &str, original: &Present| Step::Write(kept(pid, text, original));
         for (kept, pid, now, wanted, expected) in [
             (None, 7, &own, Some(&ours), write(7, &ours, &own)),
@@ -306,6 +321,33 @@ mod tests {
             (Some(&first), 7, &link, Some(&ours), Step::Rest),
             (Some(&first), 7, &link, Some(&newer), Step::Rest),
             (Some(&first), 7, &link, None, Step::Forget),
+            // Or one line more into ours.
+            (Some(&first), 7, &edited, Some(&ours), Step::Rest),
+            (Some(&first), 7, &edited, Some(&newer), Step::Rest),
+            (Some(&first), 7, &edited, None, Step::Forget),
+            // A crash came between the record and the file, of a further network.
+            (
+                Some(&kept(7, &newer, &own)),
+                7,
+                &file(&ours),
+                None,
+                Step::Restore(own.clone()),
+            ),
+            // The daemon of before has written it.
+            (
+                Some(&kept(7, &old, &own)),
+                7,
+                &file(&old),
+                Some(&ours),
+                write(7, &ours, &own),
+            ),
+            (
+                Some(&kept(7, &old, &own)),
+                7,
+                &file(&old),
+                None,
+                Step::Restore(own.clone()),
+            ),
             // The next task, in the same root and in another.
             (
                 Some(&first),

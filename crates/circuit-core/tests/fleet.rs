@@ -1,7 +1,7 @@
 //! The fleet's map against a naive one.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -21,13 +21,19 @@ fn word(node: &str) -> NodeWord {
     }
 }
 
+/// The network of a container with these addresses.
+fn network(ips: &[u8]) -> String {
+    format!("net{}", ips.first().map_or(0, |first| first % 3))
+}
+
 fn record(node: &str, container: &str, ips: &[u8]) -> Record {
+    let network = network(ips);
     let ips: Box<[IpAddr]> = ips
         .iter()
         .map(|last| Ipv4Addr::new(10, 0, 0, *last).into())
         .collect();
     let attached = Attached {
-        network: "net".into(),
+        network: network.into(),
         interface: "eth0".into(),
         ips,
         mac: None,
@@ -143,7 +149,14 @@ fn compare(snapshot: &Snapshot, naive: &Naive) {
             .collect();
         assert_eq!(found, want);
     }
-    let names: std::collections::BTreeSet<&u8> = naive.values().flat_map(BTreeMap::keys).collect();
+    let networks: BTreeSet<String> = naive
+        .values()
+        .flat_map(|all| all.values())
+        .map(|ips| network(ips))
+        .collect();
+    let found: Vec<String> = snapshot.networks().map(ToString::to_string).collect();
+    assert_eq!(found, Vec::from_iter(networks));
+    let names: BTreeSet<&u8> = naive.values().flat_map(BTreeMap::keys).collect();
     assert_eq!(snapshot.len(), names.len());
 }
 

@@ -241,6 +241,8 @@ pub struct Snapshot {
     containers: Index<Arc<str>>,
     labels: Index<Arc<str>>,
     addresses: Index<IpAddr>,
+    /// How often containers are on each.
+    networks: Arc<BTreeMap<Arc<str>, usize>>,
 }
 
 impl Snapshot {
@@ -275,6 +277,11 @@ impl Snapshot {
     /// The nodes, sorted by name.
     pub fn nodes(&self) -> impl ExactSizeIterator<Item = (&Arc<str>, &Arc<NodeWord>)> {
         self.nodes.iter()
+    }
+
+    /// The networks that containers are on, sorted.
+    pub fn networks(&self) -> impl ExactSizeIterator<Item = &Arc<str>> {
+        self.networks.keys()
     }
 
     /// Whether nothing has changed between the two; both are of one map.
@@ -327,6 +334,10 @@ impl Snapshot {
         for ip in unique_ips(record) {
             self.addresses.add(ip, Arc::clone(record));
         }
+        let networks = Arc::make_mut(&mut self.networks);
+        for attached in &record.attached {
+            *networks.entry(Arc::clone(&attached.network)).or_default() += 1;
+        }
     }
 
     fn forget(&mut self, record: &Arc<Record>) {
@@ -336,6 +347,13 @@ impl Snapshot {
         }
         for ip in unique_ips(record) {
             self.addresses.take(&ip, record);
+        }
+        let networks = Arc::make_mut(&mut self.networks);
+        for attached in &record.attached {
+            match networks.get_mut(&attached.network) {
+                Some(count) if *count > 1 => *count -= 1,
+                _ => drop(networks.remove(&attached.network)),
+            }
         }
     }
 }

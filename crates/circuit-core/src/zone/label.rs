@@ -51,7 +51,7 @@ fn plain(c: char) -> char {
 }
 
 /// FNV-1a: the same on every node, for ever.
-fn checksum(bytes: &[u8]) -> u32 {
+pub(crate) fn checksum(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0x811c_9dc5, |hash, byte| {
         (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
     })

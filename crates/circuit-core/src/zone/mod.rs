@@ -16,17 +16,21 @@ mod label;
 mod names;
 mod networks;
 mod reverse;
+mod services;
 mod special;
 #[cfg(test)]
 mod tests;
 
 use std::{net::IpAddr, sync::Arc};
 
-use crate::fleet::{Attached, Protocol, Record, Snapshot};
+use crate::fleet::{Attached, Record, Snapshot};
 use crate::{Error, Result};
 
+pub(crate) use label::checksum;
 pub use label::{label, network_labels};
-use names::{Names, Wanted, addresses, is_called, is_named, network_names, ports};
+use names::{
+    Names, Wanted, addresses, is_above, is_above_ports, is_called, is_named, network_names, ports,
+};
 pub use networks::Networks;
 pub use special::special;
 
@@ -179,7 +183,8 @@ impl<'a> Zone<'a> {
         if let Some(place) = reverse::Place::read(labels) {
             return self.reverse(place, asked);
         }
-        self.on_network(labels, asked)
+        let below = self.below_reverse(labels);
+        below.or_else(|| self.on_network(labels, asked))
     }
 
     /// The nodes whose containers are the answer, sorted.
@@ -194,7 +199,7 @@ impl<'a> Zone<'a> {
             let all = self.below_domain(labels);
             let rest = ports(all.unwrap_or(labels)).map_or(&[][..], |(_, rest)| rest);
             let all = match all {
-                Some(_) => self.domain_matches(rest),
+                Some(_) => self.domain_matches(rest).map(|(matches, _)| matches),
                 None => network_names(rest).map(|names| self.matches(&names)),
             };
             all.unwrap_or_default()
@@ -230,11 +235,12 @@ impl<'a> Zone<'a> {
             return self.apex(apex, asked);
         }
         let Some((wanted, names)) = ports(rest) else {
-            return Found::new(apex, self.is_above_ports(rest));
+            let matches = |names: &[&str]| self.domain_matches(names).map(|(matches, _)| matches);
+            return Found::new(apex, is_above_ports(rest, matches));
         };
-        let matches = self.domain_matches(names).unwrap_or_default();
+        let (matches, node) = self.domain_matches(names).unwrap_or_default();
         if !matches.is_empty() {
-            return self.told(apex, &matches, wanted, asked);
+            return self.told(apex, &matches, node.as_deref(), wanted, asked);
         }
         let mut found = Found::new(apex, wanted.is_none() && self.is_between(names));
         if names == ["ns"] && wanted.is_none() {
@@ -244,20 +250,13 @@ impl<'a> Zone<'a> {
         found
     }
 
-    /// `_PROTOCOL` before the name of a container that has such ports.
-    fn is_above_ports(&self, names: &[&str]) -> bool {
-        let Some((first, names)) = names.split_first() else {
-            return false;
-        };
-        let protocol = first.strip_prefix('_').and_then(Protocol::named);
-        let matches = self.domain_matches(names).unwrap_or_default();
-        let mut ports = matches.iter().flat_map(|(_, a)| &a.ports);
-        ports.any(|port| Some(port.protocol) == protocol)
-    }
-
-    /// Names of the domain that lead to nothing and have names below them.
+    /// Names of the domain that lead to nothing and have names below them: those of
+    /// networks and nodes, and the ends of such that have dots (RFC 8020).
     fn is_between(&self, names: &[&str]) -> bool {
-        if names == ["node"] || self.is_network(&names.join(".")) {
+        let name = names.join(".");
+        let elsewhere = self.maps.iter().flat_map(Snapshot::networks);
+        let mut networks = self.networks.all().chain(elsewhere);
+        if networks.any(|network| self.scope.has(network) && is_above(&name, network)) {
             return true;
         }
         let Some((&"node", node)) = names.split_last() else {
@@ -265,16 +264,11 @@ impl<'a> Zone<'a> {
         };
         let node = node.join(".");
         let nodes = self.maps.iter().flat_map(Snapshot::nodes);
-        nodes.into_iter().any(|(name, _)| is_named(name, &node))
+        node.is_empty() || nodes.into_iter().any(|(name, _)| is_above(&node, name))
     }
 
-    /// Whether a network is to be seen: one of this node, or with containers.
-    fn is_network(&self, name: &str) -> bool {
-        let known = self.networks.named(name);
-        known.is_some_and(|known| self.scope.has(known))
-    }
-
-    fn domain_matches(&self, names: &[&str]) -> Option<Vec<Match<'a>>> {
+    /// The containers of a name of the domain, and the node when one is named.
+    fn domain_matches(&self, names: &[&str]) -> Option<(Vec<Match<'a>>, Option<String>)> {
         let (container, rest) = names.split_first()?;
         let names = |network: Option<String>, node: Option<String>| Names {
             container,
@@ -282,18 +276,21 @@ impl<'a> Zone<'a> {
             node,
         };
         if rest.is_empty() {
-            return Some(self.matches(&names(None, None)));
+            return Some((self.matches(&names(None, None)), None));
         }
         let on_network = self.matches(&names(Some(rest.join(".")), None));
         match rest.split_last() {
             Some((&"node", node)) if on_network.is_empty() && !node.is_empty() => {
-                Some(self.matches(&names(None, Some(node.join(".")))))
+                let node = node.join(".");
+                let matches = self.matches(&names(None, Some(node.clone())));
+                Some((matches, Some(node)))
             }
-            _ => Some(on_network),
+            _ => Some((on_network, None)),
         }
     }
 
-    /// `CONTAINER.NETWORK`, which is ours when there is such a network.
+    /// `CONTAINER.NETWORK`, which is ours when there is such a network, and whatever is
+    /// below the name of one: nobody else knows more of it.
     fn on_network(&self, labels: &[&str], asked: Asked) -> Option<Found> {
         let whole = labels.join(".");
         if let Some(network) = self.networks.named(&whole) {
@@ -302,15 +299,20 @@ impl<'a> Zone<'a> {
                 false => Found::new(whole, false),
             });
         }
-        let (wanted, names) = ports(labels)?;
-        let names = network_names(names)?;
-        let apex = names.network.clone()?;
-        let matches = self.matches(&names);
-        if !matches.is_empty() {
-            return Some(self.told(&apex, &matches, wanted, asked));
+        let matches = |names: &[&str]| network_names(names).map(|names| self.matches(&names));
+        if let Some((wanted, names)) = ports(labels) {
+            let matches = matches(names).unwrap_or_default();
+            if !matches.is_empty() {
+                let apex = names.get(1..).unwrap_or_default().join(".");
+                return Some(self.told(&apex, &matches, None, wanted, asked));
+            }
+        } else if is_above_ports(labels, matches) {
+            let apex = labels.get(2..).unwrap_or_default().join(".");
+            return Some(Found::new(apex, true));
         }
-        let known = self.networks.named(&apex).is_some();
-        known.then(|| Found::new(apex, false))
+        let mut above = whole.match_indices('.').map(|(at, _)| &whole[at + 1..]);
+        let apex = above.find(|name| self.networks.named(name).is_some())?;
+        Some(Found::new(apex, false))
     }
 
     fn apex(&self, apex: &str, asked: Asked) -> Found {
@@ -359,62 +361,27 @@ impl<'a> Zone<'a> {
         all
     }
 
-    /// What is asked of these containers.
+    /// What is asked of these containers, which are those of one node when it is named.
     fn told(
         &self,
         apex: &str,
         matches: &[Match<'a>],
+        node: Option<&str>,
         wanted: Option<Wanted>,
         asked: Asked,
     ) -> Found {
         let mut found = Found::new(apex, true);
-        let ips = || matches.iter().flat_map(|(_, a)| a.ips.iter().copied());
-        if let Some(wanted) = wanted {
-            let services = self.services(matches, Some(wanted));
-            found.exists = !services.is_empty();
+        if wanted.is_some() || asked == Asked::Service {
+            let (services, addresses) = self.services(matches, node, wanted);
+            found.exists = wanted.is_none() || !services.is_empty();
             if matches!(asked, Asked::Service | Asked::Any) {
-                found.data = services;
+                (found.data, found.additional) = (services, addresses);
             }
         } else {
-            found.data = match asked {
-                Asked::Service => self.services(matches, None),
-                asked => addresses(ips(), asked),
-            };
+            let ips = matches.iter().flat_map(|(_, a)| a.ips.iter().copied());
+            found.data = addresses(ips, asked);
         }
-        for data in &found.data {
-            let Data::Service { target, .. } = data else {
-                break;
-            };
-            for (record, attached) in matches {
-                if self.name_of(record, attached) == *target {
-                    let ips = attached.ips.iter().map(|ip| (target.clone(), *ip));
-                    found.additional.extend(ips);
-                }
-            }
-        }
-        found.additional.sort();
-        found.additional.dedup();
         found
-    }
-
-    fn services(&self, matches: &[Match<'a>], wanted: Option<Wanted>) -> Vec<Data> {
-        let mut services = Vec::new();
-        for (record, attached) in matches {
-            for port in &attached.ports {
-                let this = (port.container, port.protocol);
-                if wanted.is_some_and(|wanted| wanted != this) {
-                    continue;
-                }
-                let service = Data::Service {
-                    port: port.container,
-                    target: self.name_of(record, attached),
-                };
-                if !services.contains(&service) {
-                    services.push(service);
-                }
-            }
-        }
-        services
     }
 
     fn holders(&self, address: IpAddr) -> Vec<Match<'a>> {
@@ -424,6 +391,13 @@ impl<'a> Zone<'a> {
             .flat_map(on)
             .filter(|(_, a)| a.ips.contains(&address) && self.scope.has(&a.network))
             .collect()
+    }
+
+    /// Whatever is below a name of an address of ours, or below the zone of some.
+    fn below_reverse(&self, labels: &[&str]) -> Option<Found> {
+        let mut above = (1..labels.len()).filter_map(|at| reverse::Place::read(&labels[at..]));
+        let found = self.reverse(above.next()?, Asked::Other)?;
+        Some(Found::new(found.apex, false))
     }
 
     fn reverse(&self, place: reverse::Place, asked: Asked) -> Option<Found> {

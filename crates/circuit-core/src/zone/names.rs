@@ -1,8 +1,9 @@
 //! What the parts of a name stand for.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
-use super::{Asked, Data, label};
+use super::{Asked, Data, Match, label};
 use crate::fleet::{Attached, Protocol, Record};
 
 /// Containers by their names, as a question has them.
@@ -19,13 +20,12 @@ pub(super) type Wanted = (u16, Protocol);
 /// after one containerd.
 pub(super) fn addresses(ips: impl Iterator<Item = IpAddr> + Clone, asked: Asked) -> Vec<Data> {
     let of = |wanted: fn(&IpAddr) -> bool| {
-        let mut data = Vec::new();
-        for ip in ips.clone().filter(wanted) {
-            if !data.contains(&Data::Address(ip)) {
-                data.push(Data::Address(ip));
-            }
+        let mut all: Vec<IpAddr> = ips.clone().filter(wanted).collect();
+        if all.len() > 1 {
+            let mut seen = HashSet::new();
+            all.retain(|ip| seen.insert(*ip));
         }
-        data
+        all.into_iter().map(Data::Address).collect::<Vec<_>>()
     };
     match asked {
         Asked::V4 => of(IpAddr::is_ipv4),
@@ -58,6 +58,14 @@ pub(super) fn is_named(name: &str, wanted: &str) -> bool {
     name.eq_ignore_ascii_case(wanted) || label(name) == wanted
 }
 
+/// Whether a part of a name is that of a network or a node, or its end behind a dot.
+pub(super) fn is_above(part: &str, name: &str) -> bool {
+    let start = name.len().checked_sub(part.len());
+    let end = start.and_then(|start| Some((name.get(..start)?, name.get(start..)?)));
+    let ends = |(start, end): (&str, &str)| start.ends_with('.') && end.eq_ignore_ascii_case(part);
+    is_named(name, part) || end.is_some_and(ends)
+}
+
 pub(super) fn network_names<'q>(names: &[&'q str]) -> Option<Names<'q>> {
     let (container, rest) = names.split_first()?;
     (!rest.is_empty()).then(|| Names {
@@ -79,4 +87,20 @@ pub(super) fn ports<'l, 'q>(labels: &'l [&'q str]) -> Option<(Option<Wanted>, &'
     let (protocol, rest) = rest.split_first()?;
     let protocol = Protocol::named(protocol.strip_prefix('_')?)?;
     Some((Some((port.parse().ok()?, protocol)), rest))
+}
+
+/// Whether it is `_PROTOCOL` before the name of a container that has such ports.
+pub(super) fn is_above_ports<'a>(
+    labels: &[&str],
+    matches: impl Fn(&[&str]) -> Option<Vec<Match<'a>>>,
+) -> bool {
+    let Some((first, names)) = labels.split_first() else {
+        return false;
+    };
+    let Some(protocol) = first.strip_prefix('_').and_then(Protocol::named) else {
+        return false;
+    };
+    let matches = matches(names).unwrap_or_default();
+    let mut ports = matches.iter().flat_map(|(_, a)| &a.ports);
+    ports.any(|port| port.protocol == protocol)
 }

@@ -49,6 +49,11 @@ impl Networks {
         &self.subnets
     }
 
+    /// The networks' own names, perhaps more than once.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.names.values()
+    }
+
     /// The names, sorted.
     pub fn names(&self) -> Vec<Arc<str>> {
         let mut names: Vec<Arc<str>> = self.names.values().cloned().collect();

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::fleet::{Fleet, NodeWord, Port};
+use crate::fleet::{Fleet, NodeWord, Port, Protocol};
 use crate::service::NodeInfo;
 
 fn attached(network: &str, ips: &[&str]) -> Attached {
@@ -183,6 +183,16 @@ fn a_name_without_the_type_is_not_a_name_that_does_not_exist() {
             "A",
             "no in circuit.internal",
         ),
+        // Also where only another node has containers, and above what has dots.
+        ("lan7.circuit.internal", "A", "nothing in circuit.internal"),
+        ("net.circuit.internal", "A", "nothing in circuit.internal"),
+        ("et.circuit.internal", "A", "no in circuit.internal"),
+        (
+            "lan.node.circuit.internal",
+            "A",
+            "nothing in circuit.internal",
+        ),
+        ("an.node.circuit.internal", "A", "no in circuit.internal"),
         (
             "_tcp.db.circuit.internal",
             "A",
@@ -195,8 +205,18 @@ fn a_name_without_the_type_is_not_a_name_that_does_not_exist() {
         ("circuit.internal", "NS", "ns.circuit.internal"),
         ("spare", "A", "nothing in spare"),
         ("web.spare", "A", "no in spare"),
+        // Below names of ours, whatever their form.
+        ("a.b.ctr0", "A", "no in ctr0"),
+        ("a.web.ctr0", "A", "no in ctr0"),
+        ("_dmarc.ctr0", "TXT", "no in ctr0"),
+        ("_80._tcp.ctr0", "SRV", "no in ctr0"),
+        ("a.b.my.net", "A", "no in my.net"),
+        ("_80._tcp.my.net", "SRV", "no in my.net"),
         // Somebody else's.
         ("example.com", "A", "-"),
+        ("a.web.lan7", "A", "-"),
+        ("_tcp.web", "A", "-"),
+        ("net", "A", "-"),
         ("web", "A", "-"),
         ("internal", "A", "-"),
         ("web.lan7", "A", "-"),
@@ -213,11 +233,23 @@ fn ports_have_names() {
         ("_80._tcp.db.ctr0", "SRV", db),
         ("_80._tcp.store.circuit.internal", "SRV", db),
         ("db.ctr0.circuit.internal", "SRV", db),
-        ("_80._tcp.db.edge-1.lan.node.circuit.internal", "SRV", db),
+        (
+            "_80._tcp.db.edge-1.lan.node.circuit.internal",
+            "SRV",
+            "80 of db.edge-1.lan.node.circuit.internal",
+        ),
+        (
+            "_80._tcp.store.edge-1-lan.node.circuit.internal",
+            "SRV",
+            "80 of db.edge-1-lan.node.circuit.internal",
+        ),
         ("_80._tcp.db.ctr0", "A", "nothing in ctr0"),
         ("_80._udp.db.ctr0", "SRV", "no in ctr0"),
         ("_8080._tcp.db.ctr0", "SRV", "no in ctr0"),
-        ("_http._tcp.db.ctr0", "SRV", "-"),
+        ("_http._tcp.db.ctr0", "SRV", "no in ctr0"),
+        ("_tcp.db.ctr0", "A", "nothing in ctr0"),
+        ("_udp.db.ctr0", "A", "no in ctr0"),
+        ("_tcp.gone.ctr0", "A", "no in ctr0"),
         (
             "_http._tcp.db.circuit.internal",
             "SRV",
@@ -227,6 +259,72 @@ fn ports_have_names() {
     ] {
         assert_eq!(all(name, kind), expected, "{name} {kind}");
     }
+}
+
+/// What a zone without networks of its own says of services.
+fn services(maps: &[Snapshot], name: &str) -> Found {
+    let domain = Domain::parse(DOMAIN).unwrap();
+    let zone = Zone {
+        domain: &domain,
+        networks: &Networks::default(),
+        maps,
+        scope: Scope::All,
+        servers: &[],
+    };
+    let labels: Vec<&str> = name.split('.').collect();
+    zone.find(&labels, Asked::Service).unwrap()
+}
+
+fn with_port(mut attached: Attached, alias: &str) -> Attached {
+    attached.ports = [Port {
+        host: 8080,
+        container: 80,
+        protocol: Protocol::Tcp,
+    }]
+    .into();
+    attached.aliases = [alias.into()].into();
+    attached
+}
+
+#[test]
+fn a_port_of_a_node_leads_to_that_node_only() {
+    let web = |ip: &str| with_port(attached("ctr0", &[ip]), "www");
+    let first = vec![web("10.88.0.2"), attached("ctr1", &["10.99.0.2"])];
+    let maps = [
+        map("edge-1", vec![("web", first)]),
+        map("edge-2", vec![("web", vec![web("10.88.0.9")])]),
+    ];
+    let addresses = |name: &str| {
+        let found = services(&maps, name);
+        let all = found.additional.iter();
+        let all: Vec<String> = all.map(|(name, ip)| format!("{name} {ip}")).collect();
+        (found.data.len(), all.join(" "))
+    };
+    let target = "web.edge-1.node.circuit.internal";
+    let expected = (1, format!("{target} 10.88.0.2 {target} 10.99.0.2"));
+    for name in ["web", "www"] {
+        let name = format!("_80._tcp.{name}.edge-1.node.circuit.internal");
+        assert_eq!(addresses(&name), expected, "{name}");
+    }
+    let target = "web.ctr0.circuit.internal";
+    let expected = (1, format!("{target} 10.88.0.2 {target} 10.88.0.9"));
+    assert_eq!(addresses("_80._tcp.www.circuit.internal"), expected);
+}
+
+#[test]
+fn thousands_of_containers_may_have_one_alias() {
+    let names: Vec<String> = (0..4000).map(|n| format!("c{n}")).collect();
+    let containers = names.iter().zip(0_u32..).map(|(name, n)| {
+        let ip = IpAddr::from((0x0a58_0000 + n).to_be_bytes()).to_string();
+        let attached = attached("ctr0", &[&ip]);
+        (name.as_str(), vec![with_port(attached, "all")])
+    });
+    let maps = [map("edge-1", containers.collect())];
+    let started = std::time::Instant::now();
+    let found = services(&maps, "_80._tcp.all.ctr0");
+    // Each compared with each other takes a minute.
+    assert!(started.elapsed() < std::time::Duration::from_secs(5));
+    assert_eq!((found.data.len(), found.additional.len()), (4000, 4000));
 }
 
 #[test]
@@ -271,7 +369,27 @@ fn addresses_have_names() {
         ("9.16.99.10.in-addr.arpa", "PTR", "-"),
         ("10.in-addr.arpa", "SOA", "-"),
         ("1.1.1.1.in-addr.arpa", "PTR", "-"),
-        ("03.0.88.10.in-addr.arpa", "PTR", "-"),
+        ("03.1.1.1.in-addr.arpa", "PTR", "-"),
+        ("x.99.10.in-addr.arpa", "PTR", "-"),
+        // Below names of ours, whatever their form.
+        ("03.0.88.10.in-addr.arpa", "PTR", "no in 88.10.in-addr.arpa"),
+        (
+            "1.3.0.88.10.in-addr.arpa",
+            "PTR",
+            "no in 88.10.in-addr.arpa",
+        ),
+        ("256.88.10.in-addr.arpa", "PTR", "no in 88.10.in-addr.arpa"),
+        (
+            "lb._dns-sd._udp.0.0.88.10.in-addr.arpa",
+            "PTR",
+            "no in 88.10.in-addr.arpa",
+        ),
+        (
+            "x.17.0.98.10.in-addr.arpa",
+            "PTR",
+            "no in 17.0.98.10.in-addr.arpa",
+        ),
+        ("x.0.0.d.f.ip6.arpa", "PTR", "-"),
     ] {
         assert_eq!(all(name, kind), expected, "{name} {kind}");
     }
@@ -286,8 +404,11 @@ fn a_network_sees_its_own_names_only() {
         ("web.circuit.internal", "A", "10.99.0.2"),
         ("web.ctr0", "A", "no in ctr0"),
         ("ctr0", "SOA", "no in ctr0"),
+        ("_tcp.db.ctr0", "A", "no in ctr0"),
         ("web.ctr0.circuit.internal", "A", "no in circuit.internal"),
         ("ctr0.circuit.internal", "A", "no in circuit.internal"),
+        ("lan7.circuit.internal", "A", "no in circuit.internal"),
+        ("net.circuit.internal", "A", "nothing in circuit.internal"),
         ("db.circuit.internal", "A", "no in circuit.internal"),
         ("far.lan7", "A", "-"),
         ("3.0.88.10.in-addr.arpa", "PTR", "no in 88.10.in-addr.arpa"),

@@ -11,6 +11,7 @@ use circuit_core::Result;
 use circuit_core::cni::ConfigList;
 use circuit_core::fleet::Snapshot;
 use circuit_core::zone::Networks;
+use ipnet::IpNet;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -167,10 +168,19 @@ impl Known {
         let stored = self.source.networks().await?;
         let networks = stored.iter().map(|network| {
             let config = ConfigList::parse(&network.data);
-            let subnets = config.map_or_else(|_| Vec::new(), |config| config.subnets());
+            let subnets = config.map_or_else(|_| Vec::new(), |config| own_subnets(&config));
             (network.name.as_str(), subnets)
         });
         Ok(Networks::new(networks))
+    }
+}
+
+/// The subnets in which nobody but containers has addresses. Interfaces of some kinds are
+/// on a LAN: others are there too, and have names elsewhere.
+fn own_subnets(config: &ConfigList) -> Vec<IpNet> {
+    match config.plugins.first().map(|plugin| plugin.kind.as_str()) {
+        Some("macvlan" | "ipvlan" | "vlan" | "host-device") => Vec::new(),
+        _ => config.subnets(),
     }
 }
 
@@ -188,5 +198,33 @@ impl Sources for Known {
 
     fn networks(&self) -> Arc<Networks> {
         self.networks.load_full()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lan_is_not_ours_alone() {
+        for (kind, expected) in [
+            ("bridge", &["10.88.0.0/16"][..]),
+            ("ptp", &["10.88.0.0/16"]),
+            ("macvlan", &[]),
+            ("ipvlan", &[]),
+            ("vlan", &[]),
+            ("host-device", &[]),
+        ] {
+            let config = format!(
+                r#"{{"cniVersion":"1.0.0","name":"lan","plugins":[{{"type":"{kind}","master":"eth0",
+                "device":"eth0","vlanId":7,"ipam":{{"type":"host-local","ranges":
+                [[{{"subnet":"10.88.0.0/16"}}]]}}}},{{"type":"tuning"}}]}}"#
+            );
+            let config = ConfigList::parse(config.as_bytes()).unwrap();
+            let subnets = own_subnets(&config);
+            let subnets: Vec<String> = subnets.iter().map(ToString::to_string).collect();
+            assert_eq!(subnets, expected, "{kind}");
+        }
     }
 }

@@ -4,21 +4,22 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use circuit_core::fleet::Snapshot;
+use circuit_core::fleet::{Attached, Record, Snapshot};
 use circuit_core::zone::{Networks, Scope, special};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 
+use super::Dns;
+use super::limit::Share;
 use super::message::{self, Authority, Question, Read};
-use super::{Dns, PATIENCE};
 
 /// Through what a message came.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Door {
     /// An address to listen on, where all names are seen.
     Open,
-    /// A network's gateway: names of that network are seen, and of others that the
-    /// asking container is on.
+    /// A network's gateway: names of the networks that the asking container is on are
+    /// seen, and those of that network by who is not known.
     Gateway(Arc<str>),
     /// The API, whose clients are trusted; they have servers of their own for
     /// other names.
@@ -55,6 +56,7 @@ pub struct Pending {
     question: Box<Question>,
     bytes: Vec<u8>,
     stream: bool,
+    _share: Share,
 }
 
 /// What somebody may see.
@@ -121,10 +123,15 @@ impl Dns {
             self.figures.limited();
             return self.refuse(&question, ResponseCode::Refused, client, out);
         }
+        let Some(share) = self.shares.take(client.peer) else {
+            self.figures.limited();
+            return self.refuse(&question, ResponseCode::ServFail, client, out);
+        };
         Answered::Later(Pending {
             question,
             bytes: bytes.to_vec(),
             stream: client.stream,
+            _share: share,
         })
     }
 
@@ -132,10 +139,9 @@ impl Dns {
     /// answers is an answer too. Returns whether somebody did.
     pub async fn finish(&self, pending: &Pending, out: &mut Vec<u8>) -> bool {
         self.figures.forwarded();
-        let asked = self.upstreams.ask(&pending.bytes, pending.stream);
         let question = &pending.question;
-        match tokio::time::timeout(PATIENCE, asked).await {
-            Ok(Some(answer)) => {
+        match self.upstreams.ask(&pending.bytes, pending.stream).await {
+            Some(answer) => {
                 let code = answer.get(3).map_or(0, |flags| flags & 0x0f);
                 self.figures.answered(ResponseCode::from_low(code));
                 *out = answer;
@@ -144,7 +150,7 @@ impl Dns {
                 }
                 true
             }
-            _ => {
+            None => {
                 let answer = question.empty(ResponseCode::ServFail, true);
                 self.figures.answered(ResponseCode::ServFail);
                 message::write(answer, question.longest(), out);
@@ -169,17 +175,7 @@ impl Dns {
         let (maps, networks) = (self.sources.maps(), self.sources.networks());
         let only = match client.door {
             Door::Open | Door::Api => None,
-            Door::Gateway(network) => {
-                let mut only = vec![Arc::clone(network)];
-                // A container asks the first of its gateways for all it wants.
-                let records = maps.iter().flat_map(|map| map.holders(client.peer));
-                for attached in records.flat_map(|record| &record.attached) {
-                    if !only.contains(&attached.network) {
-                        only.push(Arc::clone(&attached.network));
-                    }
-                }
-                Some(only)
-            }
+            Door::Gateway(network) => Some(seen_through(network, client.peer, &maps)),
         };
         View {
             maps,
@@ -213,6 +209,35 @@ impl Dns {
             serial,
         }
     }
+}
+
+/// The networks whose names somebody sees through the gateway of one: a container of
+/// this node those that it is on. Other nodes' containers are looked for only when no
+/// container here has the address, and only on that network: elsewhere it may be
+/// another's.
+fn seen_through(network: &Arc<str>, peer: IpAddr, maps: &[Snapshot]) -> Vec<Arc<str>> {
+    let is_there = |record: &&Arc<Record>| {
+        let on = |it: &Attached| it.network == *network && it.ips.contains(&peer);
+        record.attached.iter().any(on)
+    };
+    let here = maps.first().map_or(&[][..], |own| own.holders(peer));
+    let others = maps.iter().skip(1).flat_map(|map| map.holders(peer));
+    // A container asks the first of its gateways for all it wants.
+    let askers: Vec<&Arc<Record>> = match here.iter().any(|record| is_there(&record)) {
+        true => here.iter().filter(is_there).collect(),
+        false if !here.is_empty() => here.iter().collect(),
+        false => others.filter(is_there).collect(),
+    };
+    let mut seen = match here {
+        [] => vec![Arc::clone(network)],
+        _ => Vec::new(),
+    };
+    for attached in askers.into_iter().flat_map(|record| &record.attached) {
+        if !seen.contains(&attached.network) {
+            seen.push(Arc::clone(&attached.network));
+        }
+    }
+    seen
 }
 
 /// The time: zones change with every container. Serial numbers go round (RFC

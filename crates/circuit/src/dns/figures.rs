@@ -62,7 +62,7 @@ impl Figures {
         count(&self.forwarded)
     }
 
-    /// Questions for other servers that came too fast.
+    /// Questions for other servers that came too fast, or too many at once.
     pub fn too_fast(&self) -> u64 {
         count(&self.limited)
     }

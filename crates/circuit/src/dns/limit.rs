@@ -1,8 +1,8 @@
-//! How much one source may have asked of other servers.
+//! How much one source may have asked of other servers, and how much it may have at once.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// As many sources are remembered; of more, those that are quiet are forgotten.
@@ -59,6 +59,68 @@ impl Limits {
     }
 }
 
+/// What each source has of something of which there is not much.
+#[derive(Debug)]
+pub(super) struct Shares {
+    most: usize,
+    taken: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// One part of it, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Share {
+    of: Arc<Shares>,
+    source: IpAddr,
+}
+
+impl Shares {
+    /// So many for each source.
+    pub(super) fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self {
+            most,
+            taken: Mutex::default(),
+        })
+    }
+
+    /// One for this source; none when it has all that it may. Whoever has one address of
+    /// IPv6 has all of its /64.
+    pub(super) fn take(self: &Arc<Self>, source: IpAddr) -> Option<Share> {
+        let source = match source.to_canonical() {
+            IpAddr::V6(ip) => {
+                let network = u128::from(ip) & !u128::from(u64::MAX);
+                Ipv6Addr::from(network).into()
+            }
+            v4 => v4,
+        };
+        let mut taken = self.lock();
+        let count = taken.entry(source).or_default();
+        if *count >= self.most {
+            return None;
+        }
+        *count += 1;
+        Some(Share {
+            of: Arc::clone(self),
+            source,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut taken = self.of.lock();
+        match taken.get_mut(&self.source) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => {
+                taken.remove(&self.source);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -74,6 +136,20 @@ mod tests {
         assert_eq!((some(a, start), some(b, start)), (3, 3));
         assert_eq!(some(a, start + Duration::from_millis(700)), 2);
         assert_eq!(some(a, start + Duration::from_secs(60)), 3);
+    }
+
+    #[test]
+    fn a_source_has_no_more_than_its_share_at_once() {
+        let shares = Shares::new(2);
+        let take = |source: &str| shares.take(source.parse().expect("an address"));
+        let held = ["10.0.0.1", "10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2"].map(take);
+        assert!(held.iter().all(Option::is_some));
+        assert!(take("10.0.0.1").is_none() && take("fd00::ffff:0:0:3").is_none());
+        assert!(take("::ffff:10.0.0.1").is_none(), "the same address");
+        assert!(take("10.0.0.2").is_some() && take("fd00:0:0:1::1").is_some());
+        drop(held);
+        assert!(take("10.0.0.1").is_some() && take("fd00::3").is_some());
+        assert!(shares.lock().is_empty(), "nothing is remembered");
     }
 
     #[test]

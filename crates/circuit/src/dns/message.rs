@@ -11,6 +11,9 @@ use rand::seq::SliceRandom;
 
 /// The length of a message's head.
 pub(super) const HEAD: usize = 12;
+/// More records than this no question has: one of EDNS, and one of a signature. A name
+/// may be a chain of thousands of pointers that each record walks along.
+const MOST_RECORDS: u32 = 8;
 /// A record of an address of IPv6, its name being a pointer.
 const LONGEST_ADDRESS: usize = 28;
 /// EDNS, with the longest datagram that is taken.
@@ -65,6 +68,9 @@ pub(super) fn read(bytes: &[u8]) -> Read {
     if op_code != OpCode::Query {
         return wrong(ResponseCode::NotImp);
     }
+    if !is_plain(bytes) {
+        return wrong(ResponseCode::FormErr);
+    }
     let Ok(mut message) = Message::from_vec(bytes) else {
         return wrong(ResponseCode::FormErr);
     };
@@ -86,6 +92,17 @@ pub(super) fn read(bytes: &[u8]) -> Read {
         DNSClass::IN | DNSClass::ANY if !transfer => Read::Question(question),
         _ => Read::Wrong(question, ResponseCode::Refused),
     }
+}
+
+/// Whether a message has one question, its name written out, and few records. Of a name
+/// that goes on elsewhere, no answer of another server could be told.
+fn is_plain(bytes: &[u8]) -> bool {
+    let count = |at: usize| match bytes.get(at..at + 2) {
+        Some(&[high, low]) => u32::from(u16::from_be_bytes([high, low])),
+        _ => 0,
+    };
+    let records = count(6) + count(8) + count(10);
+    count(4) == 1 && records <= MOST_RECORDS && end_of_question(bytes).is_some()
 }
 
 impl Question {

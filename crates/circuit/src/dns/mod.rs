@@ -13,6 +13,7 @@ mod message;
 mod reach;
 mod server;
 mod service;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -32,7 +33,7 @@ pub use reach::answers_to;
 pub use server::{Listener, serve};
 pub use upstream::{Servers, Upstreams};
 
-use limit::Limits;
+use limit::{Limits, Shares};
 
 /// What DNS is made of.
 pub trait Sources: Send + Sync {
@@ -62,6 +63,8 @@ pub struct Dns {
     sources: Arc<dyn Sources>,
     upstreams: Upstreams,
     limits: Limits,
+    /// Of the questions for other servers that are under way.
+    shares: Arc<Shares>,
     figures: Figures,
     /// Where resolvers find the zone's server: they know one port.
     addresses: Vec<IpAddr>,
@@ -69,6 +72,9 @@ pub struct Dns {
     own: Vec<IpAddr>,
 }
 
+/// As many questions for other servers one source may have under way: names of a domain
+/// whose servers are silent would keep others from asking.
+const UNDER_WAY: usize = 64;
 /// The port of DNS.
 const PORT: u16 = 53;
 
@@ -83,6 +89,7 @@ impl Dns {
             own: listen().map(SocketAddr::ip).collect(),
             upstreams: Upstreams::new(servers, settings.listen.clone()),
             limits: Limits::new(settings.limit),
+            shares: Shares::new(UNDER_WAY),
             figures: Figures::default(),
             settings,
             sources,

@@ -1,25 +1,20 @@
-//! DNS over UDP and TCP (RFC 7766).
+//! DNS over UDP, and over TCP by [`streams`](super::streams).
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use circuit_core::{Error, Result};
 use circuit_net::udp::{self, Batch, Path};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
+use tokio::io::Interest;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Dns;
 use super::answer::{Answered, Client, Door, Pending};
+use super::streams::streams;
 
-/// A stream on which nothing is asked for so long is closed.
-const IDLE: Duration = Duration::from_secs(10);
-/// As many streams are open at once; more wait to be taken.
-const STREAMS: usize = 256;
 /// As many batches of datagrams are answered before others have their turn.
 const BATCHES: usize = 16;
 
@@ -91,7 +86,8 @@ pub async fn serve(
 }
 
 async fn datagrams(dns: Arc<Dns>, socket: Arc<UdpSocket>, door: Arc<Door>) -> io::Result<()> {
-    let any = socket.local_addr()?.ip().is_unspecified();
+    let own = socket.local_addr()?.ip();
+    let any = own.is_unspecified();
     let (mut questions, mut answers) = (Batch::new(any), Batch::new(any));
     let mut out = Vec::with_capacity(1500);
     loop {
@@ -108,7 +104,7 @@ async fn datagrams(dns: Arc<Dns>, socket: Arc<UdpSocket>, door: Arc<Door>) -> io
             for (bytes, path) in (0..questions.len()).filter_map(|at| questions.get(at)) {
                 let client = Client {
                     peer: path.peer.ip(),
-                    local: path.local,
+                    local: path.local.or((!any).then_some(own)),
                     door: &door,
                     stream: false,
                 };
@@ -140,62 +136,4 @@ fn is_passing(error: &io::Error) -> bool {
         error.kind(),
         Interrupted | ConnectionRefused | HostUnreachable | NetworkUnreachable
     )
-}
-
-async fn streams(dns: Arc<Dns>, listener: TcpListener, door: Arc<Door>) -> io::Result<()> {
-    let room = Arc::new(Semaphore::new(STREAMS));
-    let mut tasks = JoinSet::new();
-    loop {
-        let Ok(place) = Arc::clone(&room).acquire_owned().await else {
-            return Ok(());
-        };
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // One that went away, or no more files: both pass.
-                tracing::debug!(%error, "a dns stream was not accepted");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
-        while tasks.try_join_next().is_some() {}
-        let (dns, door) = (Arc::clone(&dns), Arc::clone(&door));
-        tasks.spawn(async move {
-            if let Err(error) = stream_of(&dns, stream, &door).await {
-                tracing::trace!(%peer, %error, "a dns stream ended");
-            }
-            drop(place);
-        });
-    }
-}
-
-async fn stream_of(dns: &Dns, mut stream: TcpStream, door: &Door) -> io::Result<()> {
-    let (peer, local) = (stream.peer_addr()?.ip(), stream.local_addr()?.ip());
-    let client = Client {
-        peer,
-        local: Some(local),
-        door,
-        stream: true,
-    };
-    let (mut question, mut out) = (Vec::new(), Vec::new());
-    loop {
-        let next = async {
-            let length = stream.read_u16().await?;
-            question.resize(length.into(), 0);
-            stream.read_exact(&mut question).await
-        };
-        tokio::time::timeout(IDLE, next).await??;
-        match dns.answer(&question, &client, &mut out) {
-            Answered::Now => {}
-            // Whoever sends nonsense is not worth a stream.
-            Answered::Never => return Ok(()),
-            Answered::Later(pending) => {
-                let _ = dns.finish(&pending, &mut out).await;
-            }
-        }
-        let length = u16::try_from(out.len()).map_err(io::Error::other)?;
-        let mut whole = length.to_be_bytes().to_vec();
-        whole.extend_from_slice(&out);
-        tokio::time::timeout(IDLE, stream.write_all(&whole)).await??;
-    }
 }

@@ -13,41 +13,47 @@ use proptest::prelude::*;
 
 use super::*;
 
+fn record(node: &str, container: &str, network: &str, ip: [u8; 4]) -> Record {
+    Record {
+        container: container.into(),
+        node: node.into(),
+        attached: [Attached {
+            network: network.into(),
+            interface: "eth0".into(),
+            ips: [IpAddr::from(ip)].into(),
+            mac: None,
+            aliases: Box::default(),
+            ports: [Port {
+                host: 8080,
+                container: 80,
+                protocol: Protocol::Tcp,
+            }]
+            .into(),
+        }]
+        .into(),
+    }
+}
+
+fn word() -> NodeWord {
+    NodeWord {
+        info: NodeInfo::default(),
+        at: 0,
+        heartbeat: 0,
+        lease: 0,
+    }
+}
+
 /// Two networks, of which one has many containers of one name.
 struct Few(Vec<Snapshot>);
 
 impl Few {
     fn new() -> Self {
-        let record = |node: &str, container: &str, network: &str, ip: [u8; 4]| Record {
-            container: container.into(),
-            node: node.into(),
-            attached: [Attached {
-                network: network.into(),
-                interface: "eth0".into(),
-                ips: [IpAddr::from(ip)].into(),
-                mac: None,
-                aliases: Box::default(),
-                ports: [Port {
-                    host: 8080,
-                    container: 80,
-                    protocol: Protocol::Tcp,
-                }]
-                .into(),
-            }]
-            .into(),
-        };
-        let word = NodeWord {
-            info: NodeInfo::default(),
-            at: 0,
-            heartbeat: 0,
-            lease: 0,
-        };
         let mut fleet = Fleet::new();
         let own = [
             record("here", "web", "ctr0", [10, 88, 0, 2]),
             record("here", "db", "ctr1", [10, 99, 0, 2]),
         ];
-        fleet.replace("here", word.clone(), 1, own.into());
+        fleet.replace("here", word(), 1, own.into());
         for n in 0..200_u8 {
             let many = record("x", "many", "ctr0", [10, 88, 1, n]);
             let node = format!("n{n}");
@@ -55,7 +61,7 @@ impl Few {
                 node: node.as_str().into(),
                 ..many
             };
-            fleet.replace(&node, word.clone(), 1, vec![many]);
+            fleet.replace(&node, word(), 1, vec![many]);
         }
         Self(vec![fleet.snapshot()])
     }
@@ -75,21 +81,25 @@ impl Sources for Few {
     }
 }
 
-fn dns_with(upstream: Vec<SocketAddr>, limit: u32) -> Dns {
+pub(super) fn dns_with(upstream: Vec<SocketAddr>, limit: u32) -> Dns {
+    dns_of(Few::new(), upstream, limit)
+}
+
+fn dns_of(few: Few, upstream: Vec<SocketAddr>, limit: u32) -> Dns {
     let settings = Settings {
         domain: Domain::parse(DOMAIN).unwrap(),
         ttl: 0,
         listen: vec!["192.0.2.1:53".parse().unwrap()],
         limit,
     };
-    Dns::new(settings, Arc::new(Few::new()), Servers::These(upstream))
+    Dns::new(settings, Arc::new(few), Servers::These(upstream))
 }
 
 fn dns() -> Dns {
     dns_with(Vec::new(), 100)
 }
 
-fn question(name: &str, kind: RecordType) -> Message {
+pub(super) fn question(name: &str, kind: RecordType) -> Message {
     let mut message = Message::query();
     message.metadata.recursion_desired = true;
     message
@@ -315,6 +325,36 @@ fn who_asks_wrongly_is_told_so() {
 }
 
 #[test]
+fn one_source_leaves_room_for_others() {
+    let (dns, door) = (dns_with(Vec::new(), 10_000), Door::Open);
+    let asked = question("example.com.", RecordType::A).to_vec().unwrap();
+    let ask = |peer: &str| {
+        let mut out = Vec::new();
+        match dns.answer(&asked, &from(peer, &door, false), &mut out) {
+            Answered::Later(pending) => Ok(pending),
+            _ => Err(Message::from_vec(&out).unwrap().metadata.response_code),
+        }
+    };
+    let mut held: Vec<_> = (0..64).map(|_| ask("10.88.0.2").unwrap()).collect();
+    assert_eq!(ask("10.88.0.2").err(), Some(ResponseCode::ServFail));
+    assert_eq!(dns.figures().too_fast(), 1);
+    assert!(ask("10.88.0.3").is_ok());
+    held.pop();
+    assert!(ask("10.88.0.2").is_ok());
+}
+
+#[test]
+fn a_name_that_goes_on_elsewhere_is_nobodys_to_ask_for() {
+    // The number and flags of the head, read as a name.
+    let mut bytes = vec![2, b'a', 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    bytes.extend(b"\xc0\x00\x00\x01\x00\x01");
+    let mut out = Vec::new();
+    let answered = dns().answer(&bytes, &from("127.0.0.1", &Door::Open, false), &mut out);
+    assert!(matches!(answered, Answered::Now), "{answered:?}");
+    assert_eq!(out[3] & 0x0f, 1, "FORMERR");
+}
+
+#[test]
 fn others_names_are_looked_up_for_our_own_only() {
     let (dns, open) = (dns(), Door::Open);
     let gateway = Door::Gateway("ctr0".into());
@@ -376,25 +416,57 @@ fn who_asks_for_too_much_is_refused() {
     assert!(dns.figures().too_fast() >= 6);
 }
 
+/// What is asked through the gateway of `ctr0`, with other nodes' containers beside
+/// those of [`Few`].
+fn through_gateway(others: Vec<Record>, name: &str, peer: &str) -> ResponseCode {
+    let mut fleet = Fleet::new();
+    fleet.replace("there", word(), 1, others);
+    let mut few = Few::new();
+    few.0.push(fleet.snapshot());
+    let dns = dns_of(few, Vec::new(), 100);
+    let (asked, door) = (question(name, RecordType::A), Door::Gateway("ctr0".into()));
+    answer(&dns, &asked, &from(peer, &door, false))
+        .metadata
+        .response_code
+}
+
 #[test]
 fn a_gateway_shows_what_the_asker_is_on() {
-    let (dns, ctr0) = (dns(), Door::Gateway("ctr0".into()));
-    let code = |name: &str, peer: &str| {
-        let answer = answer(
-            &dns,
-            &question(name, RecordType::A),
-            &from(peer, &ctr0, false),
-        );
-        answer.metadata.response_code
-    };
+    let code = |name: &str, peer: &str| through_gateway(Vec::new(), name, peer);
     assert_eq!(code("web.ctr0.", "10.88.0.2"), ResponseCode::NoError);
-    assert_eq!(code("db.ctr1.", "10.88.0.2"), ResponseCode::NXDomain);
-    assert_eq!(
-        code("db.circuit.internal.", "10.88.0.2"),
-        ResponseCode::NXDomain
-    );
-    // A container that is on the other network too.
+    for name in ["db.ctr1.", "db.circuit.internal."] {
+        assert_eq!(code(name, "10.88.0.2"), ResponseCode::NXDomain);
+    }
+    // A container of another network sees that one, whomever it asks.
     assert_eq!(code("db.ctr1.", "10.99.0.2"), ResponseCode::NoError);
+    assert_eq!(code("web.ctr0.", "10.99.0.2"), ResponseCode::NXDomain);
+    // One that is just being attached.
+    assert_eq!(code("web.ctr0.", "10.88.0.7"), ResponseCode::NoError);
+    assert_eq!(code("db.ctr1.", "10.88.0.7"), ResponseCode::NXDomain);
+}
+
+#[test]
+fn anothers_container_with_the_askers_address_shows_it_nothing() {
+    let other = |networks: &[(&str, [u8; 4])]| {
+        let mut all = record("there", "other", "ctr0", [0; 4]);
+        let attached = networks.iter().map(|(network, ip)| Attached {
+            network: (*network).into(),
+            ips: [IpAddr::from(*ip)].into(),
+            ..all.attached[0].clone()
+        });
+        all.attached = attached.collect();
+        all
+    };
+    let code = |other: &Record, peer: &str| through_gateway(vec![other.clone()], "db.ctr1.", peer);
+    // A bridge of the same name on another node has given the same address.
+    let twin = other(&[("ctr0", [10, 88, 0, 2]), ("ctr1", [10, 99, 0, 7])]);
+    assert_eq!(code(&twin, "10.88.0.2"), ResponseCode::NXDomain);
+    // Nobody here has the address, and another network has it elsewhere.
+    let stray = other(&[("ctr1", [10, 88, 0, 7])]);
+    assert_eq!(code(&stray, "10.88.0.7"), ResponseCode::NXDomain);
+    // A container of a network that nodes share.
+    let shared = other(&[("ctr0", [10, 88, 0, 7]), ("ctr1", [10, 99, 0, 7])]);
+    assert_eq!(code(&shared, "10.88.0.7"), ResponseCode::NoError);
 }
 
 #[tokio::test]
@@ -455,6 +527,47 @@ fn hostile_messages_do_no_harm() {
         count += 1;
     }
     assert!(count >= 40, "{count} messages");
+}
+
+/// One record holds a chain of pointers, each to the one before, and the names of all
+/// others begin at its end.
+#[test]
+fn a_chain_of_pointers_is_not_walked_along_for_each_record() {
+    let mut bytes = vec![7, 8, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    bytes.extend(b"\x03web\x04ctr0\x00\x00\x01\x00\x01");
+    let (name, first) = (12_u16, bytes.len() + 11);
+    let chain = (0x3fff - first) / 2;
+    bytes.extend([0, 0xff, 0, 0, 1, 0, 0, 0, 0]);
+    bytes.extend(u16::try_from(2 * chain).unwrap().to_be_bytes());
+    let mut to = name;
+    for at in (first..).step_by(2).take(chain) {
+        bytes.extend((0xc000 | to).to_be_bytes());
+        to = u16::try_from(at).unwrap();
+    }
+    let mut records = 1_u16;
+    while bytes.len() + 13 <= usize::from(u16::MAX) {
+        bytes.extend((0xc000 | to).to_be_bytes());
+        bytes.extend([0xff, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0]);
+        records += 1;
+    }
+    bytes[6..8].copy_from_slice(&records.to_be_bytes());
+    assert!(chain > 8000 && records > 3500, "{chain} {records}");
+    let (dns, started) = (dns(), std::time::Instant::now());
+    let mut out = Vec::new();
+    let answered = dns.answer(&bytes, &from("127.0.0.1", &Door::Open, true), &mut out);
+    assert!(matches!(answered, Answered::Now));
+    let code = Message::from_vec(&out).unwrap().metadata.response_code;
+    assert_eq!(code, ResponseCode::FormErr);
+    assert!(started.elapsed() < std::time::Duration::from_secs(2));
+    // As many as questions may have are read.
+    let mut asked = question("web.ctr0.", RecordType::A);
+    for _ in 0..8 {
+        let a = RData::A(std::net::Ipv4Addr::LOCALHOST.into());
+        let record = hickory_proto::rr::Record::from_rdata(Name::root(), 0, a);
+        asked.answers.push(record);
+    }
+    let found = answer(&dns, &asked, &from("127.0.0.1", &Door::Open, true));
+    assert_eq!(addresses(&found), ["10.88.0.2"]);
 }
 
 proptest! {

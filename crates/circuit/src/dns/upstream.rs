@@ -14,17 +14,24 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::Name;
 use tokio::sync::Semaphore;
+use tokio::time::timeout_at;
 
+use super::PATIENCE;
 use hosts::Hosts;
 use loops::{Loops, UnderWay};
 
 /// How long one server has to answer before the next one is asked too.
 const EACH: Duration = Duration::from_millis(1500);
-/// A server that did not answer is asked last for so long.
+/// A server that does not answer is asked last for so long.
 const RESTS: Duration = Duration::from_secs(10);
+/// So many questions in a row are left unanswered by a server that does not answer. One
+/// alone may be of a name whose own servers are slow.
+const SILENCES: u32 = 3;
 /// How often a server that asks us is tried again.
 const AGAIN: Duration = Duration::from_secs(60);
 /// As many questions are under way at once.
@@ -54,8 +61,10 @@ pub struct Upstreams {
 #[derive(Debug, Clone)]
 struct State {
     address: SocketAddr,
-    /// It did not answer, and is asked last until then.
+    /// It does not answer, and is asked last until then.
     rests: Option<Instant>,
+    /// As many questions in a row it has not answered.
+    silences: u32,
     /// It asks us what we ask it.
     asks: Option<Asks>,
 }
@@ -75,7 +84,23 @@ impl State {
         Self {
             address,
             rests: None,
+            silences: 0,
             asks: None,
+        }
+    }
+
+    fn answered(&mut self) {
+        (self.rests, self.silences) = (None, 0);
+    }
+
+    fn failed(&mut self) {
+        self.rests = Some(Instant::now() + RESTS);
+    }
+
+    fn was_silent(&mut self) {
+        self.silences = self.silences.saturating_add(1);
+        if self.silences >= SILENCES {
+            self.failed();
         }
     }
 }
@@ -107,37 +132,69 @@ impl Upstreams {
     }
 
     /// Asks one server after the other until one knows an answer; none when all
-    /// are silent or cannot answer.
+    /// are silent or cannot answer. Those that take their time may answer until the
+    /// end, also while others are asked.
     pub(super) async fn ask(&self, question: &[u8], stream: bool) -> Option<Vec<u8>> {
         let _room = self.room.try_acquire().ok()?;
-        let mut last = None;
-        for server in self.in_turn() {
-            let _under_way = UnderWay::new(&self.loops, question, server);
-            let asked = exchange::ask(server, question, stream);
-            match tokio::time::timeout(EACH, asked).await {
-                Ok(Ok(answer)) => {
-                    self.change(server, |state| state.rests = None);
-                    // It cannot, or will not: another may.
-                    if matches!(
-                        code(&answer),
-                        ResponseCode::ServFail | ResponseCode::Refused
-                    ) {
-                        last = Some(answer);
-                        continue;
-                    }
-                    return Some(answer);
-                }
-                Ok(Err(error)) => {
-                    tracing::debug!(%server, %error, "a dns server cannot be asked");
-                    self.change(server, |state| state.rests = Some(Instant::now() + RESTS));
-                }
-                Err(_) => {
-                    tracing::debug!(%server, "a dns server does not answer");
-                    self.change(server, |state| state.rests = Some(Instant::now() + RESTS));
-                }
+        let mut turn = self.in_turn().into_iter();
+        let (mut asked, mut since) = (FuturesUnordered::new(), Vec::new());
+        let end = Instant::now() + PATIENCE;
+        let (mut due, mut last) = (Instant::now(), None);
+        let good = loop {
+            let now = Instant::now();
+            if now >= due
+                && let Some(server) = turn.next()
+            {
+                asked.push(self.ask_one(server, question, stream));
+                since.push((server, now));
+                due = now + EACH;
             }
+            let until = match turn.len() {
+                0 => end,
+                _ => due.min(end),
+            };
+            let (server, answer) = match timeout_at(until.into(), asked.next()).await {
+                Ok(Some(done)) => done,
+                // The next one has its turn.
+                Err(_) if until < end => continue,
+                Ok(None) | Err(_) => break None,
+            };
+            since.retain(|(waiting, _)| *waiting != server);
+            match answer {
+                Some(answer) if is_good(&answer) => break Some(answer),
+                None => {}
+                some => last = some,
+            }
+            // It cannot, or will not: another may.
+            due = now;
+        };
+        let patient = since.iter().filter(|(_, at)| at.elapsed() >= EACH);
+        for (server, _) in patient {
+            tracing::debug!(%server, "a dns server does not answer");
+            self.change(*server, State::was_silent);
         }
-        last
+        good.or(last)
+    }
+
+    async fn ask_one(
+        &self,
+        server: SocketAddr,
+        question: &[u8],
+        stream: bool,
+    ) -> (SocketAddr, Option<Vec<u8>>) {
+        let _under_way = UnderWay::new(&self.loops, question, server);
+        let answer = match exchange::ask(server, question, stream).await {
+            Ok(answer) => {
+                self.change(server, State::answered);
+                Some(answer)
+            }
+            Err(error) => {
+                tracing::debug!(%server, %error, "a dns server cannot be asked");
+                self.change(server, State::failed);
+                None
+            }
+        };
+        (server, answer)
     }
 
     /// The servers to ask: first those that answered last time, and of these those
@@ -232,6 +289,12 @@ impl Upstreams {
         });
         asks.is_some() || answer.is_some()
     }
+}
+
+/// Whether no other server is to be asked.
+fn is_good(answer: &[u8]) -> bool {
+    let code = code(answer);
+    !matches!(code, ResponseCode::ServFail | ResponseCode::Refused)
 }
 
 /// The result in an answer's head.

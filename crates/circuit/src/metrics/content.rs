@@ -241,7 +241,7 @@ fn names(page: &mut Page<'_>, figures: &dns::Figures) -> Result {
     )?;
     page.counter(
         "circuit_dns_limited",
-        "Questions for other servers that were refused, as their source had asked too often.",
+        "Questions that no other server was asked, as their source had asked too often or had too many under way.",
         number(figures.too_fast()),
     )?;
     page.counter(

@@ -150,6 +150,10 @@ fn people_ask_the_daemon() {
     );
     let told = json(&node, &["dns", "query", "10.88.0.2"]);
     assert_eq!(told["records"][0]["data"], "web.ctr0.circuit.internal");
+    // It is looked now and then which networks there are.
+    wait_until("the network is known", PATIENCE, || {
+        node.circuit(&["dns", "query", "ctr0", "SOA"]).worked()
+    });
     let missing = node.circuit(&["dns", "query", "gone.ctr0"]);
     assert_eq!(missing.fails(1), "error: gone.ctr0 does not exist\n");
     let wrong = error_of(node.circuit(&["dns", "query", "web", "NONSENSE"]));
@@ -326,6 +330,14 @@ fn a_resolver_outlives_tasks_and_daemons_and_is_taken_back() {
     node.wait_for_new_task("web", old);
     node.wait_for_addresses("web");
     told();
+    // One who adds to the file keeps what it is then.
+    let add = "echo options ndots:1 >> /etc/resolv.conf";
+    node.exec("web", &["sh", "-c", add]).ok();
+    let added = resolv_conf(&node, "web");
+    assert_names(&added, &["nameserver 10.88.0.1\n", "options ndots:1\n"]);
+    node.circuit(&["network", "disconnect", "web", "ctr0"]).ok();
+    assert_eq!(resolv_conf(&node, "web"), added);
+    node.circuit(&["network", "connect", "web", "ctr0"]).ok();
     // One who writes the file keeps it.
     let own = "nameserver 203.0.113.5\nsearch corp.example\noptions ndots:2\n";
     let write = format!("printf '{own}' > /etc/resolv.conf");

@@ -4,7 +4,7 @@
 use circuit_testing::{Ends, Lan, PATIENCE, TestNode, network, wait_until};
 
 use crate::node;
-use crate::support::{NETWORK, dnsmasq};
+use crate::support::{DNS, NETWORK, dnsmasq};
 
 /// A dnsmasq that answers on port 53 of that address, and knows those names.
 fn server(node: &TestNode, address: &str, knows: &[&str]) -> Ends {
@@ -173,6 +173,32 @@ fn a_server_that_asks_us_does_not_go_on_for_ever() {
     assert_eq!(asked(&node, "host.one.test"), "203.0.113.1");
     let refused = node.dig(&["@127.0.0.1", "-p", "5353", "nobody.example"]);
     assert_eq!(status_by(refused), "REFUSED");
+}
+
+/// A program of the host that asks a gateway does so from the gateway's address.
+#[test]
+fn a_server_that_asks_a_gateway_does_not_go_on_for_ever() {
+    let node = node()
+        .server(&["--dns-listen", "127.0.0.1:5353"])
+        .server(&["--dns-upstream", "127.0.0.8"])
+        .start();
+    node.create_network("ctr0", &network::bridge("ctr0", "10.88.0.0/16"));
+    node.run_container("web", &[(NETWORK, "ctr0"), (DNS, "true")], &[]);
+    node.wait_for_addresses("web");
+    let gateway = ["@10.88.0.1", "+time=1", "+tries=1", "web.ctr0"];
+    wait_until("the gateway answers", PATIENCE, || {
+        node.dig(&gateway).worked()
+    });
+    let back = ["--server=10.88.0.1", "--cache-size=0"];
+    let _loop = server(&node, "127.0.0.8", &back);
+    wait_until("the loop is noticed", PATIENCE, || {
+        node.daemon_log().contains("127.0.0.8:53 asks this one")
+    });
+    let words = ["@127.0.0.1", "-p", "5353", "+time=8", "+tries=1"];
+    let refused = node.dig(&[&words[..], &["nobody.example"]].concat());
+    assert_eq!(status_by(refused), "REFUSED");
+    node.remove_container("web");
+    node.assert_nothing_left();
 }
 
 #[test]

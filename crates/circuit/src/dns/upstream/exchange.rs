@@ -2,11 +2,16 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 
 use super::super::message::{HEAD, end_of_question};
+
+/// When a datagram is sent once more: it may be lost. That is before another server is
+/// asked.
+const AGAIN: Duration = Duration::from_millis(750);
 
 /// Asks, by TCP when `stream`, and returns the answer under the number of the
 /// question. Whatever is not the answer is passed over.
@@ -37,6 +42,14 @@ async fn by_datagram(server: SocketAddr, asked: &[u8]) -> io::Result<Vec<u8>> {
     let socket = UdpSocket::bind(any).await?;
     socket.connect(server).await?;
     socket.send(asked).await?;
+    if let Ok(answer) = tokio::time::timeout(AGAIN, received(&socket, asked)).await {
+        return answer;
+    }
+    socket.send(asked).await?;
+    received(&socket, asked).await
+}
+
+async fn received(socket: &UdpSocket, asked: &[u8]) -> io::Result<Vec<u8>> {
     let mut buffer = vec![0; usize::from(u16::MAX)];
     loop {
         let length = socket.recv(&mut buffer).await?;

@@ -1,11 +1,11 @@
 //! The servers that the host itself asks, as they are now.
 
-use std::fs;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use super::Servers;
 
@@ -26,7 +26,16 @@ pub(super) struct Hosts {
 struct Seen {
     looked: Option<Instant>,
     file: Option<(u64, u64, i64, i64, u64)>,
+    named: Vec<Named>,
     last: Option<Vec<SocketAddr>>,
+}
+
+/// A server as the file has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Named {
+    ip: IpAddr,
+    /// The interface behind which it is, whose number changes whenever it is made anew.
+    zone: Option<String>,
 }
 
 impl Hosts {
@@ -51,11 +60,11 @@ impl Hosts {
             Servers::These(_) => return None,
             Servers::OfHost(path) => {
                 let file = identity(path);
-                if file == seen.file && seen.last.is_some() {
-                    return None;
+                if file != seen.file || seen.last.is_none() {
+                    seen.file = file;
+                    seen.named = read(path);
                 }
-                seen.file = file;
-                read(path)
+                seen.named.iter().filter_map(Named::address).collect()
             }
         };
         addresses.retain(|address| !self.is_own(address));
@@ -83,9 +92,11 @@ fn identity(path: &Path) -> Option<(u64, u64, i64, i64, u64)> {
     Some((about.dev(), about.ino(), seconds, nanoseconds, about.size()))
 }
 
-fn read(path: &Path) -> Vec<SocketAddr> {
-    match fs::read_to_string(path) {
-        Ok(text) => nameservers(&text),
+fn read(path: &Path) -> Vec<Named> {
+    match fs::read(path) {
+        // One odd byte, in a remark perhaps, must not take all servers away.
+        Ok(bytes) => nameservers(&String::from_utf8_lossy(&bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => nameservers(""),
         Err(error) => {
             tracing::warn!(path = %path.display(), %error, "cannot read which dns servers there are");
             Vec::new()
@@ -93,37 +104,51 @@ fn read(path: &Path) -> Vec<SocketAddr> {
     }
 }
 
-/// The servers in a text such as that of `/etc/resolv.conf`.
-fn nameservers(text: &str) -> Vec<SocketAddr> {
+/// The servers in a text such as that of `/etc/resolv.conf`; where none is named, or
+/// there is no file, the host's own is meant (resolv.conf(5)).
+fn nameservers(text: &str) -> Vec<Named> {
     let mut found = Vec::new();
+    let mut is_named = false;
     for line in text.lines() {
         let mut words = line.split_whitespace();
         if words.next() != Some("nameserver") {
             continue;
         }
-        match words.next().and_then(server) {
-            Some(address) if found.contains(&address) => {}
-            Some(address) => found.push(address),
+        is_named = true;
+        match words.next().and_then(Named::read) {
+            Some(named) if found.contains(&named) => {}
+            Some(named) => found.push(named),
             None => tracing::warn!("cannot read {line:?} among the host's dns servers"),
         }
+    }
+    if !is_named {
+        found.extend(Named::read("127.0.0.1"));
     }
     found.truncate(MOST);
     found
 }
 
-fn server(text: &str) -> Option<SocketAddr> {
-    let (address, zone) = match text.split_once('%') {
-        Some((address, zone)) => (address, Some(zone)),
-        None => (text, None),
-    };
-    match (address.parse().ok()?, zone) {
-        (IpAddr::V6(ip), Some(zone)) => {
-            let index = zone.parse().ok();
-            let index = index.or_else(|| nix::net::if_::if_nametoindex(zone).ok())?;
-            Some(SocketAddrV6::new(ip, 53, 0, index).into())
+impl Named {
+    fn read(text: &str) -> Option<Self> {
+        let (address, zone) = match text.split_once('%') {
+            Some((address, zone)) => (address, Some(zone.to_owned())),
+            None => (text, None),
+        };
+        let ip = address.parse().ok()?;
+        let fits = zone.is_none() || matches!(ip, IpAddr::V6(_));
+        fits.then_some(Self { ip, zone })
+    }
+
+    /// Where it is; none while its interface is not there.
+    fn address(&self) -> Option<SocketAddr> {
+        match (self.ip, self.zone.as_deref()) {
+            (IpAddr::V6(ip), Some(zone)) => {
+                let index = zone.parse().ok();
+                let index = index.or_else(|| nix::net::if_::if_nametoindex(zone).ok())?;
+                Some(SocketAddrV6::new(ip, 53, 0, index).into())
+            }
+            (ip, _) => Some((ip, 53).into()),
         }
-        (IpAddr::V4(_), Some(_)) => None,
-        (ip, None) => Some((ip, 53).into()),
     }
 }
 
@@ -131,6 +156,11 @@ fn server(text: &str) -> Option<SocketAddr> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    fn addresses(text: &str) -> Vec<SocketAddr> {
+        let named = nameservers(text);
+        named.iter().filter_map(Named::address).collect()
+    }
 
     #[test]
     fn servers_are_read_as_resolvers_read_them() {
@@ -140,7 +170,43 @@ mod tests {
         let expected: Vec<SocketAddr> = ["10.0.0.1:53", "[fe80::1%1]:53", "[2001:db8::1]:53"]
             .map(|text| text.parse().unwrap())
             .into();
-        assert_eq!(nameservers(text), expected);
+        assert_eq!(addresses(text), expected);
+        // The host's own is meant where none is named.
+        let own: SocketAddr = "127.0.0.1:53".parse().unwrap();
+        assert_eq!(addresses("search lan\n"), [own]);
+        assert_eq!(addresses(""), [own]);
+        assert_eq!(addresses("nameserver nonsense\n"), []);
+    }
+
+    #[test]
+    fn a_server_behind_an_interface_is_there_when_that_is() {
+        let index = nix::net::if_::if_nametoindex("lo").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("resolv.conf");
+        fs::write(&path, "nameserver 10.0.0.1\nnameserver fe80::1%gone0\n").unwrap();
+        let hosts = Hosts::new(Servers::OfHost(path), Vec::new());
+        let first: SocketAddr = "10.0.0.1:53".parse().unwrap();
+        assert_eq!(hosts.changed(), Some(vec![first]));
+        let mut seen = hosts.seen.lock().unwrap();
+        assert_eq!(seen.named[1].zone.as_deref(), Some("gone0"));
+        // The file stays as it is, and the interface comes.
+        seen.named[1].zone = Some("lo".into());
+        drop(seen);
+        assert_eq!(hosts.changed(), None, "looked at a moment ago");
+        hosts.seen.lock().unwrap().looked = None;
+        let there = SocketAddrV6::new("fe80::1".parse().unwrap(), 53, 0, index);
+        assert_eq!(hosts.changed(), Some(vec![first, there.into()]));
+        hosts.seen.lock().unwrap().looked = None;
+        assert_eq!(hosts.changed(), None, "the same as before");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_take_no_server_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("resolv.conf");
+        fs::write(&path, b"# caf\xe9\nnameserver 10.0.0.1\n").unwrap();
+        let hosts = Hosts::new(Servers::OfHost(path), Vec::new());
+        assert_eq!(hosts.changed(), Some(vec!["10.0.0.1:53".parse().unwrap()]));
     }
 
     #[test]
@@ -163,6 +229,7 @@ mod tests {
         assert_eq!(hosts.changed(), Some(vec!["10.0.0.2:53".parse().unwrap()]));
         fs::remove_file(&path).unwrap();
         later();
+        // That of the host is ours.
         assert_eq!(hosts.changed(), Some(vec![]));
     }
 }

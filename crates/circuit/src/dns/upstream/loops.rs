@@ -12,7 +12,8 @@ use super::super::message::{HEAD, end_of_question};
 /// What is asked of which servers, and which of them may ask us.
 #[derive(Debug, Default)]
 pub(super) struct Loops {
-    probes: Mutex<HashSet<Name>>,
+    /// Questions that must not come back, and whether they did.
+    probes: Mutex<HashMap<Name, bool>>,
     under_way: Mutex<HashMap<Key, Vec<SocketAddr>>>,
     suspects: Mutex<HashSet<SocketAddr>>,
 }
@@ -30,9 +31,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Loops {
-    /// Whether a question is one that must not come back.
+    /// Whether a question is one that must not come back, as often as it does.
     pub(super) fn is_probe(&self, name: &Name) -> bool {
-        lock(&self.probes).remove(&name.to_lowercase())
+        let mut probes = lock(&self.probes);
+        let came_back = probes.get_mut(&name.to_lowercase());
+        came_back.map(|came_back| *came_back = true).is_some()
     }
 
     /// The servers that are asked this at the moment and may be who asks it now:
@@ -63,7 +66,7 @@ impl Loops {
         let query = Query::query(name.clone(), RecordType::HINFO);
         message.queries.push(query);
         let question = message.to_vec().ok()?;
-        lock(&self.probes).insert(name.clone());
+        lock(&self.probes).insert(name.clone(), false);
         Some(Probe {
             loops: self,
             name,
@@ -86,7 +89,8 @@ impl Probe<'_> {
 
     /// Whether it came back so far.
     pub(super) fn came_back(&self) -> bool {
-        !lock(&self.loops.probes).contains(&self.name)
+        let probes = lock(&self.loops.probes);
+        probes.get(&self.name).is_some_and(|came_back| *came_back)
     }
 }
 

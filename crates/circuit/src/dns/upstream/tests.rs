@@ -10,24 +10,37 @@ use super::*;
 
 /// A server that gives this result, as often as it is asked; it is silent without.
 async fn server(code: Option<ResponseCode>) -> SocketAddr {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let after = code.map(|_| Duration::ZERO);
+    server_that(code.unwrap_or(ResponseCode::NoError), move |_| after).await
+}
+
+/// A server that answers each question, counted from 0, after a time, or not at all.
+async fn server_that(
+    code: ResponseCode,
+    after: impl Fn(usize) -> Option<Duration> + Send + 'static,
+) -> SocketAddr {
+    let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
     let address = socket.local_addr().unwrap();
     tokio::spawn(async move {
         let mut buffer = [0; 2000];
-        while let Ok((length, peer)) = socket.recv_from(&mut buffer).await {
-            let Some(code) = code else { continue };
+        for number in 0.. {
+            let (length, peer) = socket.recv_from(&mut buffer).await.unwrap();
+            let Some(after) = after(number) else { continue };
             let mut answer = Message::from_vec(&buffer[..length]).unwrap();
             answer.metadata.message_type = MessageType::Response;
             answer.metadata.response_code = code;
             // What is not the answer comes first.
             let mut other = answer.clone();
             other.metadata.id ^= 1;
-            for message in [&other, &answer] {
-                socket
-                    .send_to(&message.to_vec().unwrap(), peer)
-                    .await
-                    .unwrap();
-            }
+            let socket = Arc::clone(&socket);
+            tokio::spawn(async move {
+                tokio::time::sleep(after).await;
+                for message in [&other, &answer] {
+                    let message = message.to_vec().unwrap();
+                    // Who asked may have gone.
+                    let _ = socket.send_to(&message, peer).await;
+                }
+            });
         }
     });
     address
@@ -56,7 +69,12 @@ async fn servers_are_asked_in_turn_until_one_knows() {
     let answer = upstreams.ask(&question, false).await;
     assert_eq!(answer.as_deref().map(|it| &it[..2]), Some(&question[..2]));
     assert_eq!(code(answer), Some(ResponseCode::NXDomain));
-    // Those that did not answer are asked last from now on.
+    // Those that cannot be asked are asked last from now on.
+    assert_eq!(upstreams.in_turn(), [silent, failing, knowing, closed]);
+    let all = || upstreams.ask(&question, false);
+    let (one, other) = tokio::join!(all(), all());
+    assert!(code(one) == code(other));
+    // One that leaves several unanswered too.
     assert_eq!(upstreams.in_turn(), [failing, knowing, closed, silent]);
     let failing = Upstreams::new(Servers::These(vec![failing]), Vec::new());
     assert_eq!(
@@ -65,6 +83,47 @@ async fn servers_are_asked_in_turn_until_one_knows() {
     );
     let nobody = Upstreams::new(Servers::These(vec![closed]), Vec::new());
     assert_eq!(nobody.ask(&question, false).await, None);
+}
+
+#[tokio::test]
+async fn a_slow_name_is_waited_for_and_its_server_stays_the_first() {
+    // More than one server has, and less than all of them.
+    let late = EACH + Duration::from_secs(1);
+    let slow = server_that(ResponseCode::NXDomain, move |_| Some(late)).await;
+    let others = [Some(ResponseCode::ServFail), None];
+    for other in [None, Some(others[0]), Some(others[1])] {
+        let mut all = vec![slow];
+        if let Some(other) = other {
+            all.push(server(other).await);
+        }
+        let upstreams = Upstreams::new(Servers::These(all.clone()), Vec::new());
+        let answer = upstreams.ask(&question(), false).await;
+        assert_eq!(code(answer), Some(ResponseCode::NXDomain), "{other:?}");
+        assert_eq!(upstreams.in_turn(), all);
+    }
+}
+
+#[tokio::test]
+async fn a_lost_question_is_put_again() {
+    let second = |number| (number > 0).then_some(Duration::ZERO);
+    let forgetful = server_that(ResponseCode::NXDomain, second).await;
+    let upstreams = Upstreams::new(Servers::These(vec![forgetful]), Vec::new());
+    let answer = upstreams.ask(&question(), false).await;
+    assert_eq!(code(answer), Some(ResponseCode::NXDomain));
+}
+
+#[test]
+fn a_probe_may_come_back_more_than_once() {
+    let loops = Loops::default();
+    let probe = loops.probe().unwrap();
+    let read = Message::from_vec(probe.question()).unwrap();
+    let name = &read.queries[0].name;
+    assert!(!probe.came_back());
+    for _ in 0..2 {
+        assert!(loops.is_probe(name) && probe.came_back());
+    }
+    drop(probe);
+    assert!(!loops.is_probe(name));
 }
 
 /// A server that asks us what it is asked, and says then what somebody else said.
