@@ -62,10 +62,11 @@ impl Nft {
         with_cache(|cache| cache.known.insert((cookie, name.to_owned()), known));
     }
 
-    /// Notes that `name` is wanted no longer.
-    pub(super) fn forget(&self, name: &str) {
+    /// Notes that what begins with these letters is wanted no longer.
+    pub(super) fn forget_all(&self, start: &str) {
         let Some(cookie) = self.cookie else { return };
-        with_cache(|cache| cache.known.remove(&(cookie, name.to_owned())));
+        let stays = |(of, name): &(u64, String)| *of != cookie || !name.starts_with(start);
+        with_cache(|cache| cache.known.retain(|key, _| stays(key)));
     }
 
     /// Notes that `name` is not there. If it was before, everything may be
