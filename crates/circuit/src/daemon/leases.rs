@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use circuit_core::{ErrorKind, Result};
-use circuit_net::dhcp::{LeaseKeeper, Listener, Settings, Timing};
+use circuit_net::dhcp::{HostMark, LeaseKeeper, Listener, Settings, Timing};
 use tokio::sync::mpsc;
 
 use crate::datapath::Lender;
@@ -30,6 +30,8 @@ impl Leases {
         };
         let settings = Settings {
             timing,
+            // Of all who ask here: their ids are those of containers, as ours are.
+            host: HostMark::of_this_host(),
             ..Settings::default()
         };
         let keeper = LeaseKeeper::start(dir, settings)?;
