@@ -35,7 +35,7 @@ fn with_cache<T>(f: impl FnOnce(&mut Cache) -> T) -> T {
 
 impl Nft {
     /// Whether `name` was found intact, with that digest, in this generation.
-    pub(super) fn knows(&self, name: &str, digest: u64, generation: u32) -> bool {
+    pub(crate) fn knows(&self, name: &str, digest: u64, generation: u32) -> bool {
         let Some(cookie) = self.cookie else {
             return false;
         };
@@ -46,7 +46,7 @@ impl Nft {
     }
 
     /// Notes that `name` is intact in this generation.
-    pub(super) fn note(
+    pub(crate) fn note(
         &self,
         name: &str,
         digest: u64,
@@ -63,7 +63,7 @@ impl Nft {
     }
 
     /// Notes that what begins with these letters is wanted no longer.
-    pub(super) fn forget_all(&self, start: &str) {
+    pub(crate) fn forget_all(&self, start: &str) {
         let Some(cookie) = self.cookie else { return };
         let stays = |(of, name): &(u64, String)| *of != cookie || !name.starts_with(start);
         with_cache(|cache| cache.known.retain(|key, _| stays(key)));
