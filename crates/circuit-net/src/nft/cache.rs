@@ -129,3 +129,32 @@ pub fn is_intact() -> Result<bool> {
     }
     Ok(!lost)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::OLD_KERNEL;
+
+    #[test]
+    fn kernels_without_cookies_are_remembered_by_their_namespace() {
+        OLD_KERNEL.set(true);
+        let Some(generation) = Nft::open(None).and_then(|mut nft| nft.generation()).ok() else {
+            return; // No netfilter here: the kernel tests say so.
+        };
+        // Nothing is written: what is noted here was never made.
+        let nft = Nft::open(None).unwrap();
+        nft.note("a test", 7, generation, |_| Ok(true));
+        assert!(Nft::open(None).unwrap().knows("a test", 7, generation));
+        nft.note("a test", 7, generation.wrapping_sub(1), |_| Ok(false));
+        assert!(!is_intact().unwrap());
+        nft.forget_all("a test");
+        assert!(is_intact().unwrap());
+        // Another namespace may get its number from one that is gone.
+        let elsewhere = std::thread::spawn(|| {
+            OLD_KERNEL.set(true);
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).ok()?;
+            Nft::open(None).ok()?.cookie
+        });
+        assert_eq!(elsewhere.join().unwrap(), None);
+    }
+}
