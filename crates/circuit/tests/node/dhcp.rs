@@ -241,6 +241,48 @@ fn moves(node: NodeBuilder) {
     node.assert_nothing_left();
 }
 
+#[test]
+fn leases_outlast_another_daemon_at_the_socket() {
+    let lan = Lan::new();
+    let server = DhcpServer::on(&lan);
+    let node = crate::node().lan(&lan).start();
+    node.create_network("home", &home());
+    let web = run(&node, "web");
+    node.kill_daemon();
+    // One that knows nothing of them, as the stock one would.
+    let listen = [
+        "import os, socket",
+        "open('/run/other.pid', 'w').write(str(os.getpid()))",
+        "s = socket.socket(socket.AF_UNIX)",
+        "s.bind('/run/cni/dhcp.sock')",
+        "s.listen()",
+        "while True: s.accept()[0].close()",
+    ];
+    node.run("rm", &["-f", "/run/cni/dhcp.sock"]).ok();
+    let mut other = node.command("python3");
+    let _other = Ends(other.args(["-c", &listen.join("\n")]).spawn().unwrap());
+    let listens = || {
+        let sockets = node.run("ss", &["-xlH"]).stdout;
+        sockets.contains("/run/cni/dhcp.sock")
+    };
+    wait_until("the other one listens", PATIENCE, listens);
+    node.start_daemon();
+    assert!(node.daemon_log().contains("another dhcp daemon listens"));
+    for _ in 0..2 {
+        let before = server.said("DHCPACK", &web);
+        let renewed = || server.said("DHCPACK", &web) > before;
+        wait_until("the lease is renewed", PATIENCE, renewed);
+    }
+    assert_eq!(address(&node, "web"), web);
+    node.stop_daemon();
+    node.run("sh", &["-c", "kill $(cat /run/other.pid)"]).ok();
+    wait_until("the other one is gone", PATIENCE, || !listens());
+    node.start_daemon();
+    node.remove_container("web");
+    wait_until("it is given back", PATIENCE, || server.lent() == 0);
+    node.assert_nothing_left();
+}
+
 /// Has the leases on a node's disk be of long ago.
 fn grow_old(node: &TestNode) {
     let script = "sed -i 's/\"since\":1/\"since\":/' /run/circuit/dhcp/*; cat /run/circuit/dhcp/*";
