@@ -205,7 +205,7 @@ pub(super) fn master(call: &Call<'_>, name: Option<&str>, in_container: bool) ->
 }
 
 /// The interface of the best default route, of IPv4 first.
-fn default_interface(call: &Call<'_>, in_container: bool) -> Answer<String> {
+pub(super) fn default_interface(call: &Call<'_>, in_container: bool) -> Answer<String> {
     let netns = in_container.then(|| call.needs_netns()).transpose()?;
     let routes = netlink::routes(netns).map_err(ErrorReport::from)?;
     let default = routes
