@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use circuit_core::ipam::ledger::Ledger;
 use circuit_core::ipam::wire::Wanted;
 use circuit_core::ipam::{
-    AddressSet, Agent, Entry, Exact, Hello, Missing, Refusal, Span, Timing, User,
+    AddressSet, Agent, Entry, Exact, Hello, Missing, Refusal, Span, Standing, Timing, User,
 };
 use circuit_testing::History;
 use proptest::prelude::*;
@@ -171,6 +171,7 @@ impl World {
                 .into_iter()
                 .collect(),
             link: None,
+            unasked: false,
         };
         for _ in 0..40 {
             let now = self.now;
@@ -592,4 +593,29 @@ fn a_dead_nodes_addresses_come_back_after_the_grace_period_and_its_live_ones_do_
     assert!(world.connect(1, None));
     assert!(!world.connect(1, None), "the other one answers on the wire");
     world.history.assert_sound();
+}
+
+#[test]
+fn a_ledger_that_has_lost_its_memory_is_doubted_for_good() {
+    let hello = Hello {
+        node: "a".into(),
+        name: "a".into(),
+        epoch: "one".into(),
+        count: 0,
+        fresh: String::new(),
+    };
+    let mut agent = Agent::new(hello, TIMING);
+    let mut standing = Standing {
+        epoch: "one".into(),
+        ..Standing::default()
+    };
+    agent.learn(&standing);
+    assert!(!agent.doubts_for_good(1_000_000));
+    standing.suspect = true;
+    agent.learn(&standing);
+    assert!(!agent.doubts_for_good(1_000));
+    // Whoever is cut off has given what it held until then.
+    let end = 1_000 + TIMING.trusted();
+    assert!(!agent.doubts_for_good(end - 1));
+    assert!(agent.doubts_for_good(end));
 }

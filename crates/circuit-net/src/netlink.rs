@@ -43,6 +43,8 @@ pub use defaults::order_default_routes;
 pub use link::{Link, found, get_link, get_link_at};
 pub use mac::Mac;
 pub use message::Message;
+#[cfg(test)]
+pub(crate) use notify::OLD_KERNEL;
 pub use port::{Vlans, add_vlans, delete_vlans, set_port};
 pub use route::{Beside, RouteSpec};
 pub use socket::{Netlink, NetlinkError};

@@ -69,7 +69,9 @@ fn try_all() -> Result<Vec<Feature>> {
             ..LinkSpec::named(&name)
         };
         let made = socket.create(&name, spec.create(kind, data));
-        features.push(feature(kind, made.map(drop)));
+        // An interface is no macvlan's and ipvlan's at a time.
+        let gone = made.and_then(|link| socket.delete_links(&[link.index]));
+        features.push(feature(kind, gone));
     }
     features.push(Feature {
         name: "nftables",
@@ -104,4 +106,28 @@ fn try_nftables() -> crate::nft::Result<()> {
     let generation = nft.generation()?;
     nft.commit(&batch, generation)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_left_between_tries() {
+        let tried = std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).ok()?;
+            let features = try_all().unwrap();
+            let links = crate::netlink::links(None).unwrap();
+            let mut names: Vec<String> = links.into_iter().map(|link| link.name).collect();
+            names.sort_unstable();
+            Some((features, names))
+        });
+        // Without the right to make namespaces there is nothing to see.
+        let Some((features, names)) = tried.join().unwrap() else {
+            return;
+        };
+        let macvlan = features.iter().find(|it| it.name == "macvlan").unwrap();
+        assert_eq!(macvlan.missing, None);
+        assert_eq!(names, ["base0", "base1", "lo"]);
+    }
 }

@@ -13,6 +13,7 @@ use std::process::{Command as Process, Stdio};
 
 use attachment::*;
 use circuit_net::driver::{Command, driver};
+use circuit_net::nft::is_intact;
 use common::{on_private_host, shell};
 use lan::*;
 use serde_json::{Value, json};
@@ -254,5 +255,37 @@ fn the_older_iptables_is_left_to_the_stock_plugin() {
         // Any look at the table makes it, in this namespace only.
         shell("iptables-legacy -t filter -S");
         assert!(supports().unwrap_err().documented);
+    });
+}
+
+#[test]
+fn a_ruleset_that_is_loaded_over_it_is_noticed() {
+    on_private_host(|| async {
+        shell("iptables -P FORWARD DROP; iptables-save > /tmp/circuit-filter.$PPID");
+        for n in 0..2 {
+            native(n, Command::Add, &config(n, "open")).unwrap();
+        }
+        let whole = tables();
+        native(2, Command::Add, &config(2, "open")).unwrap();
+        native(2, Command::Del, &config(2, "open")).unwrap();
+        assert!(is_intact().unwrap());
+        // What others add is their business.
+        shell("iptables -A FORWARD -p icmp -j ACCEPT; iptables -D FORWARD -p icmp -j ACCEPT");
+        assert!(is_intact().unwrap());
+        for _ in 0..2 {
+            shell("iptables-restore < /tmp/circuit-filter.$PPID");
+            assert!(!is_intact().unwrap());
+            assert!(is_intact().unwrap(), "it is said once");
+            for n in 0..2 {
+                native(n, Command::Add, &config(n, "open")).unwrap();
+            }
+            assert_eq!(tables(), whole);
+        }
+        // A rule of one address.
+        let rule = shell("iptables -S CNI-FORWARD | grep -m1 -- '-s 10.77'");
+        let rule = rule.trim().strip_prefix("-A").unwrap();
+        shell(&format!("iptables -D {rule}"));
+        assert!(!is_intact().unwrap());
+        shell("rm /tmp/circuit-filter.$PPID");
     });
 }

@@ -331,3 +331,31 @@ fn nothing_is_overwritten_on_the_host() {
         container.ip("link show eth0");
     });
 }
+
+/// Has `/sys` have one device that is left to a program, for this thread only.
+fn userspace_device(id: &str) {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+    shell(&format!(
+        "mount --make-rprivate / && mount -t tmpfs tmpfs /sys \
+         && mkdir -p /sys/bus/pci/devices/{id} /sys/bus/pci/drivers/vfio-pci \
+         && ln -s /sys/bus/pci/drivers/vfio-pci /sys/bus/pci/devices/{id}/driver"
+    ));
+}
+
+#[test]
+fn a_device_without_an_interface_takes_no_others_along() {
+    on_private_host(|| async {
+        let id = "0000:03:00.0";
+        let leases = tempfile::tempdir().unwrap();
+        let container = Netns::new();
+        container.ip("link add eth0 type veth peer name eth1");
+        userspace_device(id);
+        let config = config(&leases, &json!({"pciBusID": id}));
+        let run = |command| Way::InProcess.run(KIND, command, &config, &at(&container));
+        let result = run(Command::Add).unwrap();
+        assert_eq!(result["interfaces"][0]["name"], "eth0");
+        run(Command::Del).unwrap();
+        assert_eq!(crate::leases(&leases), 0);
+        assert!(container.ip("-o link").contains("eth0"));
+    });
+}

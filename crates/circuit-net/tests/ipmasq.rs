@@ -176,3 +176,40 @@ fn a_failed_attachment_and_garbage_leave_no_rules() {
         }
     });
 }
+
+/// The configuration with another subnet, for one container.
+fn edited(host: &Host, kind: &str, net: &str) -> Value {
+    let mut config = host.config(kind, &json!({"forceAddress": true}));
+    if kind == "ptp" {
+        config.as_object_mut().unwrap().remove("forceAddress");
+    }
+    let (address, gateway) = (format!("{net}.9/24"), format!("{net}.1"));
+    config["ipam"] = json!({"type": "static", "routes": [{"dst": "0.0.0.0/0"}],
+        "addresses": [{"address": address, "gateway": gateway}]});
+    config
+}
+
+#[test]
+fn containers_of_other_subnets_keep_what_they_have() {
+    for kind in ["bridge", "ptp"] {
+        on_private_host(async move || {
+            let host = Host::new(Way::InProcess);
+            let (one, two) = (Netns::new(), Netns::new());
+            let (who_one, who_two) = (attached(&one, "c1"), attached(&two, "c2"));
+            let before = edited(&host, kind, "10.81.0");
+            let after = edited(&host, kind, "10.82.0");
+            let masqueraded = || ["10.81.0.0/24", "10.82.0.0/24"].map(|net| count(&rules(), net));
+            host.run(Command::Add, &before, &who_one);
+            host.run(Command::Add, &after, &who_two);
+            assert_eq!(masqueraded(), [1, 1], "{kind}");
+            // Whoever goes knows nothing of the other's subnet.
+            host.run(Command::Del, &after, &who_two);
+            assert_eq!(masqueraded(), [1, 1], "{kind}");
+            if kind == "ptp" {
+                assert_eq!(host.seen(&one, "192.0.2.1").to_string(), "192.0.2.2");
+            }
+            host.run(Command::Del, &before, &who_one);
+            assert_eq!(masqueraded(), [0, 0], "{kind}");
+        });
+    }
+}

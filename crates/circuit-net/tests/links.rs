@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 
 use circuit_net::netlink::{AddressSpec, Beside, LinkSpec, Mac, Netlink, RouteSpec, set_port};
-use common::{Netns, on_private_host};
+use common::{Netns, on_private_host, shell};
 use ipnet::IpNet;
 
 fn net(text: &str) -> IpNet {
@@ -277,5 +277,22 @@ fn routes_come_and_go() {
                 .iter()
                 .any(|r| r.dst == six.dst)
         );
+    });
+}
+
+#[test]
+fn interfaces_are_found_by_their_further_names() {
+    on_private_host(|| async {
+        let names = ["alt", "a-name-of-more-than-15-bytes", &"n".repeat(127)];
+        shell("ip link add first type dummy 2>/dev/null || ip link add first type bridge");
+        let mut host = Netlink::open(None).unwrap();
+        for name in names {
+            assert_eq!(host.link(name).unwrap(), None, "{name}");
+            shell(&format!("ip link property add dev first altname {name}"));
+            let found = host.link(name).unwrap().map(|link| link.name);
+            assert_eq!(found.as_deref(), Some("first"), "{name}");
+        }
+        assert_eq!(host.link(&"n".repeat(128)).unwrap(), None);
+        assert_eq!(host.link("").unwrap(), None);
     });
 }

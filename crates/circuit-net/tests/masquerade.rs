@@ -89,6 +89,52 @@ fn nothing_is_written_that_is_there() {
 }
 
 #[test]
+fn what_other_containers_of_the_network_have_stays() {
+    on_private_host(|| async {
+        let both = nets();
+        let one = |n: usize| &both[n..=n];
+        masquerade::ensure("net", None, one(0)).unwrap();
+        masquerade::ensure("net", None, one(1)).unwrap();
+        masquerade::ensure("other", None, one(0)).unwrap();
+        let mut subnets = masquerade::subnets("net").unwrap();
+        subnets.sort_unstable();
+        assert_eq!(subnets, both);
+        let before = generation();
+        for subnets in [one(0), one(1), &both] {
+            masquerade::ensure("net", None, subnets).unwrap();
+        }
+        assert_eq!(generation(), before);
+        assert!(is_intact().unwrap());
+        // Each is missed, whoever asked last.
+        let handle = shell("nft -a list chain inet circuit networks");
+        let line = handle.lines().find(|line| line.contains("10.77")).unwrap();
+        let handle = line.rsplit(' ').next().unwrap();
+        shell(&format!(
+            "nft delete rule inet circuit networks handle {handle}"
+        ));
+        masquerade::ensure("net", None, one(1)).unwrap();
+        assert!(!is_intact().unwrap());
+        masquerade::ensure("net", None, one(0)).unwrap();
+        let _ = is_intact();
+        assert!(is_intact().unwrap());
+        masquerade::release("net").unwrap();
+        assert_eq!(masquerade::subnets("net").unwrap(), []);
+        assert_eq!(masquerade::subnets("other").unwrap(), one(0));
+        assert!(is_intact().unwrap());
+        let odd = ["10.0.0.0/9", "10.80.0.0/16", "10.90.1.3/32", "fd77::1/128"];
+        let odd = odd.map(|net| net.parse().unwrap());
+        masquerade::ensure("odd", Some("br0"), &odd).unwrap();
+        assert_eq!(masquerade::subnets("odd").unwrap(), odd);
+        // `nft` writes them out in its own way.
+        shell(
+            "nft list ruleset > /tmp/circuit-subnets.$$; nft flush ruleset; nft -f /tmp/circuit-subnets.$$; rm /tmp/circuit-subnets.$$",
+        );
+        assert_eq!(masquerade::subnets("other").unwrap(), one(0));
+        assert_eq!(masquerade::subnets("odd").unwrap(), odd);
+    });
+}
+
+#[test]
 fn what_is_flushed_is_noticed_at_once_and_made_anew() {
     on_private_host(|| async {
         masquerade::ensure("a", Some("br0"), &nets()).unwrap();

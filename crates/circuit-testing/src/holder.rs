@@ -1,8 +1,8 @@
 //! The namespaces of a node, held by one small process.
 //!
 //! Network: made by name. Mount: private `/run`, `/var/lib/cni`,
-//! `/var/lib/circuit` and `resolv.conf`, so that nodes share no lease, pin, lock
-//! or runc state. Pid: when the holder dies, the kernel ends everything in the
+//! `/var/lib/circuit`, `resolv.conf` and `machine-id`, so that nodes share no lease,
+//! pin, lock, runc state or identity. Pid: when the holder dies, the kernel ends everything in the
 //! node. User: that of a rootless node owns all of them. The holder lives until
 //! its standard input ends, which also happens when the test process is killed.
 
@@ -15,6 +15,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     cgroup,
@@ -36,6 +37,7 @@ mkdir -p /run/lock /var/lib/cni /var/lib/circuit "$(dirname "$resolv")"
 mount --bind "$dir/resolv.conf" "$resolv"
 mount --bind "$dir/cni" /var/lib/cni
 mount --bind "$dir/circuit" /var/lib/circuit
+[ ! -e /etc/machine-id ] || mount --bind "$dir/machine-id" /etc/machine-id
 echo ready
 while read -r _; do :; done
 "#;
@@ -80,8 +82,16 @@ impl Holder {
         for folder in ["cni", "circuit", "containerd", "files"] {
             fs::create_dir_all(dir.join(folder)).expect("a folder in the temporary folder");
         }
-        fs::write(dir.join("resolv.conf"), format!("nameserver {resolver}\n"))
-            .expect("a file in the temporary folder");
+        let id = Sha256::digest(&name)
+            .iter()
+            .take(16)
+            .fold(String::new(), |id, byte| format!("{id}{byte:02x}"));
+        for (file, text) in [
+            ("resolv.conf", format!("nameserver {resolver}\n")),
+            ("machine-id", format!("{id}\n")),
+        ] {
+            fs::write(dir.join(file), text).expect("a file in the temporary folder");
+        }
         let (unshare, input, pid) = unshare(&name, &dir, rootless);
         std::mem::forget(unfinished);
         Self {

@@ -406,7 +406,7 @@ mod tests {
       "io.circuit.gw-priority": 7,
       "plugins": [
         {"type": "bridge", "bridge": "ctr0", "ipam": {"type": "host-local", "ranges": [
-            [{"subnet": "10.77.0.1/24", "gateway": "10.77.0.1"}], [{"subnet": "fd00:77::/64"}]]}},
+            [{"subnet": "10.77.0.0/24", "gateway": "10.78.0.1"}], [{"subnet": "fd00:77::/64"}]]}},
         {"type": "portmap", "capabilities": {"portMappings": true, "mac": false}},
         {"type": "x", "ipam": {"type": "static", "addresses": [{"address": "10.78.3.4/16"}]}}
       ]}"#;
@@ -529,8 +529,16 @@ mod tests {
             |range: &str, text: &str| assert_eq!(range_error(range), format!("{place}{text}"));
         same("{}", "subnet is missing: give a subnet");
         same(
-            r#"{"subnet":"10.0.0.0/8","gateway":"11.0.0.1"}"#,
-            "gateway 11.0.0.1 is not in subnet 10.0.0.0/8",
+            r#"{"subnet":"10.0.0.0/8","gateway":"x"}"#,
+            "gateway \"x\" is not an address",
+        );
+        same(
+            r#"{"subnet":"10.0.0.1/8"}"#,
+            "subnet 10.0.0.1/8 is an address in a subnet: write 10.0.0.0/8",
+        );
+        same(
+            r#"{"subnet":"10.0.0.0/8","rangeStart":"11.0.0.1"}"#,
+            "rangeStart 11.0.0.1 is not in subnet 10.0.0.0/8",
         );
         same(
             r#"{"subnet":"10.0.0.0/8","rangeStart":"x"}"#,

@@ -169,7 +169,13 @@ fn validate_range(place: &str, range: &JsonObject) -> Result<()> {
             "{place}.subnet is missing: give a subnet"
         )));
     };
-    let subnet = parse_subnet(&format!("{place}.subnet"), text)?.trunc();
+    let subnet = parse_subnet(&format!("{place}.subnet"), text)?;
+    if subnet != subnet.trunc() {
+        return Err(Error::invalid(format!(
+            "{place}.subnet {subnet} is an address in a subnet: write {}",
+            subnet.trunc()
+        )));
+    }
     if subnet.max_prefix_len() - subnet.prefix_len() < 2 {
         return Err(Error::invalid(format!(
             "{place}.subnet {subnet} is too small to give out addresses, use at most /{}",
@@ -178,7 +184,10 @@ fn validate_range(place: &str, range: &JsonObject) -> Result<()> {
     }
     let start = address_in(place, range, "rangeStart", subnet)?;
     let end = address_in(place, range, "rangeEnd", subnet)?;
-    address_in(place, range, "gateway", subnet)?;
+    // Containers may have a gateway beyond their subnet, if a route leads there.
+    if let Some(text) = string_field(place, range, "gateway")? {
+        parse_address(&format!("{place}.gateway"), text)?;
+    }
     match (start, end) {
         (Some(start), Some(end)) if start > end => Err(Error::invalid(format!(
             "{place}.rangeStart {start} is after rangeEnd {end}: exchange them"

@@ -161,6 +161,12 @@ impl Agent {
         }
     }
 
+    /// Whether the ledger has lost something, and those who may still have given what
+    /// it gives anew do so no more: what is suspect from then on is so for ever.
+    pub fn doubts_for_good(&mut self, now: u64) -> bool {
+        !matches!(self.doubts, Doubts::None) && !self.doubts(now)
+    }
+
     fn doubts(&mut self, now: u64) -> bool {
         if matches!(self.doubts, Doubts::New) {
             self.doubts = Doubts::Until(now.saturating_add(self.timing.trusted()));
@@ -268,7 +274,7 @@ impl Agent {
         let all = trust == Trust::Doubtful || self.doubts(now);
         let pool = self.pool(&wanted.pool);
         pool.sets.clone_from(&wanted.sets);
-        if wanted.link.is_some() {
+        if wanted.link.is_some() || wanted.unasked {
             pool.link.clone_from(&wanted.link);
         }
         let has = pool.holding.of(&wanted.user);

@@ -66,6 +66,9 @@ pub struct Wanted {
     /// or a bridge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<String>,
+    /// That wire is one that cannot be asked, such as a VLAN's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unasked: bool,
 }
 
 /// What the keeper answers.

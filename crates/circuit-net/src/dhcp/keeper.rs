@@ -14,8 +14,9 @@ use circuit_core::cni::{CniResult, ErrorReport, JsonObject, ValidAttachment, cod
 use circuit_core::{Error, Result};
 
 use super::client::{Client, Timing};
+use super::identity::{HostMark, client_id};
 use super::lease::{Holder, Lease};
-use super::options::{client_id, result, sent};
+use super::options::{result, sent};
 use super::packet::{Options, option};
 use super::port::{Failure, Port};
 use super::store::Store;
@@ -33,6 +34,9 @@ pub struct Settings {
     pub timing: Timing,
     /// Whether servers are asked to broadcast their answers.
     pub broadcast: bool,
+    /// What servers are told of this host, so that they tell its containers from
+    /// others of the same name; nothing, as by the stock plugin, when there is none.
+    pub host: Option<HostMark>,
 }
 
 /// What is asked for.
@@ -127,7 +131,7 @@ impl LeaseKeeper {
     /// configuration is wrong, or somebody releases it meanwhile.
     pub fn acquire(&self, request: &LeaseRequest) -> Answer<CniResult> {
         let priority = Keys::at(&request.ipam, "ipam").number("priority")?;
-        let sent = sent_by(request)?;
+        let sent = sent_by(request, self.shared.settings.host)?;
         let netns = Namespace::open(&request.netns)?;
         let turn = self.shared.turn(&request.holder)?;
         let kept = match turn.kept() {
@@ -234,7 +238,7 @@ impl LeaseKeeper {
 
 /// The options that go with each message: the identity, unless the
 /// configuration has another.
-fn sent_by(request: &LeaseRequest) -> Answer<Options> {
+fn sent_by(request: &LeaseRequest, host: Option<HostMark>) -> Answer<Options> {
     let Holder {
         container_id,
         network,
@@ -242,10 +246,8 @@ fn sent_by(request: &LeaseRequest) -> Answer<Options> {
     } = &request.holder;
     let mut sent = sent(&request.ipam, &request.args)?;
     if !sent.iter().any(|(code, _)| *code == option::CLIENT_ID) {
-        sent.insert(
-            0,
-            (option::CLIENT_ID, client_id(container_id, network, ifname)),
-        );
+        let identity = client_id(host, container_id, network, ifname);
+        sent.insert(0, (option::CLIENT_ID, identity));
     }
     Ok(sent)
 }

@@ -8,6 +8,7 @@
 
 mod client;
 mod gob;
+mod identity;
 mod keeper;
 mod lease;
 mod listener;
@@ -18,6 +19,7 @@ pub(crate) mod rpc;
 mod store;
 
 pub use client::Timing;
+pub use identity::HostMark;
 pub use keeper::{LeaseKeeper, LeaseRequest, Settings};
 pub use lease::Holder;
 pub use listener::Listener;

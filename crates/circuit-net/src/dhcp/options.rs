@@ -24,17 +24,6 @@ const DEFAULT_REQUEST: [u8; 2] = [option::ROUTERS, option::MASK];
 
 const SCOPE_LINK: u32 = 253;
 
-/// The longest identity that every server takes.
-const MAX_CLIENT_ID: usize = 254;
-
-/// The identity of an attachment to servers.
-pub(super) fn client_id(container_id: &str, network: &str, ifname: &str) -> Vec<u8> {
-    let text = format!("{container_id}/{network}/{ifname}");
-    let text = text.as_bytes();
-    // Zero says that it is no hardware address.
-    [&[0], &text[..text.len().min(MAX_CLIENT_ID)]].concat()
-}
-
 /// The options that a client sends, by the keys `provide` and `request` of an
 /// `ipam` object.
 pub(super) fn sent(ipam: &JsonObject, args: &[(String, String)]) -> Answer<Options> {
@@ -315,12 +304,6 @@ mod tests {
         let names: [(u8, &[u8]); 2] = [(option::DNS, &[9, 9, 9, 9]), (option::DOMAIN, b"lan\0")];
         let dns = result_of(&[mask, names[0], names[1]]).unwrap()["dns"].clone();
         assert_eq!(dns, json!({"nameservers": ["9.9.9.9"], "domain": "lan"}));
-    }
-
-    #[test]
-    fn identities_are_cut_to_what_servers_take() {
-        assert_eq!(client_id("c", "n", "eth0"), b"\0c/n/eth0");
-        assert_eq!(client_id(&"c".repeat(300), "n", "eth0").len(), 255);
     }
 
     proptest! {

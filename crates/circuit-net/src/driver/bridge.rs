@@ -19,7 +19,7 @@ use super::{Answer, Call, Driver, Unsupported, ipmasq};
 use crate::netlink::{Link, Netlink};
 use config::Config;
 
-pub(super) use config::mtu;
+pub(super) use config::{DEFAULT_BRIDGE, mtu};
 pub(super) use host::enable_forwarding;
 
 /// The place of the container's interface in a result.

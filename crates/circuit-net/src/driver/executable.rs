@@ -2,15 +2,19 @@
 //! input and standard output, versions 0.3.0 to 1.1.0.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, IsTerminal as _, Read as _, Write as _};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
 use circuit_core::cni::{
     AnyCase as _, CniResult, CniVersion, ErrorReport, JsonObject, MAX_CONFIG_BYTES, code,
     is_network_name,
 };
 use circuit_core::labels::check_interface;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Value, json};
 
 use super::call::Sockets;
@@ -21,6 +25,9 @@ use crate::netns::let_this_thread_visit;
 
 /// The release of the stock plugins of which the drivers know every key.
 const AS_STOCK: &str = "1.10.0";
+
+/// How long VERSION waits for the question, which its answer repeats the version of.
+const QUESTION: Duration = Duration::from_millis(200);
 
 /// The environment of the specification.
 #[derive(Debug, Default)]
@@ -78,10 +85,10 @@ fn serve(kind: &str, version: &mut CniVersion) -> Answer<Option<Value>> {
         ));
     };
     let command = parse_command(&env.command)?;
-    let input = read_input()?;
     if command == Command::Version {
-        return Ok(Some(versions(&input)));
+        return Ok(Some(versions(&question())));
     }
+    let input = read_input()?;
     env.check(command)?;
     let config = parse_config(&input)?;
     *version = parse_version(&config)?;
@@ -222,6 +229,32 @@ fn parse_args(text: &str) -> Answer<Vec<(String, String)>> {
             Ok((key.to_owned(), value.to_owned()))
         })
         .collect()
+}
+
+/// What VERSION is asked with, as far as it is there: the stock plugins answer without,
+/// and whoever asks by hand leaves a terminal or an open pipe.
+fn question() -> Vec<u8> {
+    let (mut input, stdin) = (Vec::new(), io::stdin());
+    if stdin.is_terminal() {
+        return input;
+    }
+    let end = Instant::now() + QUESTION;
+    let mut part = [0; 4096];
+    while input.len() < MAX_CONFIG_BYTES {
+        let rest = end.saturating_duration_since(Instant::now());
+        let mut asked = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+        let rest = PollTimeout::try_from(rest).unwrap_or(PollTimeout::ZERO);
+        match poll(&mut asked, rest) {
+            Ok(1..) => {}
+            Err(Errno::EINTR) => continue,
+            _ => break,
+        }
+        match nix::unistd::read(&stdin, &mut part) {
+            Ok(0) | Err(_) => break,
+            Ok(length) => input.extend_from_slice(part.get(..length).unwrap_or_default()),
+        }
+    }
+    input
 }
 
 fn read_input() -> Answer<Vec<u8>> {

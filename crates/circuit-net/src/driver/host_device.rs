@@ -65,8 +65,12 @@ impl Driver for HostDevice {
 
     fn del(&self, call: &Call<'_>) -> Answer<()> {
         let given_back = single::forward(call, Managed::del);
+        // What has the attachment's name is another's then.
+        let no_interface = || Named::read(call).and_then(|named| named.is_userspace());
         let moved = match call.netns {
-            Some(path) if netns::is_netns(path) => move_out(call),
+            Some(path) if netns::is_netns(path) && !no_interface().unwrap_or(false) => {
+                move_out(call)
+            }
             // The kernel gave hardware back to the host.
             _ => Ok(()),
         };

@@ -63,7 +63,7 @@ pub(super) fn release(call: &Call<'_>, unused: impl Fn() -> Answer<bool>) -> Ans
 }
 
 /// The network's subnets, sorted and without repeats.
-pub(super) fn subnets(call: &Call<'_>, result: Option<&CniResult>) -> Vec<IpNet> {
+fn subnets(call: &Call<'_>, result: Option<&CniResult>) -> Vec<IpNet> {
     let ipam = call.config.find("ipam").and_then(|ipam| ipam.as_object());
     let configured = ipam.map(|ipam| IpamConfig::new(ipam).subnets());
     let leased = result.into_iter().flat_map(|result| &result.ips);

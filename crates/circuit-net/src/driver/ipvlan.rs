@@ -11,6 +11,7 @@ const KIND: &str = "ipvlan";
 const KEYS: [&str; 4] = ["master", "mode", "mtu", "linkInContainer"];
 
 const IFLA_IPVLAN_MODE: u16 = 1;
+const IFLA_IPVLAN_FLAGS: u16 = 2;
 
 /// The modes, with the kernel's numbers.
 const MODES: [(&str, u16); 3] = [("l2", 0), ("l3", 1), ("l3s", 2)];
@@ -83,8 +84,14 @@ fn device(call: &Call<'_>) -> Answer<Device> {
         in_container,
         mtu: mtu.filter(|mtu| *mtu != 0),
         mac: None,
-        data: vec![(IFLA_IPVLAN_MODE, mode.to_ne_bytes().to_vec())],
+        data: data(mode),
     })
+}
+
+/// The mode, and no flags: without them an old one of the master, `private`, would stay.
+fn data(mode: u16) -> Vec<(u16, Vec<u8>)> {
+    let of = |kind, value: u16| (kind, value.to_ne_bytes().to_vec());
+    vec![of(IFLA_IPVLAN_MODE, mode), of(IFLA_IPVLAN_FLAGS, 0)]
 }
 
 /// The master's name; behind another plugin, that of the one interface which
@@ -136,5 +143,6 @@ mod tests {
                 .msg
                 .contains("\"l4\" is none of")
         );
+        assert_eq!(data(1), [(1, 1u16.to_ne_bytes().to_vec()), (2, vec![0, 0])]);
     }
 }

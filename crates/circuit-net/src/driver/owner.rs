@@ -37,6 +37,11 @@ impl Owner {
         self.network == shortened(network, NETWORK_MAX)
     }
 
+    /// Whether the container is that of another attachment.
+    pub(super) fn is_of_container_of(&self, other: &Self) -> bool {
+        self.container_id == other.container_id
+    }
+
     /// The comment.
     pub(super) fn comment(&self) -> String {
         format!("{} {} {}", self.network, self.container_id, self.ifname)

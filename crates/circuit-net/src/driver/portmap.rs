@@ -1,7 +1,8 @@
 //! `portmap`: ports of the host that lead to containers, in nftables.
 //!
 //! Where it differs from the stock plugin: a port that another container has
-//! is refused rather than taken or shared in silence; DEL finds what belongs
+//! is refused rather than taken or shared in silence, and one that the same
+//! container has by another network is the other's until that leaves it; DEL finds what belongs
 //! to an attachment by itself, so it needs neither `portMappings` nor the
 //! namespace; and there is GC.
 
@@ -70,8 +71,9 @@ impl Driver for Portmap {
         if config.mappings.is_empty() || targets.is_empty() {
             return Ok(());
         }
-        let elements = store::wanted(&Owner::of(call), &config, &targets)?;
-        match store::missing(&elements)? {
+        let owner = Owner::of(call);
+        let elements = store::wanted(&owner, &config, &targets)?;
+        match store::missing(&owner, &elements)? {
             None => Ok(()),
             Some(what) => Err(ErrorReport::new(
                 code::OTHER,

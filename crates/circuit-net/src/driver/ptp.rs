@@ -15,6 +15,7 @@ use super::{Answer, Call, Driver, Options, Unsupported, ipmasq, single, verify};
 use crate::netlink::{
     AddressSpec, Beside, Link, MAIN_TABLE, Message, Netlink, NetlinkError, RouteSpec,
 };
+use crate::nft::masquerade;
 
 const KEYS: [&str; 3] = ["ipMasq", "ipMasqBackend", "mtu"];
 /// The place of the container's interface in a result.
@@ -211,7 +212,8 @@ fn release_masquerade(call: &Call<'_>) -> Answer<()> {
     if !ipmasq::wanted(call).unwrap_or(false) {
         return Ok(());
     }
-    let subnets = ipmasq::subnets(call, call.prev);
+    // Those of every container, whatever the configuration is by now.
+    let subnets = masquerade::subnets(call.network())?;
     ipmasq::release(call, || {
         let mut host = call.host()?;
         for ipv6 in [false, true] {

@@ -205,7 +205,7 @@ pub(super) fn master(call: &Call<'_>, name: Option<&str>, in_container: bool) ->
 }
 
 /// The interface of the best default route, of IPv4 first.
-fn default_interface(call: &Call<'_>, in_container: bool) -> Answer<String> {
+pub(super) fn default_interface(call: &Call<'_>, in_container: bool) -> Answer<String> {
     let netns = in_container.then(|| call.needs_netns()).transpose()?;
     let routes = netlink::routes(netns).map_err(ErrorReport::from)?;
     let default = routes
@@ -327,12 +327,17 @@ fn temporary_name() -> String {
     format!("cni{:010x}", random & 0xff_ffff_ffff)
 }
 
+/// What the kernel says of a kind of interface that it does not know.
+const NO_SUCH_KIND: &str = "Unknown device type";
+
 fn no_device(kind: &str, error: &NetlinkError) -> ErrorReport {
     match error.errno() {
-        Some(libc::EOPNOTSUPP) => ErrorReport::new(
-            code::OTHER,
-            format!("the kernel has no {kind} interfaces: load its module {kind}"),
-        ),
+        // Of a kind that it has, it says what it does not do.
+        Some(libc::EOPNOTSUPP) if error.said().is_none_or(|said| said == NO_SUCH_KIND) => {
+            let module = if kind == "vlan" { "8021q" } else { kind };
+            let text = format!("the kernel has no {kind} interfaces: load its module {module}");
+            ErrorReport::new(code::OTHER, text)
+        }
         Some(libc::EBUSY) => refused(
             format_args!("make a {kind} interface, as the master is in use otherwise"),
             error,
@@ -355,6 +360,12 @@ mod tests {
     fn the_missing_kind_is_named() {
         let error = no_device("ipvlan", &NetlinkError::kernel(libc::EOPNOTSUPP));
         assert!(error.msg.contains("no ipvlan interfaces"), "{}", error.msg);
+        let said = |said| no_device("vlan", &NetlinkError::said_with(libc::EOPNOTSUPP, said)).msg;
+        let unknown = said(NO_SUCH_KIND);
+        assert!(unknown.ends_with("load its module 8021q"), "{unknown}");
+        let other = said("VLANs not supported on device");
+        assert!(other.contains("VLANs not supported on device"), "{other}");
+        assert!(!other.contains("module"), "{other}");
     }
 
     /// Kinds that a kernel for tests may lack: what it would be sent.

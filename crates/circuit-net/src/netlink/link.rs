@@ -15,6 +15,9 @@ const IFLA_IFALIAS: u16 = 20;
 pub(super) const IFLA_AF_SPEC: u16 = 26;
 const IFLA_GROUP: u16 = 27;
 const IFLA_EXT_MASK: u16 = 29;
+const IFLA_ALT_IFNAME: u16 = 53;
+/// The room of an alternative name, with the zero at its end.
+const ALTIFNAMSIZ: usize = 128;
 const IFLA_PROMISCUITY: u16 = 30;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_DATA: u16 = 2;
@@ -198,11 +201,18 @@ impl Netlink {
     /// When the kernel cannot be asked.
     pub fn link(&mut self, name: &str) -> Result<Option<Link>, NetlinkError> {
         // The kernel would take an empty name for a missing one.
-        if name.is_empty() || name.len() >= libc::IFNAMSIZ {
+        if name.is_empty() || name.len() >= ALTIFNAMSIZ {
             return Ok(None);
         }
-        let answer = self.request(&get_link(name));
-        found(answer)
+        if name.len() < libc::IFNAMSIZ {
+            return found(self.request(&get_link(name)));
+        }
+        // Too long for a name, but not for a further one.
+        match found(self.request(&get(0).with_text(IFLA_ALT_IFNAME, name))) {
+            // Kernels before 5.5 have none.
+            Err(NetlinkError::Kernel(libc::EINVAL, _)) => Ok(None),
+            found => found,
+        }
     }
 
     /// The interface of that index, if there is one.

@@ -91,6 +91,20 @@ impl NetlinkError {
         Self::Kernel(errno, Said::default())
     }
 
+    /// A refusal of which this is said.
+    #[cfg(test)]
+    pub(crate) fn said_with(errno: i32, said: &str) -> Self {
+        Self::Kernel(errno, Said(Some(said.into())))
+    }
+
+    /// What the kernel says of its refusal, if anything.
+    pub(crate) fn said(&self) -> Option<&str> {
+        match self {
+            Self::Kernel(_, Said(said)) => said.as_deref(),
+            _ => None,
+        }
+    }
+
     /// The errno with which the kernel refused.
     pub fn errno(&self) -> Option<i32> {
         match self {

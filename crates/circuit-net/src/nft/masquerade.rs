@@ -3,33 +3,34 @@
 //! Rules that name an interface need Linux 5.7.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::batch::{Batch, Hook, HookPoint, PRIORITY_SRCNAT};
 use super::expr::{Compare, Rule, Verdict};
 use super::part::{Chain, Part};
 use super::userdata::{COMMENT_MAX, fnv};
-use super::{Nft, NftError, Result, RuleInfo, TABLE, TRIES};
+use super::{Nft, NftError, Result, RuleInfo, TABLE, TRIES, attribute};
 use crate::driver::Answer;
 
 /// The chain with the rules of the networks; `masquerade` is a word of `nft`.
 const CHAIN: &str = "networks";
 
+const PAYLOAD_OFFSET: u16 = 3;
+const BITWISE_MASK: u16 = 4;
+const CMP_DATA: u16 = 3;
+
 /// Has everything masqueraded that goes from the subnets of a network to
 /// somewhere outside of the same subnet, multicast excepted; where `iface` is
-/// given, only what came in by that interface. Costs one question when that is
-/// so already.
+/// given, only what came in by that interface. What other subnets of the network
+/// have stays: there may be containers that were attached with them. Costs one
+/// question when that is so already.
 ///
 /// # Errors
 /// When the ruleset cannot be read or changed.
 pub fn ensure(network: &str, iface: Option<&str>, subnets: &[IpNet]) -> Answer<()> {
-    let rules: Vec<Rule> = subnets
-        .iter()
-        .map(|subnet| rule(network, iface, *subnet))
-        .collect();
     let mut nft = Nft::open(None)?;
     for _ in 0..TRIES {
-        match ensure_rules(&mut nft, network, &rules) {
+        match ensure_rules(&mut nft, network, iface, subnets) {
             // The chain went away behind our back.
             Err(NftError::Refused(libc::ENOENT)) => {}
             other => return Ok(other?),
@@ -38,36 +39,96 @@ pub fn ensure(network: &str, iface: Option<&str>, subnets: &[IpNet]) -> Answer<(
     Err(NftError::Busy.into())
 }
 
-fn ensure_rules(nft: &mut Nft, network: &str, rules: &[Rule]) -> Result<()> {
-    let digests: Vec<u64> = rules.iter().map(Rule::digest).collect();
-    let bytes: Vec<u8> = digests.iter().flat_map(|d| d.to_be_bytes()).collect();
-    let (digest, name) = (fnv(&bytes), name(network));
+/// Each rule is remembered by itself, for other attachments have other subnets.
+fn ensure_rules(
+    nft: &mut Nft,
+    network: &str,
+    iface: Option<&str>,
+    subnets: &[IpNet],
+) -> Result<()> {
+    let named: Vec<(String, Rule)> = subnets
+        .iter()
+        .map(|subnet| {
+            let name = format!("{}{}", names(network), subnet.trunc());
+            (name, rule(network, iface, *subnet))
+        })
+        .collect();
     nft.establish(&part())?;
+    let known = |nft: &Nft, generation| {
+        let mut all = named.iter();
+        all.all(|(name, rule)| nft.knows(name, rule.digest(), generation))
+    };
     let ((), generation) = nft.transaction(|nft, generation| {
         let mut batch = Batch::new();
-        if nft.knows(&name, digest, generation) {
+        if known(nft, generation) {
             return Ok((batch, ()));
         }
         let there = of_network(nft, network)?;
-        if are(&there, &digests) {
-            return Ok::<_, NftError>((batch, ()));
-        }
-        if there.is_empty() {
-            nft.note_missing(&name);
-        }
-        delete(&mut batch, &there);
-        for rule in rules {
+        for ((name, rule), subnet) in named.iter().zip(subnets) {
+            if has(&there, rule.digest()) {
+                continue;
+            }
+            nft.note_missing(name);
+            // As `nft` has written it out, or for another interface.
+            let of_subnet = |it: &&RuleInfo| subnet_of(it) == Some(subnet.trunc());
+            for outdated in there.iter().filter(of_subnet) {
+                batch.delete_rule(TABLE, CHAIN, outdated.handle);
+            }
             batch.add_rule(TABLE, CHAIN, rule);
         }
-        Ok((batch, ()))
+        Ok::<_, NftError>((batch, ()))
     })?;
-    if !nft.knows(&name, digest, generation) {
-        let network = network.to_owned();
-        nft.note(&name, digest, generation, move |nft| {
-            Ok(are(&of_network(nft, &network)?, &digests))
-        });
+    for (name, rule) in &named {
+        let digest = rule.digest();
+        if !nft.knows(name, digest, generation) {
+            let network = network.to_owned();
+            nft.note(name, digest, generation, move |nft| {
+                Ok(has(&of_network(nft, &network)?, digest))
+            });
+        }
     }
     Ok(())
+}
+
+/// The subnets that a network's rules name.
+///
+/// # Errors
+/// When the ruleset cannot be read.
+pub fn subnets(network: &str) -> Answer<Vec<IpNet>> {
+    let rules = of_network(&mut Nft::open(None)?, network)?;
+    Ok(rules.iter().filter_map(subnet_of).collect())
+}
+
+/// What a rule's source is compared with. `nft` writes a mask of whole bytes as a
+/// shorter comparison.
+fn subnet_of(rule: &RuleInfo) -> Option<IpNet> {
+    let value = |data, kind| attribute(attribute(data, kind)?, 1);
+    let mut rest = rule.expressions.iter();
+    let (_, source) = rest.find(|(name, _)| name == "payload")?;
+    let length = match attribute(source, PAYLOAD_OFFSET)? {
+        [0, 0, 0, 12] => 4,
+        [0, 0, 0, 8] => 16,
+        _ => return None,
+    };
+    let address = |bytes: &[u8]| {
+        let mut bytes = bytes.to_vec();
+        bytes.resize(length, 0);
+        let v4 = <[u8; 4]>::try_from(&*bytes).map(IpAddr::from);
+        v4.or_else(|_| <[u8; 16]>::try_from(&*bytes).map(IpAddr::from))
+            .ok()
+    };
+    let (name, data) = rest.next()?;
+    let (network, mask) = match name.as_str() {
+        "bitwise" => {
+            let compared = value(&rest.next()?.1, CMP_DATA)?;
+            (compared, value(data, BITWISE_MASK)?.to_vec())
+        }
+        _ => {
+            let compared = value(data, CMP_DATA)?;
+            (compared, vec![0xff; compared.len()])
+        }
+    };
+    IpNet::with_netmask(address(network)?, address(&mask)?).ok()
 }
 
 /// Takes the rules of a network away; no error when there are none.
@@ -76,7 +137,7 @@ fn ensure_rules(nft: &mut Nft, network: &str, rules: &[Rule]) -> Result<()> {
 /// When the ruleset cannot be read or changed.
 pub fn release(network: &str) -> Answer<()> {
     let mut nft = Nft::open(None)?;
-    nft.forget(&name(network));
+    nft.forget_all(&names(network));
     nft.transaction(|nft, _| {
         let there = of_network(nft, network)?;
         let mut batch = Batch::new();
@@ -86,8 +147,9 @@ pub fn release(network: &str) -> Answer<()> {
     Ok(())
 }
 
-fn name(network: &str) -> String {
-    format!("{CHAIN} {network}")
+/// What the names of a network's rules begin with; no network's name has a slash.
+fn names(network: &str) -> String {
+    format!("{CHAIN} {network}/")
 }
 
 /// The comment that says whose a rule is.
@@ -107,9 +169,8 @@ fn of_network(nft: &mut Nft, network: &str) -> Result<Vec<RuleInfo>> {
     Ok(rules)
 }
 
-fn are(rules: &[RuleInfo], digests: &[u64]) -> bool {
-    let there = rules.iter().map(|rule| rule.digest);
-    there.eq(digests.iter().copied().map(Some))
+fn has(rules: &[RuleInfo], digest: u64) -> bool {
+    rules.iter().any(|rule| rule.digest == Some(digest))
 }
 
 fn delete(batch: &mut Batch, rules: &[RuleInfo]) {

@@ -101,8 +101,8 @@ pub type Result<T> = std::result::Result<T, NftError>;
 /// A socket for the ruleset of one network namespace.
 pub struct Nft {
     netlink: Pooled,
-    /// What tells the namespace from every other one there ever was, where
-    /// the kernel says it.
+    /// What tells the namespace from every other one there ever was, or from those
+    /// that there are as long as this process runs.
     cookie: Option<u64>,
 }
 
@@ -114,7 +114,7 @@ impl Nft {
     /// When the namespace cannot be entered or the kernel refuses.
     pub fn open(netns: Option<&Path>) -> Result<Self> {
         let netlink = Pooled::open(netns).map_err(NftError::Open)?;
-        let cookie = netlink.netns_cookie();
+        let cookie = netlink.netns_cookie().or_else(|| netlink.home_inode());
         Ok(Self { netlink, cookie })
     }
 

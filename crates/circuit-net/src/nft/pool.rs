@@ -42,6 +42,13 @@ impl Pooled {
             home,
         })
     }
+
+    /// The number of the process' own namespace, if it is that one. No other can get
+    /// it while the process is there, so that it stands for the cookie on kernels
+    /// before 5.14.
+    pub(super) fn home_inode(&self) -> Option<u64> {
+        self.home.map(|home| home.inode)
+    }
 }
 
 #[allow(clippy::expect_used, reason = "only `drop` takes the socket away")]

@@ -221,7 +221,7 @@ pub(crate) fn settings() -> Settings {
             acquisition: Duration::from_secs(6),
             ..Timing::default()
         },
-        broadcast: false,
+        ..Settings::default()
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use circuit_core::{ErrorKind, Result};
-use circuit_net::dhcp::{LeaseKeeper, Listener, Settings, Timing};
+use circuit_net::dhcp::{HostMark, LeaseKeeper, Listener, Settings, Timing};
 use tokio::sync::mpsc;
 
 use crate::datapath::Lender;
@@ -12,9 +12,11 @@ use crate::datapath::Lender;
 /// A plugin has so much time to say why there is no lease before it is given up.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// A keeper at a socket; none when another daemon is there.
+/// A keeper at a socket; without one when another daemon is there: then it only keeps
+/// what it has lent before.
 pub(super) struct Leases {
-    running: Option<(LeaseKeeper, Listener)>,
+    keeper: LeaseKeeper,
+    listener: Option<Listener>,
     socket: PathBuf,
 }
 
@@ -30,47 +32,45 @@ impl Leases {
         };
         let settings = Settings {
             timing,
+            // Of all who ask here: their ids are those of containers, as ours are.
+            host: HostMark::of_this_host(),
             ..Settings::default()
         };
         let keeper = LeaseKeeper::start(dir, settings)?;
-        let running = match keeper.listen(socket) {
-            Ok(listener) => Some((keeper, listener)),
+        let listener = match keeper.listen(socket) {
+            Ok(listener) => Some(listener),
             Err(error) => {
                 if error.kind() == ErrorKind::AlreadyExists {
                     let socket = socket.display();
                     tracing::info!(
-                        "another dhcp daemon listens at {socket}: leases are its business"
+                        "another dhcp daemon listens at {socket}: new leases are its business"
                     );
                 } else {
                     // Nobody may ever ask for a lease.
                     tracing::warn!("{error}: networks with ipam type dhcp will not work");
                 }
-                keeper.stop();
                 None
             }
         };
         Ok(Self {
-            running,
+            keeper,
+            listener,
             socket: socket.to_owned(),
         })
     }
 
     /// Who lends addresses, if it is us.
     pub(super) fn lender(&self) -> Option<Lender> {
-        let (keeper, _) = self.running.as_ref()?;
-        Some(Lender {
-            keeper: keeper.clone(),
+        self.listener.as_ref().map(|_| Lender {
+            keeper: self.keeper.clone(),
             socket: self.socket.clone(),
         })
     }
 
     /// Has containers of a containerd namespace looked at whose leases are over.
     pub(super) fn wake(&self, namespace: &str, wake: mpsc::UnboundedSender<String>) {
-        let Some((keeper, _)) = &self.running else {
-            return;
-        };
         let prefix = format!("{namespace}-");
-        keeper.on_end(move |holder| {
+        self.keeper.on_end(move |holder| {
             if let Some(container) = holder.container_id.strip_prefix(&prefix) {
                 // The reconciler is gone only when the daemon ends.
                 let _ = wake.send(container.to_owned());
@@ -80,12 +80,9 @@ impl Leases {
 
     /// Ends; the leases stay, for the next keeper to renew.
     pub(super) async fn stop(self) {
-        let Some((keeper, listener)) = self.running else {
-            return;
-        };
         let stopped = tokio::task::spawn_blocking(move || {
-            drop(listener);
-            keeper.stop();
+            drop(self.listener);
+            self.keeper.stop();
         });
         if stopped.await.is_err() {
             tracing::error!("the keeper of leases hit a defect");

@@ -16,8 +16,9 @@ use serde_json::{Value, json};
 
 /// IPAM plugins that read `args.cni.ips`.
 const READ_ARGS_IPS: [&str; 3] = ["host-local", "static", "circuit"];
-/// Plugins that read `args.cni.mac`.
-const READ_ARGS_MAC: [&str; 2] = ["bridge", "macvlan"];
+/// The plugin that reads `args.cni.mac`, and the one that reads `MAC` of `CNI_ARGS`.
+const READS_ARGS_MAC: &str = "bridge";
+const READS_ENV_MAC: &str = "macvlan";
 
 /// Works out the arguments.
 ///
@@ -133,7 +134,7 @@ fn place_mac(config: &ConfigList, mac: &str, arguments: &mut Arguments) -> Resul
         arguments.capability_args.insert("mac".into(), json!(mac));
         return Ok(());
     }
-    if READ_ARGS_MAC.contains(&config.first_kind()) {
+    if [READS_ARGS_MAC, READS_ENV_MAC].contains(&config.first_kind()) {
         arguments.config_args.insert("mac".into(), json!(mac));
         return Ok(());
     }
@@ -142,6 +143,21 @@ fn place_mac(config: &ConfigList, mac: &str, arguments: &mut Arguments) -> Resul
          such as tuning",
         config.name
     )))
+}
+
+/// `CNI_ARGS` for what goes into `args.cni`, where the first plugin reads it there.
+pub(super) fn cni_args(
+    config: &ConfigList,
+    config_args: &serde_json::Map<String, Value>,
+) -> Vec<(String, String)> {
+    let mac = config_args.get("mac").and_then(Value::as_str);
+    match mac.filter(|_| config.first_kind() == READS_ENV_MAC) {
+        // All plugins of the list get them.
+        Some(mac) => [("IgnoreUnknown", "1"), ("MAC", mac)]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .to_vec(),
+        None => Vec::new(),
+    }
 }
 
 /// The addresses and the hardware address that were asked for and must be in
@@ -270,6 +286,20 @@ mod tests {
         .unwrap();
         assert_eq!(same.config_args["mac"], json!("02:00:00:00:00:05"));
         assert!(same.preferred_only);
+    }
+
+    #[test]
+    fn a_hardware_address_goes_where_it_is_read() {
+        let mac = json!({"mac": "02:00:00:00:00:05"});
+        let mac = mac.as_object().unwrap();
+        let bridge = config(LOCAL, "{}");
+        assert_eq!(cni_args(&bridge, mac), []);
+        let text = r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"macvlan"}]}"#;
+        let macvlan = ConfigList::parse(text.as_bytes()).unwrap();
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let pairs = [pair("IgnoreUnknown", "1"), pair("MAC", "02:00:00:00:00:05")];
+        assert_eq!(cni_args(&macvlan, mac), pairs);
+        assert_eq!(cni_args(&macvlan, &serde_json::Map::new()), []);
     }
 
     #[test]

@@ -32,7 +32,7 @@ use tokio::task::AbortHandle;
 
 use super::{
     accounts::{self, Accounts},
-    arguments::{arguments, granted},
+    arguments::{arguments, cni_args, granted},
     disturbances::Disturbances,
     remains,
     standing::{self, Lender},
@@ -156,7 +156,7 @@ impl CniDatapath {
             kept.await.map_err(clean)?;
         }
         let lock = self.lock(attachment).await.map_err(clean)?;
-        let args = args(attachment);
+        let args = args(&config, attachment);
         let (result, raw) = self
             .cni
             .add(&config, &args, Some(&lock))
@@ -196,7 +196,7 @@ impl CniDatapath {
         attachment: &Attachment,
         lock: &OperationLock,
     ) -> Result<()> {
-        let args = args(attachment);
+        let args = args(config, attachment);
         let mut attempt = 1;
         loop {
             let result = attachment.result.as_ref();
@@ -427,7 +427,7 @@ impl Datapath for CniDatapath {
         let lock = self.lock(attachment).await?;
         Ok(self
             .cni
-            .check(&config, &args(attachment), result, Some(&lock))
+            .check(&config, &args(&config, attachment), result, Some(&lock))
             .await?)
     }
 
@@ -442,7 +442,7 @@ impl Datapath for CniDatapath {
         let lock = self.lock(attachment).await?;
         Ok(self
             .cni
-            .mend(&config, &args(attachment), result, Some(&lock))
+            .mend(&config, &args(&config, attachment), result, Some(&lock))
             .await?)
     }
 
@@ -529,12 +529,12 @@ fn key(attachment: &Attachment) -> (String, String) {
     (attachment.cni_id.clone(), attachment.interface.clone())
 }
 
-fn args(attachment: &Attachment) -> AttachmentArgs {
+fn args(config: &ConfigList, attachment: &Attachment) -> AttachmentArgs {
     AttachmentArgs {
         container_id: attachment.cni_id.clone(),
         netns: attachment.netns.clone(),
         ifname: attachment.interface.clone(),
-        cni_args: Vec::new(),
+        cni_args: cni_args(config, &attachment.config_args),
         capability_args: attachment.capability_args.clone(),
         config_args: attachment.config_args.clone(),
         natives: attachment.natives.clone(),

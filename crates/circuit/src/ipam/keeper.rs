@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use circuit_core::ipam::wire::{Question, Reply, Wanted};
 use circuit_core::ipam::{
     AddressSet, Agent, Entry, Given, Hello, Missing, Refusal, Timing, Trust, Use, User,
@@ -19,6 +18,7 @@ use tokio::time::{Instant, sleep};
 use super::clock::{boot_id, now};
 use super::journal::{Journal, Line, load};
 use super::ledger::Ledger;
+use super::wire::{Heard, Wire, not_heard, on_the_wire};
 use crate::files::is_full;
 use crate::logging::DependencyLog;
 
@@ -30,14 +30,6 @@ const PAUSE: Duration = Duration::from_millis(200);
 const WRITE_EVERY_MS: u64 = 30_000;
 /// As many addresses are tried that somebody on the wire turns out to have.
 const TRIES: usize = 16;
-
-/// Asks a wire who is there.
-#[async_trait]
-pub trait Wire: Send + Sync {
-    /// Those of these addresses that somebody has on the wire of an interface
-    /// of the host. An interface that cannot be asked has nobody.
-    async fn answering(&self, link: &str, addresses: &[IpAddr]) -> Vec<IpAddr>;
-}
 
 /// What a keeper is made of.
 pub struct Parts {
@@ -151,7 +143,8 @@ impl Keeper {
 
     async fn add(&self, wanted: &Wanted) -> Result<Reply> {
         let deadline = Instant::now() + PATIENCE;
-        let mut taken_by_others = 0;
+        let (mut taken_by_others, mut others) = (0, false);
+        let fixed = !wanted.wishes.is_empty();
         loop {
             let now = now();
             let answer = {
@@ -163,15 +156,24 @@ impl Keeper {
                 answer
             };
             let waiting = match answer {
-                Ok(given) => match self.not_on_the_wire(wanted, &given).await? {
-                    true => return Ok(self.given(wanted, given)),
-                    false if taken_by_others >= TRIES || !wanted.wishes.is_empty() => {
+                Ok(given) => match self.hear(wanted, &given).await? {
+                    Heard::Nobody => return Ok(self.given(wanted, given)),
+                    Heard::Somebody if taken_by_others >= TRIES || fixed => {
                         return Ok(on_the_wire(wanted, &given));
                     }
-                    false => {
+                    Heard::Somebody => {
                         taken_by_others += 1;
                         continue;
                     }
+                    Heard::Nothing(places) if !others && !fixed => {
+                        others = true;
+                        match self.take_others(wanted, &places).await {
+                            Next::Again => continue,
+                            Next::End(reply) => return Ok(reply),
+                            Next::Wait(_) => not_heard(wanted, &given),
+                        }
+                    }
+                    Heard::Nothing(_) => return Ok(not_heard(wanted, &given)),
                 },
                 Err(refusal) => match self.provide(wanted, refusal).await {
                     Next::Again => continue,
@@ -184,27 +186,6 @@ impl Keeper {
             }
             sleep(PAUSE).await;
         }
-    }
-
-    /// Asks the wire for suspect addresses; true when they may be used.
-    async fn not_on_the_wire(&self, wanted: &Wanted, given: &Given) -> Result<bool> {
-        let Some(link) = wanted.link.as_deref().filter(|_| !given.suspect.is_empty()) else {
-            return Ok(true);
-        };
-        let answering = self.wire.answering(link, &given.suspect).await;
-        let clear = |ip: &&IpAddr| !answering.contains(ip);
-        let sound: Vec<IpAddr> = given.suspect.iter().filter(clear).copied().collect();
-        self.clear(&wanted.pool, &sound)?;
-        if answering.is_empty() {
-            return Ok(true);
-        }
-        {
-            let mut agent = self.agent();
-            let entries = agent.release(&wanted.pool, &wanted.user);
-            self.write(&wanted.pool, &entries)?;
-        }
-        self.abandon(&wanted.pool, &answering).await;
-        Ok(false)
     }
 
     fn given(&self, wanted: &Wanted, given: Given) -> Reply {
@@ -426,17 +407,7 @@ pub(super) fn conflict(ip: IpAddr, container: &str, node: &str) -> String {
     )
 }
 
-fn on_the_wire(wanted: &Wanted, given: &Given) -> Reply {
-    Reply::Failed(format!(
-        "{} of pool {} answers on {} although no node of the fleet has it: find out who it is, or \
-         exclude the address",
-        listed(&given.suspect),
-        wanted.pool,
-        wanted.link.as_deref().unwrap_or("the wire"),
-    ))
-}
-
-fn listed(ips: &[IpAddr]) -> String {
+pub(super) fn listed(ips: &[IpAddr]) -> String {
     let texts: Vec<String> = ips.iter().map(ToString::to_string).collect();
     texts.join(", ")
 }

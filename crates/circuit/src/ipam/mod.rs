@@ -9,13 +9,15 @@ mod listen;
 mod remote;
 mod service;
 mod shared;
+mod wire;
 
 pub use clock::fresh;
-pub use keeper::{Keeper, Parts, Wire};
+pub use keeper::{Keeper, Parts};
 pub use ledger::{Alone, Ledger};
 pub use listen::Listener;
 pub use service::Account;
 pub use shared::{InRedis, Scripts, Shared, Value};
+pub use wire::Wire;
 
 #[cfg(test)]
 mod tests;

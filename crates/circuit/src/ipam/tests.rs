@@ -165,15 +165,20 @@ fn keeper(ledger: Arc<dyn Ledger>, wire: &Arc<Lan>, dir: &Path, name: &str) -> A
 }
 
 async fn add(keeper: &Keeper, container: &str, set: &AddressSet, wish: Option<IpAddr>) -> Reply {
-    let wanted = Wanted {
+    let wanted = wanted(container, set, wish);
+    keeper.answer(Question::Add(wanted)).await
+}
+
+fn wanted(container: &str, set: &AddressSet, wish: Option<IpAddr>) -> Wanted {
+    Wanted {
         pool: "lan".into(),
         network: "net".into(),
         user: user(container),
         sets: vec![set.clone()],
         wishes: wish.into_iter().collect(),
         link: Some("eth1".into()),
-    };
-    keeper.answer(Question::Add(wanted)).await
+        unasked: false,
+    }
 }
 
 async fn del(keeper: &Keeper, container: &str) {
@@ -381,6 +386,44 @@ async fn a_node_without_redis_gives_addresses_and_remembers_them() {
         refused.message().contains("in use by c5 on node node-1"),
         "{refused}"
     );
+}
+
+#[tokio::test]
+async fn where_the_wire_cannot_be_asked_others_than_suspects_are_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let wire = Arc::new(Lan::default());
+    let ledger = Arc::new(Alone::new("a".into(), QUICK));
+    let keeper = keeper(ledger, &wire, dir.path(), "node-1");
+    let pool = set(2, 5);
+    for (container, last) in [("c1", 2), ("c2", 3)] {
+        assert_eq!(one(add(&keeper, container, &pool, None).await), ip(last));
+    }
+    del(&keeper, "c2").await;
+    // A node that is away had it.
+    let entry = circuit_core::ipam::Entry::Hold {
+        addresses: vec![ip(3)],
+        suspect: true,
+    };
+    keeper.agent().apply("lan", &entry);
+    let unasked = async |container: &str, wish| {
+        let wanted = Wanted {
+            link: None,
+            unasked: true,
+            ..wanted(container, &pool, wish)
+        };
+        keeper.answer(Question::Add(wanted)).await
+    };
+    assert_eq!(one(unasked("c2", None).await), ip(4));
+    assert_eq!(one(unasked("c3", None).await), ip(5));
+    for wish in [Some(ip(3)), None] {
+        let refused = text(unasked("c4", wish).await);
+        let told = "10.9.0.3 of pool lan may be in use by a node that is away";
+        assert!(refused.contains(told), "{refused}");
+    }
+    // Nothing is held for whom it was refused to, and who can ask is given it.
+    assert_eq!(one(add(&keeper, "c4", &pool, None).await), ip(3));
+    del(&keeper, "c4").await;
+    assert_eq!(one(unasked("c4", None).await), ip(3));
 }
 
 /// Nodes that share a Redis, each with a keeper that runs.

@@ -87,11 +87,18 @@ fn home() -> String {
     network::list("home", &[macvlan])
 }
 
+/// The address that the node's container has, and that the node tells; of other nodes'
+/// containers of the same name it tells too.
 fn address(node: &TestNode, container: &str) -> String {
+    let has = node.addresses(container);
+    let [address] = has.as_slice() else {
+        panic!("{container} has {has:?}");
+    };
+    let ip = address.split('/').next().unwrap().to_owned();
     let told = ips(node, container);
-    let [network, ip, _] = &told[0];
-    assert_eq!((told.len(), network.as_str()), (1, "home"), "{told:?}");
-    ip.clone()
+    let row = ["home", &ip, "eth0"].map(str::to_owned);
+    assert!(told.contains(&row), "{told:?}");
+    ip
 }
 
 fn reaches(node: &TestNode, container: &str, address: &str) -> bool {
@@ -121,15 +128,16 @@ fn containers_of_two_nodes_are_hosts_of_the_lan() {
         node.circuit(&words.split(' ').collect::<Vec<_>>()).ok();
         node
     });
-    let (web, db) = (run(&one, "web"), run(&two, "db"));
+    // Of the same name and on networks of the same name, and yet two hosts.
+    let (web, other) = (run(&one, "web"), run(&two, "web"));
     assert_eq!(server.lent(), 2);
-    assert_ne!(web, db);
-    for to in [&db, "192.0.2.1"] {
+    assert_ne!(web, other);
+    for to in [&other, "192.0.2.1"] {
         assert!(reaches(&one, "web", to), "{to}");
     }
     let routes = one.exec("web", &["ip", "route"]).ok();
     assert!(routes.contains("default via 192.0.2.1"), "{routes}");
-    let known = || named(&one, "db.home").contains(&db);
+    let known = || named(&one, "web.home").contains(&other);
     wait_until("the other node knows its name", PATIENCE, known);
 
     // Renewed, by this daemon and by the next, and kept in between.
@@ -145,7 +153,7 @@ fn containers_of_two_nodes_are_hosts_of_the_lan() {
     renewed(&web);
     assert_eq!(server.said("DHCPOFFER", &web), asked);
     assert_eq!(address(&one, "web"), web);
-    assert!(reaches(&one, "web", &db));
+    assert!(reaches(&one, "web", &other));
 
     // Given back by hand, at the end of the task, and after it.
     one.circuit(&["network", "disconnect", "web", "home"]).ok();
@@ -156,7 +164,7 @@ fn containers_of_two_nodes_are_hosts_of_the_lan() {
         (server.lent(), address(&one, "web")),
         (2, RESERVATION.to_owned())
     );
-    two.remove_container("db");
+    two.remove_container("web");
     wait_until("it is given back", PATIENCE, || server.lent() == 1);
     one.kill_daemon();
     one.remove_container("web");
@@ -228,6 +236,48 @@ fn moves(node: NodeBuilder) {
     assert!(reaches(&node, "web", "192.0.2.1"));
     let name = named(&node, "web.home");
     assert!(name.contains(&after) && !name.contains(&before), "{name}");
+    node.remove_container("web");
+    wait_until("it is given back", PATIENCE, || server.lent() == 0);
+    node.assert_nothing_left();
+}
+
+#[test]
+fn leases_outlast_another_daemon_at_the_socket() {
+    let lan = Lan::new();
+    let server = DhcpServer::on(&lan);
+    let node = crate::node().lan(&lan).start();
+    node.create_network("home", &home());
+    let web = run(&node, "web");
+    node.kill_daemon();
+    // One that knows nothing of them, as the stock one would.
+    let listen = [
+        "import os, socket",
+        "open('/run/other.pid', 'w').write(str(os.getpid()))",
+        "s = socket.socket(socket.AF_UNIX)",
+        "s.bind('/run/cni/dhcp.sock')",
+        "s.listen()",
+        "while True: s.accept()[0].close()",
+    ];
+    node.run("rm", &["-f", "/run/cni/dhcp.sock"]).ok();
+    let mut other = node.command("python3");
+    let _other = Ends(other.args(["-c", &listen.join("\n")]).spawn().unwrap());
+    let listens = || {
+        let sockets = node.run("ss", &["-xlH"]).stdout;
+        sockets.contains("/run/cni/dhcp.sock")
+    };
+    wait_until("the other one listens", PATIENCE, listens);
+    node.start_daemon();
+    assert!(node.daemon_log().contains("another dhcp daemon listens"));
+    for _ in 0..2 {
+        let before = server.said("DHCPACK", &web);
+        let renewed = || server.said("DHCPACK", &web) > before;
+        wait_until("the lease is renewed", PATIENCE, renewed);
+    }
+    assert_eq!(address(&node, "web"), web);
+    node.stop_daemon();
+    node.run("sh", &["-c", "kill $(cat /run/other.pid)"]).ok();
+    wait_until("the other one is gone", PATIENCE, || !listens());
+    node.start_daemon();
     node.remove_container("web");
     wait_until("it is given back", PATIENCE, || server.lent() == 0);
     node.assert_nothing_left();

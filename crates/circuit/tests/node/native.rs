@@ -213,6 +213,37 @@ fn a_host_that_drops_what_is_forwarded_lets_in_what_its_owner_says() {
 }
 
 #[test]
+fn a_ruleset_that_is_loaded_over_that_of_containers_does_not_cut_them_off() {
+    let later = ["--reconcile-interval", "1h"];
+    let node = crate::node().plugins(Plugins::None).uplink();
+    let node = node.server(&later).start();
+    node.run("iptables", &["-P", "FORWARD", "DROP"]).ok();
+    let kept = node.file("rules", "");
+    let script = |script: &str| drop(node.run("sh", &["-c", script]).ok());
+    script(&format!("iptables-save > {kept}"));
+    let create = ["network", "create", "a", "--subnet", "10.1.0.0/16"];
+    node.circuit(&create).ok();
+    let reach_out = || {
+        let ping = ["ping", "-c1", "-W1", "192.0.2.1"];
+        ["one", "two"].map(|it| node.exec(it, &ping).worked()) == [true; 2]
+    };
+    for container in ["one", "two"] {
+        node.run_container(container, &[(NETWORK, "a")], &[]);
+        node.wait_for_addresses(container);
+    }
+    wait_until("they reach out", PATIENCE, reach_out);
+    // A second time, too.
+    for _ in 0..2 {
+        script(&format!("iptables-restore < {kept}"));
+        wait_until("they reach out again", PATIENCE, reach_out);
+    }
+    for container in ["one", "two"] {
+        node.remove_container(container);
+    }
+    node.assert_nothing_left();
+}
+
+#[test]
 fn a_doctor_knows_of_firewalls_that_no_plugin_can_open() {
     let node = crate::node().plugins(Plugins::None).uplink().start();
     let create = ["network", "create", "a", "--subnet", "10.1.0.0/16"];

@@ -10,6 +10,7 @@ crate::on_every_data_path!(
     every_old_value_means_always,
     the_address_and_the_ports_are_kept,
     a_network_joined_by_hand_is_joined_again,
+    a_host_of_the_lan_keeps_its_addresses,
 );
 
 fn every_old_value_means_always(node: NodeBuilder) {
@@ -59,6 +60,38 @@ fn the_address_and_the_ports_are_kept(node: NodeBuilder) {
         assert_eq!(leading.count(), 1, "{published:?}");
     }
     node.remove_container("web");
+    node.assert_nothing_left();
+}
+
+fn a_host_of_the_lan_keeps_its_addresses(node: NodeBuilder) {
+    let node = node.uplink().start();
+    // It declares no capability, nor does one that is written by hand.
+    node.create_network("lan", &network::macvlan("lan", "up0", "203.0.113.0/24"));
+    let hardware = |container: &str| {
+        let interfaces = node.interfaces(container).into_iter();
+        let macs: Vec<String> = interfaces.map(|interface| interface.mac).collect();
+        macs.join(" ")
+    };
+    node.run_container("other", &[(NETWORK, "lan")], &[]);
+    node.wait_for_addresses("other");
+    node.run_container("web", &[(NETWORK, "lan"), (RESTART, "always")], &[]);
+    let before = (node.wait_for_addresses("web"), hardware("web"));
+    // With the lowest address free, only who asks for the former one gets that.
+    node.remove_container("other");
+    let mut pid = node.task_pid("web").unwrap();
+    for _ in 0..2 {
+        node.kill_task("web");
+        pid = node.wait_for_new_task("web", pid);
+        assert_eq!((node.wait_for_addresses("web"), hardware("web")), before);
+    }
+    let wanted = "02:00:00:00:00:77";
+    node.run_container("asks", &[], &[]);
+    node.circuit(&["network", "connect", "asks", "lan", "--mac", wanted])
+        .ok();
+    assert_eq!(hardware("asks"), wanted);
+    for container in ["web", "asks"] {
+        node.remove_container(container);
+    }
     node.assert_nothing_left();
 }
 

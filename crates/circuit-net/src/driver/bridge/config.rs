@@ -7,7 +7,8 @@ use crate::driver::managed::Managed;
 use crate::driver::{Answer, Call, Options, Unsupported, args, ipmasq};
 use crate::netlink::{Mac, Vlans};
 
-const DEFAULT_BRIDGE: &str = "cni0";
+/// The bridge of a configuration that names none.
+pub(in crate::driver) const DEFAULT_BRIDGE: &str = "cni0";
 /// The highest number of a VLAN.
 const MAX_VLAN: i64 = 4094;
 

@@ -1,10 +1,10 @@
 //! The backend `iptables`: the chains of the stock plugin in the tables that
 //! `iptables` keeps in nftables.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use super::tokens::Line;
+use super::tokens::{Line, compared};
 use crate::driver::owner::Owner;
 use crate::nft::{
     Batch, Chain, ChainInfo, Element, Family, Hook, HookPoint, Nft, NftError, PRIORITY_FILTER,
@@ -21,6 +21,9 @@ const OWNERS: &[Set] = &[
     Set::of("firewall4", &[Type::Ipv4]),
     Set::of("firewall6", &[Type::Ipv6]),
 ];
+
+/// What is remembered of the rules of all addresses.
+const RULES: &str = "firewall rules";
 
 /// What an attachment wants of the firewall.
 pub(super) struct Wanted<'a> {
@@ -228,7 +231,7 @@ fn of_address(address: IpAddr) -> [Line; 2] {
 pub(super) fn put(owner: &Owner, wanted: &Wanted<'_>) -> Result<(), NftError> {
     let mut nft = Nft::open(None)?;
     nft.establish(&part())?;
-    nft.transaction(|nft, generation| {
+    let ((), generation) = nft.transaction(|nft, generation| {
         let mut batch = nft.prepare(&part(), generation)?;
         for v6 in [false, true] {
             let addresses = of_family(wanted.addresses, v6);
@@ -249,7 +252,43 @@ pub(super) fn put(owner: &Owner, wanted: &Wanted<'_>) -> Result<(), NftError> {
         }
         Ok::<_, NftError>((batch, ()))
     })?;
+    // What cannot be had is not missed again and again.
+    if !nft.knows(RULES, 0, generation) && let_all_through(&mut nft)? {
+        nft.note(RULES, 0, generation, |nft| {
+            let intact = let_all_through(nft)?;
+            if !intact {
+                nft.forget_all(RULES);
+            }
+            Ok(intact)
+        });
+    }
     Ok(())
+}
+
+/// Whether iptables' tables have the rules of every address that is somebody's: whoever
+/// loads another ruleset into them leaves our own table alone.
+fn let_all_through(nft: &mut Nft) -> Result<bool, NftError> {
+    for v6 in [false, true] {
+        let elements = nft.elements(TABLE, owner_set(v6))?;
+        if elements.is_empty() {
+            continue;
+        }
+        let filter = Filter::read(nft, v6)?;
+        let mut of_addresses: HashMap<&[u8], Vec<&RuleInfo>> = HashMap::new();
+        for rule in filter.rules.iter().filter(|rule| rule.chain == PRIVATE) {
+            of_addresses.entry(compared(rule)).or_default().push(rule);
+        }
+        let has = |address: IpAddr| {
+            let there = of_addresses.get(&*ip_key(address));
+            let is_there = |line: &Line| there.is_some_and(|all| all.iter().any(|it| line.is(it)));
+            of_address(address).iter().all(is_there)
+        };
+        let mut addresses = elements.iter().filter_map(|it| address_of(&it.key));
+        if !filter.has(FORWARD, &to_private()) || !addresses.all(has) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Notes whose the addresses are; who had them before has them no more.

@@ -121,6 +121,14 @@ impl Line {
     }
 }
 
+/// What a rule compares first, such as an address; nothing when it compares nothing.
+pub(super) fn compared(rule: &RuleInfo) -> &[u8] {
+    let first = rule.expressions.iter().find(|(name, _)| name == "cmp");
+    first
+        .and_then(|(_, data)| attribute(attribute(data, 3)?, 1))
+        .unwrap_or_default()
+}
+
 fn write(rule: Rule, token: &Token) -> Rule {
     match token {
         Token::Payload { offset, length } => rule.expression("payload", |data| {

@@ -18,6 +18,8 @@ use serde_json::Value;
 use super::host_local::config::{range_sets, requested};
 use super::host_local::range::RangeSet;
 use super::{canonical, invalid, network, routes, section, texts};
+use crate::driver::bridge::DEFAULT_BRIDGE;
+use crate::driver::single::default_interface;
 use crate::driver::{Answer, Call, Driver, Options, Unsupported};
 
 /// The keys of the `ipam` part.
@@ -62,13 +64,15 @@ impl Driver for Circuit {
         let sets = address_sets(call)?;
         let options = Options::at(section(call.config)?, "ipam");
         let routes = routes(&options)?;
+        let (link, unasked) = wire(call);
         let wanted = Wanted {
             pool: pool(call)?,
             network: network(call)?.to_owned(),
             user: user(call),
             sets: sets.clone(),
             wishes: requested(call, "circuit")?,
-            link: link(call),
+            link,
+            unasked,
         };
         let Reply::Addresses(addresses) = ask(call, &Question::Add(wanted))? else {
             return Err(strange());
@@ -162,11 +166,34 @@ pub(super) fn pool(call: &Call<'_>) -> Answer<String> {
     }
 }
 
-/// The host's interface that is on the wire of the addresses.
-fn link(call: &Call<'_>) -> Option<String> {
-    let text = |key: &str| call.config.find(key).and_then(Value::as_str);
-    let link = text("master").or_else(|| text("bridge")).unwrap_or("");
-    (!link.is_empty()).then(|| link.to_owned())
+/// The host's interface that is on the wire of the addresses, and whether that wire is
+/// one that cannot be asked by an interface of the host. Without either, nobody else is
+/// on it.
+fn wire(call: &Call<'_>) -> (Option<String>, bool) {
+    let value = |key: &str| call.config.find(key);
+    let text = |key: &str| {
+        value(key)
+            .and_then(Value::as_str)
+            .filter(|it| !it.is_empty())
+    };
+    let kind = text("type").unwrap_or_default();
+    let tag = |key: &str| value(key).is_some_and(|tag| tag.as_u64() != Some(0) && !tag.is_null());
+    let inside = value("linkInContainer").and_then(Value::as_bool) == Some(true);
+    if inside || tag("vlan") || tag("vlanId") || ["vlan", "host-device"].contains(&kind) {
+        return (None, true);
+    }
+    let named = text("master").or_else(|| text("bridge"));
+    let link = match (named, kind) {
+        (Some(name), _) => Some(name.to_owned()),
+        (None, "bridge") => Some(DEFAULT_BRIDGE.to_owned()),
+        (None, "ipvlan") if call.prev.is_some() => {
+            let before = call.prev.and_then(|prev| prev.interfaces.first());
+            before.map(|interface| interface.name.clone())
+        }
+        (None, "macvlan" | "ipvlan") => default_interface(call, false).ok(),
+        _ => None,
+    };
+    (link, false)
 }
 
 fn configured(ip: IpAddr, set: &AddressSet) -> IpConfig {
@@ -309,25 +336,86 @@ mod tests {
         }
     }
 
-    fn sets(ipam: &Value) -> Answer<Vec<String>> {
-        let config = serde_json::json!({"name": "net", "type": "macvlan", "ipam": ipam});
-        let config = config.as_object().unwrap();
-        let call = Call {
+    fn with_call<T>(config: &Value, ask: impl FnOnce(&Call<'_>) -> T) -> T {
+        ask(&Call {
             command: crate::driver::Command::Add,
             container_id: "a",
             netns: None,
             ifname: "eth0",
             args: &[],
-            config,
+            config: config.as_object().unwrap(),
             version: circuit_core::cni::CniVersion::LATEST,
             prev: None,
             delegate: &Nobody,
             sockets: &crate::driver::Sockets::default(),
+        })
+    }
+
+    fn sets(ipam: &Value) -> Answer<Vec<String>> {
+        let config = serde_json::json!({"name": "net", "type": "macvlan", "ipam": ipam});
+        let sets = with_call(&config, address_sets)?;
+        Ok(sets.iter().map(AddressSet::to_string).collect())
+    }
+
+    #[test]
+    fn the_wire_of_the_addresses_is_asked_or_none() {
+        let of = |mut config: Value, more: Value| {
+            let more = more.as_object().unwrap().clone();
+            config.as_object_mut().unwrap().extend(more);
+            with_call(&config, wire)
         };
-        Ok(address_sets(&call)?
-            .iter()
-            .map(AddressSet::to_string)
-            .collect())
+        let json = |kind: &str| serde_json::json!({ "type": kind });
+        let some = |name: &str| (Some(name.to_owned()), false);
+        let unasked = (None, true);
+        for (kind, more, expected) in [
+            (
+                "bridge",
+                serde_json::json!({"bridge": "br7", "vlan": 0}),
+                some("br7"),
+            ),
+            ("bridge", serde_json::json!({"bridge": ""}), some("cni0")),
+            (
+                "bridge",
+                serde_json::json!({"bridge": "br7", "vlan": 7}),
+                unasked.clone(),
+            ),
+            (
+                "macvlan",
+                serde_json::json!({"master": "eth1"}),
+                some("eth1"),
+            ),
+            (
+                "macvlan",
+                serde_json::json!({"master": "eth1", "linkInContainer": true}),
+                unasked.clone(),
+            ),
+            (
+                "vlan",
+                serde_json::json!({"master": "eth1", "vlanId": 7}),
+                unasked.clone(),
+            ),
+            (
+                "host-device",
+                serde_json::json!({"device": "eth1"}),
+                unasked.clone(),
+            ),
+            ("ptp", serde_json::json!({}), (None, false)),
+        ] {
+            assert_eq!(of(json(kind), more), expected, "{kind}");
+        }
+        let by_route = std::thread::spawn(move || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).ok()?;
+            let made = "ip link add up0 type veth peer up1 && ip link set up1 up && \
+                        ip link set up0 up && ip addr add 192.0.2.2/24 dev up0 && \
+                        ip route add default via 192.0.2.1";
+            let made = std::process::Command::new("sh").args(["-c", made]).status();
+            assert!(made.unwrap().success());
+            Some(with_call(&serde_json::json!({"type": "macvlan"}), wire))
+        });
+        // Without the right to make namespaces there is nothing to see.
+        if let Some(found) = by_route.join().unwrap() {
+            assert_eq!(found, some("up0"));
+        }
     }
 
     struct Nobody;

@@ -49,6 +49,15 @@ const V6: Names = Names {
 /// and how many there are in all other sets.
 pub(super) const ATTACHMENTS: &str = "attachments";
 
+/// What waits for the ports of a set that another attachment of the same container has:
+/// by [`Owner::key`](super::Owner::key) and the port's key, what it is to lead to then.
+const WAITING: [(&str, &str); 4] = [
+    (V4.at_address, "waiting_host_ports4"),
+    (V4.anywhere, "waiting_ports4"),
+    (V6.at_address, "waiting_host_ports6"),
+    (V6.anywhere, "waiting_ports6"),
+];
+
 const ENDPOINT4: &[Type] = &[Type::Ipv4, Type::Port];
 const ENDPOINT6: &[Type] = &[Type::Ipv6, Type::Port];
 const PORT: &[Type] = &[Type::Protocol, Type::Port];
@@ -74,6 +83,26 @@ pub(super) const SETS: &[Set] = &[
     Set::of(V6.pairs, &[Type::Ipv6, Type::Ipv6]),
     Set::of(V4.masq_all, &[Type::Ipv4]),
     Set::of(V6.masq_all, &[Type::Ipv6]),
+    Set::map(
+        WAITING[0].1,
+        &[Type::Ipv6, Type::Ipv4, Type::Protocol, Type::Port],
+        Leads::To(ENDPOINT4),
+    ),
+    Set::map(
+        WAITING[1].1,
+        &[Type::Ipv6, Type::Protocol, Type::Port],
+        Leads::To(ENDPOINT4),
+    ),
+    Set::map(
+        WAITING[2].1,
+        &[Type::Ipv6, Type::Ipv6, Type::Protocol, Type::Port],
+        Leads::To(ENDPOINT6),
+    ),
+    Set::map(
+        WAITING[3].1,
+        &[Type::Ipv6, Type::Protocol, Type::Port],
+        Leads::To(ENDPOINT6),
+    ),
     Set::map(ATTACHMENTS, &[Type::Ipv6], Leads::To(&[Type::Mark])),
 ];
 
@@ -84,7 +113,13 @@ pub(super) fn names(v6: bool) -> &'static Names {
 
 /// Whether elements of a set are ports of the host.
 pub(super) fn is_of_ports(set: &str) -> bool {
-    [V4.at_address, V4.anywhere, V6.at_address, V6.anywhere].contains(&set)
+    waiting_for(set).is_some()
+}
+
+/// Where attachments wait for the ports of a set, if it is one of ports.
+pub(super) fn waiting_for(set: &str) -> Option<&'static str> {
+    let found = WAITING.iter().find(|(ports, _)| *ports == set);
+    found.map(|(_, waiting)| *waiting)
 }
 
 /// Whether a mapping is one of a family, and the host's address if it is one

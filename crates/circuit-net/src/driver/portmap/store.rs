@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use circuit_core::cni::{ErrorReport, code};
 
 use super::config::{Config, Protocol};
-use super::rules::{ATTACHMENTS, SETS, address_of, is_of_ports, names, part};
+use super::rules::{ATTACHMENTS, SETS, address_of, is_of_ports, names, part, waiting_for};
 use crate::driver::Answer;
 use crate::driver::owner::Owner;
 use crate::nft::{Batch, Data, Element, Nft, NftError, TABLE, concat, ifname_key, ip_key};
@@ -154,6 +154,7 @@ pub(super) fn put(owner: &Owner, wanted: &Elements) -> Answer<()> {
 fn replace(batch: &mut Batch, owner: &Owner, wanted: &Elements, there: &Elements) -> Answer<()> {
     let comment = owner.comment();
     let nothing = Vec::new();
+    let wanted = &in_turn(owner, wanted, there);
     for set in SETS {
         let wanted = wanted.get(set.name).unwrap_or(&nothing);
         let there = there.get(set.name).unwrap_or(&nothing);
@@ -176,6 +177,78 @@ fn replace(batch: &mut Batch, owner: &Owner, wanted: &Elements, there: &Elements
         batch.add_elements(TABLE, set.name, &add);
     }
     Ok(())
+}
+
+/// What an attachment wants, but for ports that another one of the same container has:
+/// for those it waits. A container on two networks has its ports on both, as runtimes
+/// ask for them, and its host has each of them once.
+fn in_turn(owner: &Owner, wanted: &Elements, there: &Elements) -> Elements {
+    let mut turned = Elements::new();
+    for (set, elements) in wanted {
+        for element in elements {
+            let is_held = |other: &Element| {
+                other.key == element.key
+                    && is_of_sibling(owner, other)
+                    && !is_outdated(set, element, other)
+            };
+            let held = there.get(set).is_some_and(|all| all.iter().any(is_held));
+            let (set, element) = match waiting_for(set) {
+                Some(waiting) if held => (waiting, waiting_element(owner, element)),
+                _ => (*set, element.clone()),
+            };
+            turned.entry(set).or_default().push(element);
+        }
+    }
+    turned
+}
+
+fn waiting_element(owner: &Owner, port: &Element) -> Element {
+    Element {
+        key: concat(&[&owner.key(), &port.key]),
+        ..port.clone()
+    }
+}
+
+/// Whether an element is of another attachment of the same container.
+fn is_of_sibling(owner: &Owner, element: &Element) -> bool {
+    let other = element.comment.as_deref().and_then(Owner::parse);
+    other.is_some_and(|other| other != *owner && other.is_of_container_of(owner))
+}
+
+/// Gives ports that are gone to attachments of the same container that wait for them.
+fn hand_over(batch: &mut Batch, gone: &Elements, there: &Elements) {
+    for (set, elements) in gone {
+        let waiting = waiting_for(set).and_then(|name| Some((name, there.get(name)?)));
+        let Some((name, waiting)) = waiting else {
+            continue;
+        };
+        let gone_too = gone.get(name).map(Vec::as_slice).unwrap_or_default();
+        for port in elements {
+            let Some(owner) = port.comment.as_deref().and_then(Owner::parse) else {
+                continue;
+            };
+            let next = waiting.iter().find(|it| {
+                it.key.ends_with(&port.key) && is_of_sibling(&owner, it) && !gone_too.contains(it)
+            });
+            if let Some(next) = next {
+                let own = Element {
+                    key: port.key.clone(),
+                    ..next.clone()
+                };
+                batch.delete_elements(TABLE, name, std::slice::from_ref(next));
+                batch.add_elements(TABLE, set, &[own]);
+            }
+        }
+    }
+}
+
+/// What waits for ports.
+fn waiting(nft: &mut Nft) -> Result<Elements, NftError> {
+    let mut all = Elements::new();
+    for name in SETS.iter().filter_map(|set| waiting_for(set.name)) {
+        all.insert(name, nft.elements(TABLE, name)?);
+    }
+    Ok(all)
 }
 
 /// Whether an element of somebody else is left over from a container that had
@@ -253,6 +326,7 @@ pub(super) fn remove(owner: &Owner, likely: &Elements) -> Answer<Elements> {
             there = all(nft)?;
         }
         let gone = delete(&mut batch, there, |of| of == comment);
+        hand_over(&mut batch, &gone, &waiting(nft)?);
         Ok::<_, NftError>((batch, gone))
     })?;
     Ok(gone)
@@ -279,10 +353,11 @@ pub(super) fn keep_only(network: &str, valid: &BTreeSet<Owner>) -> Answer<Elemen
     let (gone, _) = nft.transaction(|nft, _| {
         let there = all(nft)?;
         let mut batch = Batch::new();
-        let gone = delete(&mut batch, there, |comment| {
+        let gone = delete(&mut batch, there.clone(), |comment| {
             Owner::parse(comment)
                 .is_some_and(|owner| owner.is_of_network(network) && !valid.contains(&owner))
         });
+        hand_over(&mut batch, &gone, &there);
         Ok::<_, NftError>((batch, gone))
     })?;
     Ok(gone)
@@ -296,8 +371,9 @@ fn delete(batch: &mut Batch, mut there: Elements, is: impl Fn(&str) -> bool) -> 
     there
 }
 
-/// The first element that is not there as it should be, or the rules.
-pub(super) fn missing(wanted: &Elements) -> Answer<Option<String>> {
+/// The first element that is not there as it should be, or the rules. A port may be
+/// another attachment's of the same container.
+pub(super) fn missing(owner: &Owner, wanted: &Elements) -> Answer<Option<String>> {
     let mut nft = Nft::open(None)?;
     if !nft.has(&part())? {
         return Ok(Some("the rules of port mappings".to_owned()));
@@ -307,8 +383,10 @@ pub(super) fn missing(wanted: &Elements) -> Answer<Option<String>> {
             continue;
         };
         let found = nft.find(TABLE, set, elements)?;
-        let differs =
-            |(wanted, found): &(&Element, Option<Element>)| found.as_ref() != Some(*wanted);
+        let differs = |(wanted, found): &(&Element, Option<Element>)| {
+            let held = |it: &Element| is_of_ports(set) && is_of_sibling(owner, it);
+            found.as_ref() != Some(*wanted) && !found.as_ref().is_some_and(held)
+        };
         if let Some((element, _)) = elements.iter().zip(found).find(differs) {
             return Ok(Some(match is_of_ports(set) {
                 true => format!("host port {}", port_text(set, &element.key)),

@@ -235,7 +235,7 @@ fn leases_without_an_interface_are_the_containers() {
 
 #[test]
 fn what_a_killed_plugin_left_is_free() {
-    let network = small();
+    let mut network = small();
     network.add("a").unwrap();
     for name in ["10.0.0.3", "10.0.0.4"] {
         fs::write(network.path().join(name), "").unwrap();
@@ -244,8 +244,16 @@ fn what_a_killed_plugin_left_is_free() {
     assert_eq!(network.add("b").unwrap(), ["10.0.0.3/29"]);
     assert_eq!(network.text("10.0.0.3"), "b\r\neth0");
     assert_eq!(network.add("c").unwrap(), ["10.0.0.4/29"]);
-    // What cannot be a lease is still in the way.
+    // What cannot be a lease is still in the way, whatever is cleaned up; what only names
+    // nobody is not.
     assert_eq!(network.add("d").unwrap(), ["10.0.0.6/29"]);
+    fs::write(network.path().join("10.0.0.6"), "kept back").unwrap();
+    network.config["cni.dev/valid-attachments"] = json!([]);
+    network.run(Command::Gc, "", "").unwrap();
+    assert!(!network.path().join("10.0.0.6").exists());
+    let given = ["e", "f", "g", "h"].map(|id| network.add(id).unwrap()[0].clone());
+    assert!(!given.contains(&"10.0.0.5/29".to_owned()), "{given:?}");
+    assert!(network.path().join("10.0.0.5").is_dir());
 }
 
 #[test]
