@@ -3,10 +3,10 @@
 //!
 //! The original asks everybody on one channel and waits for as many answers as
 //! there are nodes. Ours know each other's containers; so only originals are
-//! waited for, and one that does not answer is not waited for again before it has
-//! been heard of anew.
+//! waited for, and one that does not answer is not waited for again before the
+//! next look at who is there.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -81,8 +81,8 @@ pub(super) struct Originals {
     lease: Duration,
     local: Arc<dyn Local>,
     known: ArcSwap<Vec<v1::NodeInfo>>,
-    /// Originals that did not answer, with the uptime they told of then.
-    silent: Mutex<HashMap<String, u64>>,
+    /// Originals that did not answer since the last look.
+    silent: Mutex<HashSet<String>>,
     replies: broadcast::Sender<Reply>,
 }
 
@@ -233,14 +233,11 @@ impl Originals {
             Value::BulkString(bytes) => Found::decode(bytes.as_slice()).unwrap_or_default().nodes,
             _ => Vec::new(),
         };
-        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
-        // Whoever has been heard of since may answer now.
-        silent.retain(|name, uptime| {
-            let same = |node: &v1::NodeInfo| node.name == *name && node.uptime == *uptime;
-            found.iter().any(same)
-        });
-        drop(silent);
         self.known.store(Arc::new(found));
+        // One that was late once may be in time now: an original tells nothing from
+        // which that could be seen.
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        silent.clear();
         Ok(())
     }
 
@@ -326,7 +323,7 @@ impl Originals {
         let known = self.known.load();
         let silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
         let names = known.iter().map(|node| node.name.clone());
-        names.filter(|name| !silent.contains_key(name)).collect()
+        names.filter(|name| !silent.contains(name)).collect()
     }
 
     fn not_heard(&self, names: &HashSet<String>) {
@@ -334,7 +331,7 @@ impl Originals {
         let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
         for node in known.iter().filter(|node| names.contains(&node.name)) {
             tracing::debug!(node = node.name, "a node of the original does not answer");
-            silent.insert(node.name.clone(), node.uptime);
+            silent.insert(node.name.clone());
         }
     }
 }
