@@ -170,17 +170,14 @@ impl Follower {
             return Ok(());
         }
         match &told.kind {
-            Kind::Gone => {
-                self.gone(&told.node);
-                self.known.insert(told.node, told.revision);
-                Ok(())
-            }
             Kind::Change(change) if known == Some(told.before) => {
                 self.change(&told, change);
                 Ok(())
             }
-            // Something was missed, or everything is other.
-            Kind::Change(_) | Kind::Word => self.read(store, &[told.node]).await,
+            // Something was missed, or everything is other. Nor is it believed unread
+            // that a node went: what is said in one database of a Redis is heard in
+            // all of them.
+            Kind::Change(_) | Kind::Word | Kind::Gone => self.read(store, &[told.node]).await,
         }
     }
 

@@ -170,3 +170,27 @@ async fn a_node_that_redis_has_is_not_dropped_for_a_list_without_it() {
     follower.take(&store, &tick).await.unwrap();
     assert_eq!(follower.snapshot().nodes().len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_goodbye_in_another_database_takes_nobody_away() {
+    let redis = RedisServer::start();
+    let (one, other) = (redis.url(), format!("{}?db=5", redis.url()));
+    let (one, other) = (open(&one).await, open(&other).await);
+    let (ours, theirs) = (beacons(&one, 2).await, beacons(&other, 1).await);
+    let settings = settings("own", LONG);
+    let own = Publisher::new(&settings);
+    let mut follower = Follower::new(&settings);
+    let tick = tick(&one, &follower, own.identity()).await;
+    follower.take(&one, &tick).await.unwrap();
+    let mut messages = one.subscribe(&[scripts::CHANNEL], &[]);
+    assert_eq!(messages.next().await, Some(Event::Resumed));
+    for (store, node, left) in [(&other, &theirs[0], 2), (&one, &ours[1], 1)] {
+        let identity = node.publisher.identity();
+        scripts::leave(store, identity).await.unwrap();
+        let Some(Event::Message { payload, .. }) = messages.next().await else {
+            unreachable!("the connection has not been lost");
+        };
+        follower.hear(&one, &payload).await.unwrap();
+        assert_eq!(follower.snapshot().nodes().len(), left, "{identity:?}");
+    }
+}
