@@ -6,8 +6,9 @@
 //! So whoever holds a node's revision holds what the node has, also when Redis
 //! came back empty or from an old file; and everybody else reads that node anew.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use crate::redis::answer::{array, bytes, digits, number, pairs, unexpected};
 use crate::redis::{Arg, Failure, Script, Store, Value};
@@ -167,6 +168,16 @@ for at = 1, #leases, 2 do
     table.insert(rows, {leases[at], leases[at + 1], word})
 end
 return {time[1] * 1000 + math.floor(time[2] / 1000), rows}",
+    )
+});
+
+/// ARGV: milliseconds. Nodes that went within them.
+static GONE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+return redis.call('ZRANGEBYSCORE', KEYS[5], now - ARGV[1], '+inf')",
     )
 });
 
@@ -367,6 +378,15 @@ pub(super) async fn list(store: &Store) -> Result<Vec<Listed>, Failure> {
             _ => return Ok(nodes.into_values().collect()),
         }
     }
+}
+
+/// Nodes that went within so much time; some may be back.
+pub(super) async fn gone(store: &Store, within: Duration) -> Result<HashSet<String>, Failure> {
+    let within = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+    let answer = store.script(&GONE, &KEYS, &[within.into()]).await?;
+    let names = array(&answer).ok_or_else(|| unexpected(&answer))?;
+    let name = |name: &Value| String::from_utf8(bytes(name)?.to_vec()).ok();
+    Ok(names.iter().filter_map(name).collect())
 }
 
 type Listed = (String, u64, Vec<u8>);

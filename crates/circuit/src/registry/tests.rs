@@ -194,3 +194,62 @@ async fn a_goodbye_in_another_database_takes_nobody_away() {
         assert_eq!(follower.snapshot().nodes().len(), left, "{identity:?}");
     }
 }
+
+/// A node of the fleet whose daemon does not run.
+async fn member(store: &Store) -> Member {
+    let settings = settings("own", LONG);
+    let patience = circuit_testing::PATIENCE;
+    let member = Member::join(store.clone(), settings, bare("own"), patience);
+    member.await.unwrap()
+}
+
+/// A heartbeat of the original's kind, as ours have too.
+fn original_beat(redis: &RedisServer, name: &str) {
+    let node = NodeInfo {
+        name: name.to_owned(),
+        ..NodeInfo::default()
+    };
+    let key = format!("nodes:{name}");
+    let value = String::from_utf8(original::heartbeat(node)).unwrap();
+    redis.cli(&["SET", &key, &value]);
+}
+
+fn originals_of(member: &Member) -> Vec<String> {
+    let fleet = member.registry.fleet();
+    let nodes = member.originals.nodes(&fleet).into_iter();
+    let names: BTreeSet<String> = nodes.map(|node| node.name).collect();
+    let waited_for = member.originals.to_wait_for(&fleet);
+    assert_eq!(names, waited_for.into_iter().collect());
+    names.into_iter().collect()
+}
+
+#[tokio::test]
+async fn nodes_of_ours_are_no_originals_after_their_end() {
+    let redis = RedisServer::start();
+    let store = open(&redis.url()).await;
+    let node = beacons(&store, 1).await.remove(0);
+    let member = member(&store).await;
+    for name in ["own", "n000", "old"] {
+        original_beat(&redis, name);
+    }
+    scripts::leave(&store, node.publisher.identity())
+        .await
+        .unwrap();
+    member.originals.look(&member.registry).await.unwrap();
+    assert_eq!(originals_of(&member), ["old"]);
+}
+
+#[tokio::test]
+async fn nodes_of_ours_are_no_originals_once_they_are_heard_of() {
+    let redis = RedisServer::start();
+    let store = open(&redis.url()).await;
+    let mut member = member(&store).await;
+    // Whoever looked for originals had not heard of it.
+    original_beat(&redis, "n000");
+    original_beat(&redis, "old");
+    member.originals.look(&member.registry).await.unwrap();
+    assert_eq!(originals_of(&member), ["n000", "old"]);
+    drop(beacons(&store, 1).await);
+    member.tick().await;
+    assert_eq!(originals_of(&member), ["old"]);
+}
