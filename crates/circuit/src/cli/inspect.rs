@@ -164,15 +164,17 @@ impl Prune {
                 return Ok(());
             };
             progress.clear();
-            match (self.dry_run, network.kept.is_empty()) {
-                (false, true) => output::print_line(&network.name)?,
-                (true, true) => output::print_line(&format!("{}: would be deleted", network.name))?,
-                (true, false) => {
-                    output::print_line(&format!("{}: kept, {}", network.name, network.kept))?;
-                }
-                (false, false) => {}
+            let v1::PrunedNetwork { name, kept } = network;
+            let line = match (self.dry_run, kept.is_empty()) {
+                (false, true) => Some(name.clone()),
+                (true, true) => Some(format!("{name}: would be deleted")),
+                (true, false) => Some(format!("{name}: kept, {kept}")),
+                (false, false) => None,
+            };
+            if let Some(line) = line {
+                output::though_unread(output::print_line(&line))?;
             }
-            progress.step(&network.name);
+            progress.step(&name);
         }
     }
 }

@@ -179,7 +179,7 @@ async fn delete(client: &Client, args: Delete) -> Result<(), Failure> {
             force: args.force,
         };
         let result = answer(client.circuit().delete_network(request).await);
-        failures.keep(result.and_then(|()| output::print_line(&name)))?;
+        failures.keep(result.and_then(|()| output::print_line(&name)));
     }
     failures.finish()
 }
