@@ -519,6 +519,14 @@ async fn containers_and_events() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_large_fleet_is_listed_too() {
+    let server = Server::start().await;
+    server.world.fleet.store(100_000, Ordering::SeqCst);
+    let all = run(&server.target(), &["ps", "--cluster"]).await.ok();
+    assert_eq!(all.lines().count(), 1 + 1 + 100_001);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn traffic_is_shown_in_frames() {
     let server = Server::start().await;
     let at = &server.target();
