@@ -5,6 +5,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::client::{Client, answer, question};
+use super::network::config;
 use super::output::{self, Failure, Format, FormatArg};
 use super::progress::{Progress, interruption};
 use super::ps::network_json;
@@ -111,7 +112,7 @@ fn row(member: &v1::NetworkMember) -> [String; 7] {
 
 fn to_json(seen: &v1::InspectNetworkResponse) -> Value {
     let network = seen.network.clone().unwrap_or_default();
-    let config: Value = serde_json::from_slice(&network.data).unwrap_or(Value::Null);
+    let config = config(&network.data).unwrap_or(Value::Null);
     let pool = |pool: &v1::PoolUse| {
         json!({
             "name": pool.name, "family": if pool.ipv6 { 6 } else { 4 },
