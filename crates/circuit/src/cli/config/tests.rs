@@ -118,6 +118,15 @@ fn clients_take_what_is_theirs() {
 }
 
 #[test]
+fn a_token_file_may_stand_elsewhere_than_the_picture() {
+    let line = "circuit server --web-token-file /t";
+    let seen = loaded("web = \"127.0.0.1:1\"", &[], line);
+    assert_eq!(of(&seen, "web-token-file"), ("/t".into(), "flag"));
+    let seen = loaded("", &[("CIRCUIT_WEB", "127.0.0.1:1")], line);
+    assert_eq!(of(&seen, "web"), ("127.0.0.1:1".into(), "variable"));
+}
+
+#[test]
 fn wrong_values_name_where_they_are() {
     for (file, variables, want) in [
         (
