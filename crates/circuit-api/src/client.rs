@@ -2,10 +2,11 @@
 //!
 //! ```no_run
 //! use circuit_api::v1::circuit_client::CircuitClient;
-//! use circuit_api::{ClientOptions, connect};
+//! use circuit_api::{ClientOptions, LARGEST_ANSWER, connect};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let mut circuit = CircuitClient::new(connect(&ClientOptions::default()).await?);
+//! let channel = connect(&ClientOptions::default()).await?;
+//! let mut circuit = CircuitClient::new(channel).max_decoding_message_size(LARGEST_ANSWER);
 //! # Ok(()) }
 //! ```
 
@@ -26,6 +27,10 @@ pub use crate::tls::TlsOptions;
 
 /// How long one attempt to reach a target may take.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a client should take for an answer, in bytes. By itself it takes 4 MiB, and
+/// the containers of a large fleet are more.
+pub const LARGEST_ANSWER: usize = 256 << 20;
 
 /// Which daemon to talk to, and how.
 #[derive(Debug, Clone, Default)]

@@ -6,7 +6,7 @@ pub mod client;
 mod tls;
 
 pub use address::{ListenAddress, Target};
-pub use client::{ClientOptions, ConnectError, TlsOptions, connect};
+pub use client::{ClientOptions, ConnectError, LARGEST_ANSWER, TlsOptions, connect};
 
 /// Generated messages, client and server of what CoreDNS calls.
 pub mod coredns {

@@ -7,8 +7,10 @@
 )]
 
 use std::fs;
+use std::io::{self, Write};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use circuit::redis::{Event, Failure, Script, Store, Subscription, Url, Value, cmd, pipe};
 use circuit_testing::{Ends, PATIENCE, RedisServer, certificates, free_ports, wait_until};
@@ -270,4 +272,55 @@ async fn it_comes_back_by_itself() {
     assert_eq!(next(&mut subscription).await, Event::Resumed);
     say(&store, "back").await;
     assert_eq!(next(&mut subscription).await, said("back"));
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// On one thread, whose log lines are looked at.
+#[tokio::test]
+async fn one_that_refuses_what_is_asked_is_not_run_after() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone());
+    let _logged = tracing::subscriber::set_default(subscriber.finish());
+    let server = RedisServer::start_with(&["--replicaof", "127.0.0.1", "1"]);
+    let store = open(&server.url()).await;
+    let mut subscription = store.subscribe(&[CHANNEL], &[]);
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(5) {
+        assert!(count(&store).await.unwrap_err().is_unavailable());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let told = server.cli(&["INFO", "stats"]);
+    let told = told.lines().find_map(|line| {
+        let count = line.strip_prefix("total_connections_received:")?;
+        count.trim().parse::<u32>().ok()
+    });
+    // Each time one for commands and one that listens.
+    assert!(told.unwrap() < 30, "{told:?}");
+    let lines = || String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let connected = || lines().matches("connected to redis").count();
+    assert!((1..10).contains(&lines().lines().count()), "{}", lines());
+    assert!(lines().contains("read only replica"), "{}", lines());
+    assert_eq!(connected(), 1, "{}", lines());
+    // It is the master now.
+    server.cli(&["REPLICAOF", "NO", "ONE"]);
+    let deadline = Instant::now() + PATIENCE;
+    while count(&store).await.is_err() || connected() < 2 {
+        assert!(Instant::now() < deadline, "{:?}", store.link());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(next(&mut subscription).await, Event::Resumed);
 }

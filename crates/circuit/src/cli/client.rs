@@ -8,7 +8,7 @@ use circuit_api::v1::{
     containers_client::ContainersClient, dns_client::DnsClient, doctor_client::DoctorClient,
     events_client::EventsClient, ipam_client::IpamClient, networks_client::NetworksClient,
 };
-use circuit_api::{ClientOptions, Target, TlsOptions, connect};
+use circuit_api::{ClientOptions, LARGEST_ANSWER, Target, TlsOptions, connect};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
@@ -36,42 +36,42 @@ impl Client {
 
     /// The service of networks.
     pub(super) fn circuit(&self) -> CircuitClient<Channel> {
-        CircuitClient::new(self.channel.clone())
+        CircuitClient::new(self.channel.clone()).max_decoding_message_size(LARGEST_ANSWER)
     }
 
     /// The service of nodes.
     pub(super) fn cluster(&self) -> ClusterClient<Channel> {
-        ClusterClient::new(self.channel.clone())
+        ClusterClient::new(self.channel.clone()).max_decoding_message_size(LARGEST_ANSWER)
     }
 
     /// The service of address pools.
     pub(super) fn ipam(&self) -> IpamClient<Channel> {
-        IpamClient::new(self.channel.clone())
+        IpamClient::new(self.channel.clone()).max_decoding_message_size(LARGEST_ANSWER)
     }
 
     /// The service of names.
     pub(super) fn dns(&self) -> DnsClient<Channel> {
-        DnsClient::new(self.channel.clone())
+        DnsClient::new(self.channel.clone()).max_decoding_message_size(LARGEST_ANSWER)
     }
 
     /// The service of networks as a whole.
     pub(super) fn networks(&self) -> NetworksClient<Channel> {
-        NetworksClient::new(self.channel.clone())
+        NetworksClient::new(self.channel.clone()).max_decoding_message_size(LARGEST_ANSWER)
     }
 
     /// The service that examines a node.
     pub(super) fn doctor(&self) -> DoctorClient<Channel> {
-        DoctorClient::new(self.channel.clone())
+        DoctorClient::new(self.channel.clone()).max_decoding_message_size(LARGEST_ANSWER)
     }
 
     /// The service of events.
     pub(super) fn events(&self) -> EventsClient<Channel> {
-        EventsClient::new(self.channel.clone())
+        EventsClient::new(self.channel.clone()).max_decoding_message_size(LARGEST_ANSWER)
     }
 
     /// The service of containers.
     pub(super) fn containers(&self) -> ContainersClient<Channel> {
-        ContainersClient::new(self.channel.clone())
+        ContainersClient::new(self.channel.clone()).max_decoding_message_size(LARGEST_ANSWER)
     }
 }
 

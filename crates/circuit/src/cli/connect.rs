@@ -180,7 +180,7 @@ where
             }
             other => other,
         });
-        failures.keep(named.and_then(|line| output::print_line(&line)))?;
+        failures.keep(named.and_then(|line| output::print_line(&line)));
         progress.step(&container);
     }
     drop(progress);
@@ -189,7 +189,7 @@ where
         failures.keep(Err(format!(
             "stopped: {left} of {total} were left as they are"
         )
-        .into()))?;
+        .into()));
     }
     failures.finish()
 }

@@ -55,17 +55,17 @@ impl Command {
         match self {
             Self::Stop(Stopping { names, timeout }) => {
                 for name in unique(names) {
-                    failures.keep(stop(&client, name, timeout).await)?;
+                    failures.keep(stop(&client, name, timeout).await);
                 }
             }
             Self::Start(Starting { names }) => {
                 for name in unique(names) {
-                    failures.keep(start(&client, name).await)?;
+                    failures.keep(start(&client, name).await);
                 }
             }
             Self::Restart(Stopping { names, timeout }) => {
                 for name in unique(names) {
-                    failures.keep(restart(&client, name, timeout).await)?;
+                    failures.keep(restart(&client, name, timeout).await);
                 }
             }
         }

@@ -51,7 +51,8 @@ impl Doctor {
             };
             progress.clear();
             if self.format.format == Format::Table {
-                output::print(text(&finding, io::stdout().is_terminal()).as_bytes())?;
+                let text = text(&finding, io::stdout().is_terminal());
+                output::though_unread(output::print(text.as_bytes()))?;
             }
             progress.step(&finding.check);
             all.push(finding);
@@ -59,7 +60,7 @@ impl Doctor {
         drop(progress);
         if self.format.format == Format::Json {
             let findings: Value = all.iter().map(to_json).collect();
-            output::print_json(&json!({ "findings": findings }))?;
+            output::though_unread(output::print_json(&json!({ "findings": findings })))?;
         }
         verdict(&all)
     }

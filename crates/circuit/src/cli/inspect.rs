@@ -5,6 +5,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::client::{Client, answer, question};
+use super::network::config;
 use super::output::{self, Failure, Format, FormatArg};
 use super::progress::{Progress, interruption};
 use super::ps::network_json;
@@ -111,7 +112,7 @@ fn row(member: &v1::NetworkMember) -> [String; 7] {
 
 fn to_json(seen: &v1::InspectNetworkResponse) -> Value {
     let network = seen.network.clone().unwrap_or_default();
-    let config: Value = serde_json::from_slice(&network.data).unwrap_or(Value::Null);
+    let config = config(&network.data).unwrap_or(Value::Null);
     let pool = |pool: &v1::PoolUse| {
         json!({
             "name": pool.name, "family": if pool.ipv6 { 6 } else { 4 },
@@ -164,15 +165,17 @@ impl Prune {
                 return Ok(());
             };
             progress.clear();
-            match (self.dry_run, network.kept.is_empty()) {
-                (false, true) => output::print_line(&network.name)?,
-                (true, true) => output::print_line(&format!("{}: would be deleted", network.name))?,
-                (true, false) => {
-                    output::print_line(&format!("{}: kept, {}", network.name, network.kept))?;
-                }
-                (false, false) => {}
+            let v1::PrunedNetwork { name, kept } = network;
+            let line = match (self.dry_run, kept.is_empty()) {
+                (false, true) => Some(name.clone()),
+                (true, true) => Some(format!("{name}: would be deleted")),
+                (true, false) => Some(format!("{name}: kept, {kept}")),
+                (false, false) => None,
+            };
+            if let Some(line) = line {
+                output::though_unread(output::print_line(&line))?;
             }
-            progress.step(&network.name);
+            progress.step(&name);
         }
     }
 }

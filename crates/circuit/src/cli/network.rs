@@ -145,9 +145,16 @@ async fn list(client: &Client, format: Format) -> Result<(), Failure> {
     }
 }
 
+/// A stored configuration as JSON; it may have a byte order mark in front, as
+/// `create` takes it.
+pub(super) fn config(data: &[u8]) -> Option<Value> {
+    let bytes = data.strip_prefix(b"\xef\xbb\xbf").unwrap_or(data);
+    serde_json::from_slice(bytes).ok()
+}
+
 /// The type of the first plugin of a CNI configuration, or `-`.
 fn first_type(data: &[u8]) -> String {
-    let Ok(config) = serde_json::from_slice::<Value>(data) else {
+    let Some(config) = config(data) else {
         return "-".into();
     };
     let plugin = match config.get("plugins") {
@@ -179,7 +186,7 @@ async fn delete(client: &Client, args: Delete) -> Result<(), Failure> {
             force: args.force,
         };
         let result = answer(client.circuit().delete_network(request).await);
-        failures.keep(result.and_then(|()| output::print_line(&name)))?;
+        failures.keep(result.and_then(|()| output::print_line(&name)));
     }
     failures.finish()
 }
@@ -239,6 +246,7 @@ mod tests {
                 "bridge",
             ),
             (r#"{"type":"macvlan"}"#, "macvlan"),
+            ("\u{feff}{\"type\":\"macvlan\"}", "macvlan"),
             (r#"{"plugins":[]}"#, "-"),
             (r#"{"plugins":{"type":"a"}}"#, "-"),
             (r#"{"type":1}"#, "-"),

@@ -57,6 +57,15 @@ pub(super) fn print_line(line: &str) -> Result<(), Failure> {
     print(format!("{}\n", text::one_line(line)).as_bytes())
 }
 
+/// That nobody reads what was done is no reason to leave the rest undone, nor to
+/// keep the outcome back.
+pub(super) fn though_unread(printed: Result<(), Failure>) -> Result<(), Failure> {
+    match printed {
+        Err(Failure::Unread) => Ok(()),
+        printed => printed,
+    }
+}
+
 /// Writes a JSON value to standard output.
 pub(super) fn print_json(value: &Value) -> Result<(), Failure> {
     print(format!("{value:#}\n").as_bytes())

@@ -121,7 +121,7 @@ pub struct ServerArgs {
     web: Option<SocketAddr>,
 
     /// The file with the token that --web asks for; needed beyond loopback.
-    #[arg(long, value_name = "PATH", requires = "web")]
+    #[arg(long, value_name = "PATH")]
     web_token_file: Option<PathBuf>,
 
     /// A collector that is told of traces, by OTLP over gRPC, such as
@@ -432,6 +432,9 @@ fn web_token(
             None => Ok(None),
         };
     };
+    if web.is_none() {
+        return Err("--web-token-file is for --web, which is not given; give both".into());
+    }
     let shown = path.display();
     let text = std::fs::read_to_string(path)
         .map_err(|e| format!("--web-token-file: cannot read {shown}: {e}"))?;
@@ -584,7 +587,10 @@ mod tests {
             ("circuit server --metrics 0.0.0.0:9464", "beyond loopback"),
             ("circuit server --web 0.0.0.0:8081", "--web-token-file"),
             ("circuit server --web [::]:8081", "is beyond loopback"),
-            ("circuit server --web-token-file /t", "--web"),
+            (
+                "circuit server --web-token-file /t",
+                "--web-token-file is for --web",
+            ),
             (
                 "circuit server --web 127.0.0.1:1 --web-token-file /nonexistent",
                 "--web-token-file: cannot read",

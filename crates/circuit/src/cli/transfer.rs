@@ -64,7 +64,7 @@ pub(super) async fn push(client: &Client, args: Push) -> Result<(), Failure> {
         let data = match data {
             Ok(data) => data,
             Err(failure) => {
-                failures.keep(Err(failure))?;
+                failures.keep(Err(failure));
                 continue;
             }
         };
@@ -73,7 +73,7 @@ pub(super) async fn push(client: &Client, args: Push) -> Result<(), Failure> {
             true => output::print_line(&format!("{name} is there already")),
             false => create(client, &name, data, args.force).await,
         };
-        failures.keep(result)?;
+        failures.keep(result);
     }
     failures.finish()
 }
@@ -99,14 +99,14 @@ pub(super) async fn pull(client: &Client, args: Pull) -> Result<(), Failure> {
                 let text = format!(
                     "network {name} does not exist; `circuit network ls` shows those that do"
                 );
-                failures.keep(Err(text.into()))?;
+                failures.keep(Err(text.into()));
             }
         }
         networks.retain(|network| wanted.contains(&network.name));
     }
     fs::create_dir_all(&dir).map_err(|e| cannot("make", &dir, &e))?;
     for network in networks {
-        failures.keep(write(&dir, &network, args.force))?;
+        failures.keep(write(&dir, &network, args.force));
     }
     failures.finish()
 }

@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use circuit_core::event::{Event, Events, Kind, Since};
 use futures::stream::{self, BoxStream, StreamExt as _};
 use tokio::sync::broadcast;
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 pub use fleet::follow_fleet;
 
@@ -18,6 +18,8 @@ pub use fleet::follow_fleet;
 const KEPT: usize = 4096;
 /// How many events a watcher may be behind.
 const BEHIND: usize = 4096;
+
+type Receiver = broadcast::Receiver<Arc<Event>>;
 
 /// An event to be told; what it does not say stays empty.
 #[derive(Debug, Clone, Default)]
@@ -88,11 +90,25 @@ impl EventLog {
         let _ = self.live.send(event);
     }
 
-    /// What a watcher gets in the place of what it missed.
-    fn missed(&self, count: u64) -> Arc<Event> {
-        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::new(Event {
-            id: memory.next.saturating_sub(1),
+    /// What a watcher gets in the place of what it missed, and what it gets then. The
+    /// id is that of the last one missed: who goes on `after` it misses nothing more.
+    fn missed(&self, mut count: u64, live: &mut Receiver) -> (Arc<Event>, Option<Arc<Event>>) {
+        let next = loop {
+            match live.try_recv() {
+                Ok(event) => break Some(event),
+                Err(TryRecvError::Lagged(more)) => count += more,
+                Err(TryRecvError::Empty | TryRecvError::Closed) => break None,
+            }
+        };
+        let id = match &next {
+            Some(event) => event.id,
+            None => {
+                let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+                memory.next
+            }
+        };
+        let missed = Arc::new(Event {
+            id: id.saturating_sub(1),
             at: SystemTime::now(),
             node: Arc::clone(&self.node),
             kind: Kind::Missed,
@@ -101,10 +117,11 @@ impl EventLog {
             interface: String::new(),
             ips: Vec::new(),
             message: format!("{count} events were missed: ask anew for what is there"),
-        })
+        });
+        (missed, next)
     }
 
-    fn earlier(&self, since: Since) -> (Vec<Arc<Event>>, broadcast::Receiver<Arc<Event>>) {
+    fn earlier(&self, since: Since) -> (Vec<Arc<Event>>, Receiver) {
         // Under the lock, so that nothing falls between the two.
         let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         let live = self.live.subscribe();
@@ -129,12 +146,15 @@ impl Events for Watched {
     fn watch(&self, since: Since) -> BoxStream<'static, Arc<Event>> {
         let (earlier, live) = self.0.earlier(since);
         let log = Arc::clone(&self.0);
-        let later = stream::unfold((live, log), |(mut live, log)| async move {
+        let later = stream::unfold((live, log, None), |(mut live, log, next)| async move {
+            if let Some(event) = next {
+                return Some((event, (live, log, None)));
+            }
             match live.recv().await {
-                Ok(event) => Some((event, (live, log))),
+                Ok(event) => Some((event, (live, log, None))),
                 Err(RecvError::Lagged(count)) => {
-                    let missed = log.missed(count);
-                    Some((missed, (live, log)))
+                    let (missed, next) = log.missed(count, &mut live);
+                    Some((missed, (live, log, next)))
                 }
                 Err(RecvError::Closed) => None,
             }
@@ -208,6 +228,9 @@ mod tests {
                 .iter()
                 .all(|event| event.kind == Kind::TaskStarted)
         );
+        // Who goes on after the first one gets all the others.
+        assert!(seen.is_sorted_by(|one, next| one.id < next.id));
+        assert_eq!(seen[0].id + 1, seen[1].id);
     }
 
     #[test]

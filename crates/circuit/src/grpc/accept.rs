@@ -1,6 +1,7 @@
 //! Accepts connections of every listener into one stream. Nothing a client
 //! does, and no shortage of descriptors, ends it.
 
+use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -9,6 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +23,10 @@ use crate::clients::{Clients, is_from_afar};
 const MAX_CONNECTIONS: usize = 512;
 /// How long a client may take for the TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take for HTTP/2's preface, of so many bytes. Only from then
+/// on it is asked for signs of life.
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
 
 /// What is accepted.
 pub(super) type Accepted = mpsc::Receiver<Connection>;
@@ -98,13 +104,24 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 /// A connection of whatever kind.
 pub(super) struct Connection {
     stream: Box<dyn Stream>,
+    preface: Option<Preface>,
     _permit: OwnedSemaphorePermit,
+}
+
+/// What is missing of the preface, and until when it may be.
+struct Preface {
+    left: usize,
+    patience: Pin<Box<Sleep>>,
 }
 
 impl Connection {
     fn new(stream: impl Stream + 'static, permit: OwnedSemaphorePermit) -> Self {
         Self {
             stream: Box::new(stream),
+            preface: Some(Preface {
+                left: PREFACE,
+                patience: Box::pin(tokio::time::sleep(PREFACE_TIMEOUT)),
+            }),
             _permit: permit,
         }
     }
@@ -116,7 +133,22 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let this = &mut *self;
+        let before = buf.filled().len();
+        let read = Pin::new(&mut this.stream).poll_read(cx, buf);
+        if let Some(preface) = &mut this.preface {
+            let came = buf.filled().len().saturating_sub(before);
+            preface.left = preface.left.saturating_sub(came);
+            if preface.left == 0 {
+                this.preface = None;
+            } else if read.is_pending() && preface.patience.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "the client said nothing",
+                )));
+            }
+        }
+        read
     }
 }
 
@@ -147,5 +179,45 @@ impl AsyncWrite for Connection {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::Semaphore;
+    use tokio::time::{Instant, timeout};
+
+    use super::*;
+
+    fn connection() -> (tokio::io::DuplexStream, Connection) {
+        let (client, stream) = tokio::io::duplex(64);
+        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        (client, Connection::new(stream, permit))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_says_nothing_is_not_kept() {
+        let (mut client, mut connection) = connection();
+        let start = Instant::now();
+        // Nor is one that says little.
+        client.write_all(&[0; PREFACE - 1]).await.unwrap();
+        connection.read_exact(&mut [0; PREFACE - 1]).await.unwrap();
+        let silent = timeout(PREFACE_TIMEOUT * 2, connection.read_u8()).await;
+        let error = silent.unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(start.elapsed() >= PREFACE_TIMEOUT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_has_begun_may_be_silent() {
+        let (mut client, mut connection) = connection();
+        client.write_all(&[0; PREFACE]).await.unwrap();
+        connection.read_exact(&mut [0; PREFACE]).await.unwrap();
+        let silent = timeout(PREFACE_TIMEOUT * 20, connection.read_u8()).await;
+        assert!(silent.is_err(), "{silent:?}");
     }
 }

@@ -18,6 +18,11 @@ use super::{Failure, Subscription, Url};
 const BETWEEN: Duration = Duration::from_millis(400);
 /// The longest time between two log lines about a Redis that is away.
 const QUIET: Duration = Duration::from_secs(300);
+/// A connection that is lost earlier was of no use: the server takes connections, and
+/// then refuses what is asked of it, as a replica does and a node of a Redis Cluster.
+const SETTLED: Duration = Duration::from_secs(5);
+/// The shortest and the longest time before the next one after such a one.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
 /// A Lua script, known to the server by its hash.
 pub struct Script {
@@ -341,34 +346,51 @@ impl Inner {
 
 /// Connects whenever there is no connection, until the store is gone.
 async fn keep(store: Weak<Inner>, mut link: watch::Receiver<Link>) {
+    let mut outage = Outage::first();
     loop {
         let Some(inner) = store.upgrade() else { return };
         let connector = Arc::clone(&inner.connector);
-        let lost_at = link.borrow_and_update().since;
         drop(inner);
-        let Some(connection) = reconnect(&store, &connector).await else {
+        let Some(connection) = reconnect(&store, &connector, &mut outage).await else {
             return;
         };
         let Some(inner) = store.upgrade() else { return };
         inner.gain(connection);
         drop(inner);
-        tracing::info!(
-            "connected to redis at {} after {:.1} s",
-            connector.url(),
-            lost_at.elapsed().as_secs_f32()
-        );
-        if link.wait_for(|link| !link.is_up()).await.is_err() {
-            return;
+        if outage.rounds == 0 {
+            outage.over(connector.url());
         }
-        // A server that takes connections and fails at once is not run after.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        let lost = match tokio::time::timeout(SETTLED, down(&mut link)).await {
+            Ok(lost) => {
+                outage.rounds = outage.rounds.saturating_add(1);
+                lost
+            }
+            Err(_) => {
+                outage.over(connector.url());
+                let lost = down(&mut link).await;
+                outage = Outage::new();
+                lost
+            }
+        };
+        let Some(failure) = lost else { return };
+        outage.complain(connector.url(), &failure);
+        tokio::time::sleep(outage.pause()).await;
     }
 }
 
+/// Why the connection is lost, once it is; none when the store is gone.
+async fn down(link: &mut watch::Receiver<Link>) -> Option<Failure> {
+    let link = link.wait_for(|link| !link.is_up()).await.ok()?;
+    link.failure.clone()
+}
+
 /// Tries until a connection comes about; none when the store is gone.
-async fn reconnect(store: &Weak<Inner>, connector: &Arc<Connector>) -> Option<Connection> {
+async fn reconnect(
+    store: &Weak<Inner>,
+    connector: &Arc<Connector>,
+    outage: &mut Outage,
+) -> Option<Connection> {
     let mut attempts = FuturesUnordered::new();
-    let mut complaints = Complaints::default();
     let mut next = tokio::time::Instant::now();
     loop {
         tokio::select! {
@@ -383,7 +405,7 @@ async fn reconnect(store: &Weak<Inner>, connector: &Arc<Connector>) -> Option<Co
                 Ok(connection) => return Some(connection),
                 Err(failure) => {
                     let inner = store.upgrade()?;
-                    complaints.complain(connector.url(), &failure);
+                    outage.complain(connector.url(), &failure);
                     inner.tell(Some(failure), false);
                 }
             },
@@ -392,20 +414,58 @@ async fn reconnect(store: &Weak<Inner>, connector: &Arc<Connector>) -> Option<Co
     }
 }
 
-/// Log lines about one outage: the first failure, then after growing intervals.
-#[derive(Default)]
-struct Complaints {
+/// The time without a connection that lasts, and what was told of it: the first
+/// failure, then others after growing intervals.
+struct Outage {
+    since: Instant,
+    /// Whether there is something to take back.
+    told: bool,
     last: Option<Instant>,
     wait: Duration,
+    /// How many connections in a row were lost at once.
+    rounds: u32,
 }
 
-impl Complaints {
+impl Outage {
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            told: false,
+            last: None,
+            wait: Duration::ZERO,
+            rounds: 0,
+        }
+    }
+
+    /// Before the first connection, which is told of in any case.
+    fn first() -> Self {
+        Self {
+            told: true,
+            ..Self::new()
+        }
+    }
+
     fn complain(&mut self, url: &Url, failure: &Failure) {
         if self.last.is_some_and(|last| last.elapsed() < self.wait) {
             return;
         }
         self.last = Some(Instant::now());
         self.wait = (self.wait * 2).clamp(Duration::from_secs(1), QUIET);
+        self.told = true;
         tracing::warn!("no connection to redis at {url}, still trying: {failure}");
+    }
+
+    /// A connection is there.
+    fn over(&mut self, url: &Url) {
+        if std::mem::take(&mut self.told) {
+            let after = self.since.elapsed().as_secs_f32();
+            tracing::info!("connected to redis at {url} after {after:.1} s");
+        }
+    }
+
+    /// The time until the next connection.
+    fn pause(&self) -> Duration {
+        let (first, longest) = PAUSES;
+        (first * 2_u32.saturating_pow(self.rounds)).min(longest)
     }
 }

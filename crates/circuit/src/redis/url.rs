@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+/// The host of a URL that names none, as the original Circuit has it.
+const HOST: &str = "localhost";
 /// Redis' port.
 const PORT: u16 = 6379;
 /// The sentinels' port.
@@ -122,7 +124,7 @@ impl Url {
     }
 
     fn single(rest: &str) -> Result<Self, String> {
-        let (login, hosts, path) = parts(rest, PORT)?;
+        let (login, hosts, path) = parts(rest, Some(HOST), PORT)?;
         let [(host, port)] = <[_; 1]>::try_from(hosts).map_err(|_| {
             "it names several hosts: that is for redis+sentinel:// and redis+cluster://".to_owned()
         })?;
@@ -138,7 +140,7 @@ impl Url {
     }
 
     fn sentinel(rest: &str) -> Result<Self, String> {
-        let (login, hosts, path) = parts(rest, SENTINEL_PORT)?;
+        let (login, hosts, path) = parts(rest, None, SENTINEL_PORT)?;
         let (master, database) = path.split_once('/').unwrap_or((path, ""));
         if master.is_empty() {
             return Err(
@@ -151,7 +153,7 @@ impl Url {
     }
 
     fn cluster(rest: &str) -> Result<Self, String> {
-        let (login, hosts, path) = parts(rest, PORT)?;
+        let (login, hosts, path) = parts(rest, None, PORT)?;
         Ok(Self::of(Kind::Cluster(hosts), login, number(path)?))
     }
 
@@ -196,8 +198,8 @@ impl Url {
 
 type Parts<'a> = (Login, Vec<(String, u16)>, &'a str);
 
-/// Who, where, and the path.
-fn parts(rest: &str, port: u16) -> Result<Parts<'_>, String> {
+/// Who, where, and the path; where it names no host, this one is meant.
+fn parts<'a>(rest: &'a str, host: Option<&str>, port: u16) -> Result<Parts<'a>, String> {
     // A password may hold an @ or a slash that somebody forgot to encode.
     let (login, rest) = match rest.rsplit_once('@') {
         Some((login, rest)) => (credentials(login)?, rest),
@@ -206,7 +208,7 @@ fn parts(rest: &str, port: u16) -> Result<Parts<'_>, String> {
     let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
     let hosts = hosts
         .split(',')
-        .map(|host| endpoint(host, port))
+        .map(|text| endpoint(text, host, port))
         .collect::<Result<Vec<_>, _>>()?;
     Ok((login, hosts, path))
 }
@@ -222,7 +224,7 @@ fn credentials(text: &str) -> Result<Login, String> {
     })
 }
 
-fn endpoint(text: &str, default: u16) -> Result<(String, u16), String> {
+fn endpoint(text: &str, or: Option<&str>, default: u16) -> Result<(String, u16), String> {
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {
         let (host, rest) = rest
             .split_once(']')
@@ -234,9 +236,8 @@ fn endpoint(text: &str, default: u16) -> Result<(String, u16), String> {
             None => (text, None),
         }
     };
-    if host.is_empty() {
-        return Err(format!("the host is missing: give {FORMS}"));
-    }
+    let host = Some(host).filter(|host| !host.is_empty()).or(or);
+    let host = host.ok_or_else(|| format!("the host is missing: give {FORMS}"))?;
     let port = match port {
         None => default,
         Some(port) => match port.parse() {
@@ -343,6 +344,20 @@ mod tests {
     }
 
     #[test]
+    fn no_host_is_this_one() {
+        for (text, port, database) in [
+            ("redis://", 6379, 0),
+            ("redis://:7000", 7000, 0),
+            ("redis:///3", 6379, 3),
+            ("rediss://ann:secret@:7000/3", 7000, 3),
+        ] {
+            let url = Url::parse(text).unwrap();
+            assert_eq!(url.kind, single("localhost", port), "{text}");
+            assert_eq!(url.database, database, "{text}");
+        }
+    }
+
+    #[test]
     fn who_to_be() {
         let url = Url::parse("redis://ann:p%40ss%2Fw@a").unwrap();
         assert_eq!(url.login.user.as_deref(), Some("ann"));
@@ -377,8 +392,9 @@ mod tests {
             ("localhost:6379", "no scheme"),
             ("http://secret@a", "the scheme \"http\" is unknown"),
             ("rediss+unix:///a", "is unknown"),
-            ("redis://", "host is missing"),
-            ("redis://ann:secret@", "host is missing"),
+            ("redis://a,", "several hosts"),
+            ("redis+cluster://:6379", "host is missing"),
+            ("redis+sentinel://ann:secret@/mine", "host is missing"),
             ("redis://ann@a", "a user and no password"),
             ("redis://a:0", "no number from 1"),
             ("redis://ann:secret/a", "no number from 1"),

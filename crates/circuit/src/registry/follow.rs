@@ -24,8 +24,8 @@ pub(super) struct Follower {
     known: HashMap<String, u64>,
     /// Every change up to this one was heard of.
     since: u64,
-    /// How far the list of all nodes was compared, and what was in it.
-    from: usize,
+    /// Up to which revision the list of all nodes was compared, and what was in it.
+    from: u64,
     listed: HashSet<String>,
     /// Nodes that are not in the list, though nobody said that they went, and
     /// until when they are believed to be there: Redis has lost its data, and
@@ -65,9 +65,15 @@ impl Follower {
         self.since
     }
 
-    /// The place in the list of all nodes to compare from.
-    pub(super) fn from(&self) -> usize {
+    /// The revision behind which to go on in the list of all nodes.
+    pub(super) fn from(&self) -> u64 {
         self.from
+    }
+
+    /// How many nodes are soon not believed in any more.
+    #[cfg(test)]
+    pub(super) fn unlisted(&self) -> usize {
+        self.unlisted.len()
     }
 
     pub(super) fn nonsense(&self) -> u64 {
@@ -92,7 +98,7 @@ impl Follower {
             None => self.since.min(tick.last),
         };
         self.compare(&tick.some);
-        Ok(())
+        self.disbelieve(store).await
     }
 
     /// Whether a node is to be read, which has this revision in Redis. An older one
@@ -118,7 +124,7 @@ impl Follower {
             self.unlisted.remove(node);
             self.listed.insert(node.clone());
         }
-        self.from += some.len();
+        self.from = some.last().map_or(self.from, |(_, revision)| *revision);
         if some.len() < scripts::PAGE {
             let until = Instant::now() + self.lease;
             let listed = std::mem::take(&mut self.listed);
@@ -133,12 +139,24 @@ impl Follower {
                 .retain(|node, _| listed.contains(node) || held.contains_key(node));
             self.older.retain(|node, _| listed.contains(node));
         }
+    }
+
+    /// Gives up nodes that were not in the list for long enough, unless Redis has
+    /// them after all.
+    async fn disbelieve(&mut self, store: &Store) -> Result<(), Failure> {
         let now = Instant::now();
         let over = self.unlisted.iter().filter(|(_, until)| **until <= now);
-        for node in over.map(|(node, _)| node.clone()).collect::<Vec<_>>() {
-            self.gone(&node);
-            self.known.remove(&node);
+        let over: Vec<String> = over.map(|(node, _)| node.clone()).collect();
+        for nodes in over.chunks(BATCH) {
+            self.read(store, nodes).await?;
         }
+        for node in over {
+            self.unlisted.remove(&node);
+            if self.fleet.revision(&node).is_none() {
+                self.known.remove(&node);
+            }
+        }
+        Ok(())
     }
 
     /// Takes a message over.
@@ -152,17 +170,14 @@ impl Follower {
             return Ok(());
         }
         match &told.kind {
-            Kind::Gone => {
-                self.gone(&told.node);
-                self.known.insert(told.node, told.revision);
-                Ok(())
-            }
             Kind::Change(change) if known == Some(told.before) => {
                 self.change(&told, change);
                 Ok(())
             }
-            // Something was missed, or everything is other.
-            Kind::Change(_) | Kind::Word => self.read(store, &[told.node]).await,
+            // Something was missed, or everything is other. Nor is it believed unread
+            // that a node went: what is said in one database of a Redis is heard in
+            // all of them.
+            Kind::Change(_) | Kind::Word | Kind::Gone => self.read(store, &[told.node]).await,
         }
     }
 

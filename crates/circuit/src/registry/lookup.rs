@@ -1,5 +1,6 @@
 //! Addresses and nodes of the whole fleet.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,7 +56,7 @@ impl FleetLookup {
             of_record(record, network).for_each(|found| add(ips, found));
         }
         let wanted = |ip: &ContainerIp| network.is_none_or(|network| network == ip.network);
-        let asked = self.originals.ask(container).await;
+        let asked = self.originals.ask(container, &fleet).await;
         let known = !records.is_empty() || !asked.is_empty();
         asked
             .into_iter()
@@ -168,7 +169,9 @@ impl Nodes for FleetLookup {
                 }));
             }
         }
-        let originals = self.originals.nodes().into_iter();
+        let listed: HashSet<String> = nodes.iter().map(|node| node.info.name.clone()).collect();
+        let originals = self.originals.nodes(&self.registry.fleet()).into_iter();
+        let originals = originals.filter(|info| !listed.contains(&info.name));
         nodes.extend(originals.map(|info| ClusterNode {
             info,
             state: "original".to_owned(),

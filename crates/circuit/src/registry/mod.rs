@@ -11,6 +11,8 @@ mod lookup;
 mod original;
 mod publish;
 mod scripts;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::sync::Arc;
@@ -148,14 +150,14 @@ impl Beacon {
     /// # Errors
     /// When Redis is away.
     pub async fn beat(&mut self) -> std::result::Result<(), Failure> {
-        /// No change is later, and no place is behind it.
+        /// No change is later.
         const NEVER: u64 = 1 << 52;
         let asked = Asked {
             word: &word(&self.settings, self.local.as_ref()),
             lease: millis(self.settings.lease),
             beat: true,
             since: NEVER,
-            from: usize::try_from(NEVER).unwrap_or(usize::MAX),
+            from: NEVER,
         };
         let tick = scripts::tick(&self.store, self.publisher.identity(), &asked).await?;
         self.publisher.heard(&tick);

@@ -3,22 +3,23 @@
 //!
 //! The original asks everybody on one channel and waits for as many answers as
 //! there are nodes. Ours know each other's containers; so only originals are
-//! waited for, and one that does not answer is not waited for again before it has
-//! been heard of anew.
+//! waited for, and one that does not answer is not waited for again before the
+//! next look at who is there.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use circuit_api::v1;
+use circuit_core::fleet::Snapshot;
 use circuit_core::service::{ContainerIp, NodeInfo};
 use prost::Message;
 use prost_types::Any;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
-use super::{Local, Registry};
+use super::{Local, Registry, scripts};
 use crate::redis::{Event, Failure, Store, Subscription, Value, cmd, pipe};
 
 /// Where the original's questions are asked.
@@ -33,6 +34,9 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 const PROBER: &str = "circuit:{fleet}:prober";
 /// What was found.
 const FOUND: &str = "circuit:{fleet}:originals";
+/// For how long a node of ours that is gone may still have such a key: its lease
+/// may have ended so much earlier.
+const OUTLASTS: Duration = Duration::from_secs(30);
 /// How long answers are waited for.
 const PATIENCE: Duration = Duration::from_millis(300);
 /// Answers that wait for whoever asked.
@@ -81,8 +85,8 @@ pub(super) struct Originals {
     lease: Duration,
     local: Arc<dyn Local>,
     known: ArcSwap<Vec<v1::NodeInfo>>,
-    /// Originals that did not answer, with the uptime they told of then.
-    silent: Mutex<HashMap<String, u64>>,
+    /// Originals that did not answer since the last look.
+    silent: Mutex<HashSet<String>>,
     replies: broadcast::Sender<Reply>,
 }
 
@@ -99,8 +103,9 @@ impl Originals {
         }
     }
 
-    /// The originals, as they tell of themselves.
-    pub(super) fn nodes(&self) -> Vec<NodeInfo> {
+    /// The originals, as they tell of themselves. Whoever looked for them may not
+    /// have known yet who is in the fleet.
+    pub(super) fn nodes(&self, fleet: &Snapshot) -> Vec<NodeInfo> {
         let node = |node: &v1::NodeInfo| NodeInfo {
             name: node.name.clone(),
             version: node.version.clone(),
@@ -109,7 +114,16 @@ impl Originals {
             uptime: node.uptime,
             kernel_version: node.kernel_version.clone(),
         };
-        self.known.load().iter().map(node).collect()
+        let ours = self.ours(fleet);
+        let known = self.known.load();
+        let known = known.iter().filter(|node| !ours.contains(&*node.name));
+        known.map(node).collect()
+    }
+
+    /// The names that are none of an original.
+    fn ours<'a>(&'a self, fleet: &'a Snapshot) -> HashSet<&'a str> {
+        let others = fleet.nodes().map(|(name, _)| &**name);
+        others.chain([&*self.name]).collect()
     }
 
     /// Answers, is seen, and looks for originals until `stop`.
@@ -161,20 +175,10 @@ impl Originals {
 
     /// The original's kind of heartbeat.
     async fn beat(&self) -> Result<(), Failure> {
-        let info = self.local.info();
-        let node = v1::NodeInfo {
-            name: info.name,
-            version: info.version,
-            cpus: info.cpus,
-            memory: info.memory,
-            uptime: info.uptime,
-            kernel_version: info.kernel_version,
-            ..v1::NodeInfo::default()
-        };
         let lease = u64::try_from(self.lease.max(HEARTBEAT * 2).as_millis());
         let mut set = cmd("SET");
         set.arg(format!("{NODES}{}", self.name))
-            .arg(packed(&node))
+            .arg(heartbeat(self.local.info()))
             .arg("PX")
             .arg(lease.unwrap_or(u64::MAX));
         self.store.query(&set).await.map(drop)
@@ -211,7 +215,7 @@ impl Originals {
 
     /// Finds out which originals there are: one of ours looks, at a time, and
     /// tells the others.
-    async fn look(&self, registry: &Registry) -> Result<(), Failure> {
+    pub(super) async fn look(&self, registry: &Registry) -> Result<(), Failure> {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let mut turn = cmd("SET");
         let held = millis(HEARTBEAT - Duration::from_secs(1));
@@ -233,21 +237,21 @@ impl Originals {
             Value::BulkString(bytes) => Found::decode(bytes.as_slice()).unwrap_or_default().nodes,
             _ => Vec::new(),
         };
-        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
-        // Whoever has been heard of since may answer now.
-        silent.retain(|name, uptime| {
-            let same = |node: &v1::NodeInfo| node.name == *name && node.uptime == *uptime;
-            found.iter().any(same)
-        });
-        drop(silent);
         self.known.store(Arc::new(found));
+        // One that was late once may be in time now: an original tells nothing from
+        // which that could be seen.
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        silent.clear();
         Ok(())
     }
 
     /// The heartbeats of nodes that are none of ours.
     async fn scan(&self, registry: &Registry) -> Result<Vec<v1::NodeInfo>, Failure> {
         let fleet = registry.fleet();
-        let ours: HashSet<String> = fleet.nodes().map(|(name, _)| name.to_string()).collect();
+        let (ours, gone) = (
+            self.ours(&fleet),
+            scripts::gone(&self.store, OUTLASTS).await?,
+        );
         let (mut cursor, mut keys) = (b"0".to_vec(), HashSet::new());
         loop {
             let mut scan = cmd("SCAN");
@@ -271,7 +275,7 @@ impl Originals {
         let mut values = pipe();
         for key in &keys {
             let name = key.strip_prefix(NODES).unwrap_or_default();
-            if name != self.name && !ours.contains(name) {
+            if !ours.contains(name) && !gone.contains(name) {
                 values.cmd("GET").arg(key);
             }
         }
@@ -287,8 +291,8 @@ impl Originals {
     }
 
     /// What originals have of a container.
-    pub(super) async fn ask(&self, container: &str) -> Vec<ContainerIp> {
-        let mut waiting = self.to_wait_for();
+    pub(super) async fn ask(&self, container: &str, fleet: &Snapshot) -> Vec<ContainerIp> {
+        let mut waiting = self.to_wait_for(fleet);
         if waiting.is_empty() {
             return Vec::new();
         }
@@ -322,11 +326,12 @@ impl Originals {
         ips
     }
 
-    fn to_wait_for(&self) -> HashSet<String> {
-        let known = self.known.load();
+    pub(super) fn to_wait_for(&self, fleet: &Snapshot) -> HashSet<String> {
+        let (known, ours) = (self.known.load(), self.ours(fleet));
         let silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
-        let names = known.iter().map(|node| node.name.clone());
-        names.filter(|name| !silent.contains_key(name)).collect()
+        let names = known.iter().map(|node| &node.name);
+        let wanted = names.filter(|name| !silent.contains(*name) && !ours.contains(&***name));
+        wanted.cloned().collect()
     }
 
     fn not_heard(&self, names: &HashSet<String>) {
@@ -334,9 +339,22 @@ impl Originals {
         let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
         for node in known.iter().filter(|node| names.contains(&node.name)) {
             tracing::debug!(node = node.name, "a node of the original does not answer");
-            silent.insert(node.name.clone(), node.uptime);
+            silent.insert(node.name.clone());
         }
     }
+}
+
+/// What a node says of itself, as the original does.
+pub(super) fn heartbeat(info: NodeInfo) -> Vec<u8> {
+    packed(&v1::NodeInfo {
+        name: info.name,
+        version: info.version,
+        cpus: info.cpus,
+        memory: info.memory,
+        uptime: info.uptime,
+        kernel_version: info.kernel_version,
+        ..v1::NodeInfo::default()
+    })
 }
 
 /// A channel that nobody else uses, named as the original names them.

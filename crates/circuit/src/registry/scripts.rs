@@ -6,7 +6,9 @@
 //! So whoever holds a node's revision holds what the node has, also when Redis
 //! came back empty or from an old file; and everybody else reads that node anew.
 
+use std::collections::{BTreeMap, HashSet};
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use crate::redis::answer::{array, bytes, digits, number, pairs, unexpected};
 use crate::redis::{Arg, Failure, Script, Store, Value};
@@ -68,8 +70,8 @@ end
 }
 
 /// ARGV: node, id, life, token, word, lease in ms, whether a heartbeat is due,
-/// the revision heard of last, how many changed nodes to tell of, from where in
-/// the list of all nodes, and how many of them.
+/// the revision heard of last, how many changed nodes to tell of, the revision
+/// behind which to go on in the list of all nodes, and how many of them.
 static TICK: LazyLock<Script> = LazyLock::new(|| {
     Script::new(with_helpers!(
         r"
@@ -94,7 +96,8 @@ if state == 'claimed' or (state == 'held' and ARGV[7] == '1') then
 end
 local changed = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. ARGV[8], '+inf',
     'WITHSCORES', 'LIMIT', 0, ARGV[9])
-local some = redis.call('ZRANGE', KEYS[3], ARGV[10], ARGV[10] + ARGV[11] - 1, 'WITHSCORES')
+local some = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. ARGV[10], '+inf',
+    'WITHSCORES', 'LIMIT', 0, ARGV[11])
 return {state, redis.call('ZSCORE', KEYS[3], ARGV[1]) or '0',
     redis.call('GET', KEYS[4]) or '0', now, changed, some}"
     ))
@@ -140,19 +143,41 @@ return 1"
     ))
 });
 
-/// ARGV: from where in the list of leases, how many. The time, and in one row of
-/// each its node, the time it ends and the word.
+/// ARGV: behind which end of a lease to go on, how many. The time, and in one row
+/// of each lease its node, the time it ends and the word; of those that end at the
+/// time of the last one all.
+///
+/// Leases are renewed meanwhile, which moves them up: by their places some would be
+/// passed over, by the time they end none is.
 static LIST: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
 local time = redis.call('TIME')
-local leases = redis.call('ZRANGE', KEYS[1], ARGV[1], ARGV[1] + ARGV[2] - 1, 'WITHSCORES')
+local leases = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. ARGV[1], '+inf',
+    'WITHSCORES', 'LIMIT', 0, ARGV[2])
+if #leases == 2 * tonumber(ARGV[2]) then
+    local last, count = leases[#leases], 0
+    for at = 2, #leases, 2 do if leases[at] == last then count = count + 1 end end
+    local rest = redis.call('ZRANGEBYSCORE', KEYS[1], last, last,
+        'WITHSCORES', 'LIMIT', count, -1)
+    for _, value in ipairs(rest) do table.insert(leases, value) end
+end
 local rows = {}
 for at = 1, #leases, 2 do
     local word = redis.call('HGET', KEYS[2], leases[at]) or ''
     table.insert(rows, {leases[at], leases[at + 1], word})
 end
 return {time[1] * 1000 + math.floor(time[2] / 1000), rows}",
+    )
+});
+
+/// ARGV: milliseconds. Nodes that went within them.
+static GONE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+return redis.call('ZRANGEBYSCORE', KEYS[5], now - ARGV[1], '+inf')",
     )
 });
 
@@ -193,7 +218,7 @@ pub(super) struct Tick {
     pub(super) now: u64,
     /// Nodes that changed since, with their revisions, rising.
     pub(super) changed: Vec<(String, u64)>,
-    /// Nodes from the place in the list that was asked for.
+    /// Nodes behind the revision that was asked for, by their revisions.
     pub(super) some: Vec<(String, u64)>,
 }
 
@@ -208,8 +233,8 @@ pub(super) struct Asked<'a> {
     pub(super) beat: bool,
     /// The revision that was heard of last.
     pub(super) since: u64,
-    /// A place in the list of all nodes.
-    pub(super) from: usize,
+    /// The revision behind which to go on in the list of all nodes.
+    pub(super) from: u64,
 }
 
 /// What Redis knows of a node.
@@ -237,7 +262,7 @@ pub(super) async fn tick(
         u64::from(asked.beat).into(),
         asked.since.into(),
         (CHANGED as u64).into(),
-        (asked.from as u64).into(),
+        asked.from.into(),
         (PAGE as u64).into(),
     ];
     let answer = store.script(&TICK, &KEYS, &arguments).await?;
@@ -341,29 +366,42 @@ pub(super) async fn leave(store: &Store, own: &Identity) -> Result<(), Failure> 
 /// Every node that has a lease: its name, the milliseconds that are left of it,
 /// and its word.
 pub(super) async fn list(store: &Store) -> Result<Vec<Listed>, Failure> {
-    let mut nodes: Vec<Listed> = Vec::new();
-    let mut from = 0;
+    let (mut nodes, mut from) = (BTreeMap::new(), 0);
     loop {
-        let arguments = [(from as u64).into(), (PAGE as u64).into()];
+        let arguments = [from.into(), (PAGE as u64).into()];
         let answer = store.script(&LIST, &KEYS, &arguments).await?;
-        let (some, read) = read_list(&answer).ok_or_else(|| unexpected(&answer))?;
-        for node in read {
-            // Places move when a lease is renewed meanwhile.
-            if nodes.iter().all(|(name, ..)| *name != node.0) {
-                nodes.push(node);
-            }
+        let some = read_list(&answer).ok_or_else(|| unexpected(&answer))?;
+        // One that was renewed meanwhile comes twice.
+        nodes.extend(some.nodes.into_iter().map(|node| (node.0.clone(), node)));
+        match some.last {
+            Some(last) if some.rows >= PAGE => from = last,
+            _ => return Ok(nodes.into_values().collect()),
         }
-        if some < PAGE {
-            return Ok(nodes);
-        }
-        from += PAGE;
     }
+}
+
+/// Nodes that went within so much time; some may be back.
+pub(super) async fn gone(store: &Store, within: Duration) -> Result<HashSet<String>, Failure> {
+    let within = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+    let answer = store.script(&GONE, &KEYS, &[within.into()]).await?;
+    let names = array(&answer).ok_or_else(|| unexpected(&answer))?;
+    let name = |name: &Value| String::from_utf8(bytes(name)?.to_vec()).ok();
+    Ok(names.iter().filter_map(name).collect())
 }
 
 type Listed = (String, u64, Vec<u8>);
 
-/// How many leases there were, and those of nodes with a word.
-fn read_list(answer: &Value) -> Option<(usize, Vec<Listed>)> {
+/// Some of the leases.
+struct Page {
+    /// How many there were.
+    rows: usize,
+    /// When the last of them ends.
+    last: Option<u64>,
+    /// Those of nodes with a word.
+    nodes: Vec<Listed>,
+}
+
+fn read_list(answer: &Value) -> Option<Page> {
     let [now, rows] = array(answer)? else {
         return None;
     };
@@ -376,8 +414,13 @@ fn read_list(answer: &Value) -> Option<(usize, Vec<Listed>)> {
         let left = number(ends)?.saturating_sub(now);
         Some((node, left, spoken(bytes(word)?)?))
     };
-    // What makes no sense is somebody else's.
-    Some((rows.len(), rows.iter().filter_map(node).collect()))
+    let last = rows.last().and_then(|row| number(array(row)?.get(1)?));
+    Some(Page {
+        rows: rows.len(),
+        last,
+        // What makes no sense is somebody else's.
+        nodes: rows.iter().filter_map(node).collect(),
+    })
 }
 
 /// The word behind id, life and token.

@@ -42,6 +42,8 @@ pub(crate) struct World {
     pub(crate) finished: AtomicUsize,
     /// Whether a prune and a doctor have no end of their own.
     pub(crate) lingers: AtomicBool,
+    /// How many more containers other nodes have.
+    pub(crate) fleet: AtomicUsize,
     /// How often traffic was asked for.
     pub(crate) looks: AtomicUsize,
 }
@@ -203,8 +205,12 @@ impl Overview for World {
             networks: vec![on],
             ..ContainerView::default()
         };
-        let others = (!here).then_some(elsewhere);
-        Ok(here_views.into_iter().chain(others).collect())
+        let fleet = (0..self.fleet.load(Ordering::SeqCst)).map(|number| ContainerView {
+            id: format!("web{number}"),
+            ..elsewhere.clone()
+        });
+        let fleet = fleet.chain([elsewhere.clone()]).filter(|_| !here);
+        Ok(here_views.into_iter().chain(fleet).collect())
     }
 
     async fn add_traffic(&self, views: &mut [ContainerView]) {

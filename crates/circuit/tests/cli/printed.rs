@@ -1,12 +1,16 @@
 //! What commands print.
 
 use std::process::Stdio;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use circuit_core::service::Problem;
+use circuit_testing::PATIENCE;
 use tokio::io::AsyncReadExt;
+use tokio::process::Child;
 
 use crate::fake::Server;
-use crate::{circuit, run, run_with_input};
+use crate::{Ran, circuit, run, run_with_input};
 
 const CONFIG: &str =
     "{\n\"cniVersion\":\"1.0.0\", \"name\":\"ctr0\",\n\t\"plugins\":[{\"type\":\"bridge\"}]}";
@@ -233,6 +237,66 @@ async fn nobody_reading_is_no_panic() {
     );
 }
 
+/// A command whose standard output nobody reads.
+fn unread(at: &str, arguments: &[&str]) -> Child {
+    let mut command = circuit(at, arguments);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    child
+}
+
+async fn ended(child: Child) -> Ran {
+    Ran::new(child.wait_with_output().await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_reading_is_no_reason_to_leave_the_rest() {
+    let server = Server::start().await;
+    let (at, world) = (&server.target(), &server.world);
+    for name in ["a", "c"] {
+        let mut networks = world.networks.lock().unwrap();
+        networks.insert(name.into(), Vec::new());
+    }
+    let ran = ended(unread(at, &["network", "rm", "a", "b", "c"])).await;
+    assert_eq!(
+        ran.error(),
+        "network b does not exist; see `circuit network ls`"
+    );
+    assert!(world.networks.lock().unwrap().is_empty());
+    let ran = ended(unread(at, &["network", "disconnect", "a,b,c", "ctr0"])).await;
+    assert_eq!(ran.ok(), "");
+    let mut calls = world.calls().split_off(3);
+    calls.sort();
+    assert_eq!(
+        calls,
+        ["a", "b", "c"].map(|it| format!("disconnect {it} ctr0"))
+    );
+    for arguments in [&["doctor"][..], &["doctor", "--format", "json"]] {
+        let ran = ended(unread(at, arguments)).await;
+        assert_eq!(ran.error(), "there is a problem");
+    }
+
+    // A prune is read to its end, which is not before 20 more networks.
+    world.lingers.store(true, Ordering::SeqCst);
+    let mut child = unread(at, &["network", "prune"]);
+    let another = async || {
+        let begun = tokio::time::timeout(PATIENCE, world.begun.notified());
+        begun.await.expect("the prune goes on");
+    };
+    for _ in 0..20 {
+        another().await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        world.go_on.notify_one();
+    }
+    another().await;
+    assert_eq!(child.try_wait().unwrap(), None);
+    world.lingers.store(false, Ordering::SeqCst);
+    world.go_on.notify_one();
+    assert_eq!(ended(child).await.ok(), "");
+    assert_eq!(world.finished.load(Ordering::SeqCst), 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn pools_are_listed_and_addresses_freed() {
     let server = Server::start().await;
@@ -452,6 +516,14 @@ async fn containers_and_events() {
         ran.error()
             .starts_with("\"nonsense\" is no kind of event: use container.connected,")
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_fleet_is_listed_too() {
+    let server = Server::start().await;
+    server.world.fleet.store(100_000, Ordering::SeqCst);
+    let all = run(&server.target(), &["ps", "--cluster"]).await.ok();
+    assert_eq!(all.lines().count(), 1 + 1 + 100_001);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -201,6 +201,34 @@ fn a_node_that_was_cut_off_is_right_again_soon() {
 }
 
 #[test]
+fn a_redis_that_refuses_what_is_asked_is_left_alone_until_it_does_not() {
+    let cluster = Cluster::of(2);
+    cluster.run_both();
+    let lines = || cluster.nodes[0].daemon_log().lines().count();
+    let connections = || {
+        let stats = cluster.redis.cli(&["INFO", "stats"]);
+        let count = stats
+            .lines()
+            .find_map(|line| line.strip_prefix("total_connections_received:"));
+        count.unwrap().trim().parse::<usize>().unwrap()
+    };
+    let before = (lines(), connections());
+    // A replica takes connections and answers a PING.
+    cluster.redis.cli(&["REPLICAOF", "127.0.0.1", "1"]);
+    sleep(Duration::from_secs(10));
+    let (logged, connected) = (lines() - before.0, connections() - before.1);
+    println!("{logged} lines, {connected} connections of two nodes in 10 s");
+    let log = cluster.nodes[0].daemon_log();
+    assert!((1..10).contains(&logged), "{log}");
+    assert!(connected < 100, "{connected}");
+    assert!(!ips(&cluster.nodes[0], "b").is_empty());
+    cluster.redis.cli(&["REPLICAOF", "NO", "ONE"]);
+    cluster.all("all is well", |node| {
+        json(node, &["cluster", "status"])["connected"] == true && names(node).len() == 2
+    });
+}
+
+#[test]
 fn redis_comes_back_empty_and_everything_is_there_again() {
     let mut cluster = Cluster::of(2);
     cluster.run_both();

@@ -77,8 +77,8 @@ fn its_questions_are_answered_to_the_byte() {
     assert_eq!(redis.cli(&["KEYS", "nodes:*"]), "");
 }
 
-/// A node of the original that has one container.
-async fn serve(store: Store) {
+/// A node of the original that has one container. Its first answer takes so long.
+async fn serve(store: Store, mut late: Duration) {
     let mut questions = store.subscribe(&["circuit.cluster"], &[]);
     while let Some(event) = questions.next().await {
         let Event::Message { payload, .. } = event else {
@@ -89,6 +89,7 @@ async fn serve(store: Store) {
         let query = request.request.unwrap();
         assert_eq!(query.type_url, "io.circuit.v1.ContainerIPQuery");
         let query = v1::ContainerIpQuery::decode(query.value.as_slice()).unwrap();
+        tokio::time::sleep(std::mem::take(&mut late)).await;
         if query.container == "auto2" {
             publish(&store, &request.channel, &recorded("cluster-ip")).await;
         }
@@ -112,7 +113,7 @@ fn it_is_asked_and_nobody_waits_for_it_when_it_is_gone() {
     let mut beat = cmd("SET");
     beat.arg("nodes:node1").arg(recorded("node-heartbeat"));
     runtime.block_on(store.query(&beat)).unwrap();
-    let original = runtime.spawn(serve(store));
+    let original = runtime.spawn(serve(store, Duration::ZERO));
     let ours = node(&lan, "node0");
     let listed = || {
         let nodes = json(&ours, &["cluster", "nodes"]);
@@ -136,4 +137,24 @@ fn it_is_asked_and_nobody_waits_for_it_when_it_is_gone() {
     let (first, second) = (ask(), ask());
     assert!(first < Duration::from_secs(3), "{first:?}");
     println!("asked one that is gone: {first:?}, again: {second:?}");
+}
+
+#[test]
+fn one_that_was_late_once_is_asked_again() {
+    let runtime = Runtime::new().unwrap();
+    let lan = Lan::new();
+    let redis = lan.redis();
+    let store = runtime.block_on(store(&redis));
+    // The same bytes for ever: the original reads its uptime at its start only.
+    let mut beat = cmd("SET");
+    beat.arg("nodes:node1").arg(recorded("node-heartbeat"));
+    runtime.block_on(store.query(&beat)).unwrap();
+    let original = runtime.spawn(serve(store, Duration::from_millis(600)));
+    let ours = node(&lan, "node0");
+    let shown = || {
+        let ran = ours.circuit(&["network", "ips", "auto2"]);
+        ran.stdout.contains("10.77.0.3")
+    };
+    wait_until("its container is known", PATIENCE, shown);
+    original.abort();
 }

@@ -16,6 +16,9 @@ const NO_SETTINGS: [&str; 3] = ["help", "config", "print_config"];
 /// would take the server's certificate for one to trust.
 const OF_THE_SERVER: [&str; 3] = ["tls-server-cert", "tls-server-key", "tls-client-ca"];
 
+/// The list whose values are lists of keys: base=SUBNET,size=BITS.
+const POOLS: &str = "default-pools";
+
 /// What a setting's value looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -54,11 +57,7 @@ impl Setting {
     /// The value of the environment variable as values of the flag.
     pub(super) fn of_variable(&self, text: &str) -> Result<Vec<String>, String> {
         match self.kind {
-            Kind::List => Ok(text
-                .split(',')
-                .map(|one| one.trim().to_owned())
-                .filter(|one| !one.is_empty())
-                .collect()),
+            Kind::List => Ok(self.list(text)),
             Kind::Switch => match text {
                 "true" | "1" => Ok(vec!["true".into()]),
                 "false" | "0" => Ok(vec!["false".into()]),
@@ -66,6 +65,24 @@ impl Setting {
             },
             Kind::Number | Kind::Text => Ok(vec![text.to_owned()]),
         }
+    }
+
+    /// The values of a list with commas, some of whose values have commas themselves.
+    fn list(&self, text: &str) -> Vec<String> {
+        let mut values: Vec<String> = Vec::new();
+        let key = |part: &str| part.split_once('=').map(|(key, _)| format!("{key}="));
+        for part in text.split(',').map(str::trim).filter(|it| !it.is_empty()) {
+            let of_pools = key(part).filter(|_| self.key == POOLS);
+            match values.last_mut() {
+                // A pool has each of its keys once.
+                Some(last) if of_pools.is_some_and(|key| !last.contains(&key)) => {
+                    last.push(',');
+                    last.push_str(part);
+                }
+                _ => values.push(part.to_owned()),
+            }
+        }
+        values
     }
 
     /// Whether the flag would take the value; else what is wrong with it.

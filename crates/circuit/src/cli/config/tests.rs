@@ -118,6 +118,43 @@ fn clients_take_what_is_theirs() {
 }
 
 #[test]
+fn every_list_is_read_from_the_environment() {
+    for setting in settings() {
+        let default = default(&setting);
+        if setting.kind != Kind::List || default.is_empty() {
+            continue;
+        }
+        let variable = setting.variable();
+        for comma in [",", ", "] {
+            let text = default.join(comma);
+            let loaded = loaded("", &[(&variable, &text)], "circuit server");
+            let read = (default.join("|"), "variable");
+            assert_eq!(of(&loaded, &setting.key), read, "{variable}={text}");
+        }
+    }
+    let pools = [(
+        "CIRCUIT_DEFAULT_POOLS",
+        "size=24,base=10.0.0.0/8, size=25,base=10.0.0.0/9",
+    )];
+    assert_eq!(
+        of(&loaded("", &pools, "circuit server"), "default-pools").0,
+        "size=24,base=10.0.0.0/8|size=25,base=10.0.0.0/9"
+    );
+    let half = [("CIRCUIT_DEFAULT_POOLS", "base=10.0.0.0/8,base=10.0.0.0/9")];
+    let error = tried("", &half, "circuit server").unwrap_err();
+    assert!(error.contains("is not whole"), "{error}");
+}
+
+#[test]
+fn a_token_file_may_stand_elsewhere_than_the_picture() {
+    let line = "circuit server --web-token-file /t";
+    let seen = loaded("web = \"127.0.0.1:1\"", &[], line);
+    assert_eq!(of(&seen, "web-token-file"), ("/t".into(), "flag"));
+    let seen = loaded("", &[("CIRCUIT_WEB", "127.0.0.1:1")], line);
+    assert_eq!(of(&seen, "web"), ("127.0.0.1:1".into(), "variable"));
+}
+
+#[test]
 fn wrong_values_name_where_they_are() {
     for (file, variables, want) in [
         (

@@ -1,0 +1,255 @@
+//! The registry on a real Redis, without daemons.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+
+use circuit_testing::RedisServer;
+
+use super::*;
+
+/// A node that has nothing.
+struct Bare {
+    name: String,
+    changes: watch::Sender<u64>,
+}
+
+impl Local for Bare {
+    fn containers(&self) -> Vec<Arc<Record>> {
+        Vec::new()
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn info(&self) -> NodeInfo {
+        NodeInfo {
+            name: self.name.clone(),
+            ..NodeInfo::default()
+        }
+    }
+}
+
+fn bare(name: &str) -> Arc<dyn Local> {
+    Arc::new(Bare {
+        name: name.to_owned(),
+        changes: watch::Sender::default(),
+    })
+}
+
+/// A node with such a lease.
+fn settings(name: &str, lease: Duration) -> Settings {
+    Settings {
+        name: name.to_owned(),
+        id: name.to_owned(),
+        life: 1,
+        heartbeat: Duration::from_secs(10),
+        lease,
+        leave_on_stop: true,
+    }
+}
+
+const LONG: Duration = Duration::from_secs(3600);
+
+async fn open(url: &str) -> Store {
+    let store = Store::open(&crate::redis::Url::parse(url).unwrap()).unwrap();
+    store.wait_up(circuit_testing::PATIENCE).await.unwrap();
+    store
+}
+
+/// So many nodes that are heard of.
+async fn beacons(store: &Store, count: usize) -> Vec<Beacon> {
+    let mut beacons = Vec::new();
+    for number in 0..count {
+        let name = format!("n{number:03}");
+        let (local, settings) = (bare(&name), settings(&name, LONG));
+        let mut beacon = Beacon::new(store.clone(), settings, local);
+        beacon.beat().await.unwrap();
+        beacons.push(beacon);
+    }
+    beacons
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_renew_their_leases_are_listed_all_the_same() {
+    let redis = RedisServer::start();
+    let store = open(&redis.url()).await;
+    // Several pages.
+    let mut nodes = beacons(&store, 230).await;
+    let stop = CancellationToken::new();
+    let renewing = tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            while !stop.is_cancelled() {
+                for node in &mut nodes {
+                    node.beat().await.unwrap();
+                }
+            }
+        }
+    });
+    for _ in 0..100 {
+        let listed = scripts::list(&store).await.unwrap();
+        assert_eq!(listed.len(), 230);
+    }
+    stop.cancel();
+    renewing.await.unwrap();
+}
+
+#[tokio::test]
+async fn leases_that_end_together_are_listed_once_each() {
+    let redis = RedisServer::start();
+    let store = open(&redis.url()).await;
+    drop(beacons(&store, 130).await);
+    for number in 0..130 {
+        let name = format!("n{number:03}");
+        let ends = format!("{}", 1u64 << 50);
+        redis.cli(&["ZADD", "circuit:{fleet}:leases", &ends, &name]);
+    }
+    let listed = scripts::list(&store).await.unwrap();
+    let names: BTreeSet<_> = listed.iter().map(|(name, ..)| name.clone()).collect();
+    assert_eq!((listed.len(), names.len()), (130, 130));
+}
+
+/// What a node with the follower hears at its next tick.
+async fn tick(store: &Store, follower: &Follower, own: &scripts::Identity) -> scripts::Tick {
+    let asked = Asked {
+        word: b"",
+        lease: millis(LONG),
+        beat: true,
+        since: follower.since(),
+        from: follower.from(),
+    };
+    scripts::tick(store, own, &asked).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_list_of_all_nodes_passes_nobody_over() {
+    let redis = RedisServer::start();
+    let store = open(&redis.url()).await;
+    let nodes = beacons(&store, 120).await;
+    let settings = settings("own", LONG);
+    let own = Publisher::new(&settings);
+    let mut follower = Follower::new(&settings);
+    let mut pages = 0;
+    loop {
+        let tick = tick(&store, &follower, own.identity()).await;
+        follower.take(&store, &tick).await.unwrap();
+        assert_eq!(follower.snapshot().nodes().len(), 120);
+        pages += 1;
+        if follower.from() == 0 {
+            break;
+        }
+        // Those at the beginning of the list go to its end.
+        for node in &nodes[..30] {
+            let own = node.publisher.identity();
+            scripts::publish(&store, own, true, &[], &[]).await.unwrap();
+        }
+    }
+    assert!(pages > 2, "{pages}");
+    assert_eq!(follower.unlisted(), 0);
+}
+
+#[tokio::test]
+async fn a_node_that_redis_has_is_not_dropped_for_a_list_without_it() {
+    let redis = RedisServer::start();
+    let store = open(&redis.url()).await;
+    let nodes = beacons(&store, 2).await;
+    let settings = settings("own", Duration::ZERO);
+    let own = Publisher::new(&settings);
+    let mut follower = Follower::new(&settings);
+    let mut tick = tick(&store, &follower, own.identity()).await;
+    follower.take(&store, &tick).await.unwrap();
+    tick.changed.clear();
+    tick.some.clear();
+    follower.take(&store, &tick).await.unwrap();
+    assert_eq!(follower.snapshot().nodes().len(), 2);
+    // One that it has not is.
+    scripts::leave(&store, nodes[0].publisher.identity())
+        .await
+        .unwrap();
+    follower.take(&store, &tick).await.unwrap();
+    assert_eq!(follower.snapshot().nodes().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_goodbye_in_another_database_takes_nobody_away() {
+    let redis = RedisServer::start();
+    let (one, other) = (redis.url(), format!("{}?db=5", redis.url()));
+    let (one, other) = (open(&one).await, open(&other).await);
+    let (ours, theirs) = (beacons(&one, 2).await, beacons(&other, 1).await);
+    let settings = settings("own", LONG);
+    let own = Publisher::new(&settings);
+    let mut follower = Follower::new(&settings);
+    let tick = tick(&one, &follower, own.identity()).await;
+    follower.take(&one, &tick).await.unwrap();
+    let mut messages = one.subscribe(&[scripts::CHANNEL], &[]);
+    assert_eq!(messages.next().await, Some(Event::Resumed));
+    for (store, node, left) in [(&other, &theirs[0], 2), (&one, &ours[1], 1)] {
+        let identity = node.publisher.identity();
+        scripts::leave(store, identity).await.unwrap();
+        let Some(Event::Message { payload, .. }) = messages.next().await else {
+            unreachable!("the connection has not been lost");
+        };
+        follower.hear(&one, &payload).await.unwrap();
+        assert_eq!(follower.snapshot().nodes().len(), left, "{identity:?}");
+    }
+}
+
+/// A node of the fleet whose daemon does not run.
+async fn member(store: &Store) -> Member {
+    let settings = settings("own", LONG);
+    let patience = circuit_testing::PATIENCE;
+    let member = Member::join(store.clone(), settings, bare("own"), patience);
+    member.await.unwrap()
+}
+
+/// A heartbeat of the original's kind, as ours have too.
+fn original_beat(redis: &RedisServer, name: &str) {
+    let node = NodeInfo {
+        name: name.to_owned(),
+        ..NodeInfo::default()
+    };
+    let key = format!("nodes:{name}");
+    let value = String::from_utf8(original::heartbeat(node)).unwrap();
+    redis.cli(&["SET", &key, &value]);
+}
+
+fn originals_of(member: &Member) -> Vec<String> {
+    let fleet = member.registry.fleet();
+    let nodes = member.originals.nodes(&fleet).into_iter();
+    let names: BTreeSet<String> = nodes.map(|node| node.name).collect();
+    let waited_for = member.originals.to_wait_for(&fleet);
+    assert_eq!(names, waited_for.into_iter().collect());
+    names.into_iter().collect()
+}
+
+#[tokio::test]
+async fn nodes_of_ours_are_no_originals_after_their_end() {
+    let redis = RedisServer::start();
+    let store = open(&redis.url()).await;
+    let node = beacons(&store, 1).await.remove(0);
+    let member = member(&store).await;
+    for name in ["own", "n000", "old"] {
+        original_beat(&redis, name);
+    }
+    scripts::leave(&store, node.publisher.identity())
+        .await
+        .unwrap();
+    member.originals.look(&member.registry).await.unwrap();
+    assert_eq!(originals_of(&member), ["old"]);
+}
+
+#[tokio::test]
+async fn nodes_of_ours_are_no_originals_once_they_are_heard_of() {
+    let redis = RedisServer::start();
+    let store = open(&redis.url()).await;
+    let mut member = member(&store).await;
+    // Whoever looked for originals had not heard of it.
+    original_beat(&redis, "n000");
+    original_beat(&redis, "old");
+    member.originals.look(&member.registry).await.unwrap();
+    assert_eq!(originals_of(&member), ["n000", "old"]);
+    drop(beacons(&store, 1).await);
+    member.tick().await;
+    assert_eq!(originals_of(&member), ["old"]);
+}
