@@ -198,20 +198,23 @@ async fn by_sentinels_through_a_failover() {
             .unwrap(),
     );
     let store = works(&format!("redis+sentinel://127.0.0.1:{sentinel}/circuit")).await;
-    // A sentinel looks at its master's replicas every ten seconds.
-    let known = || {
+    // One who asks is cut off when a server's part changes.
+    let answer = |port: &str, command: &[&str]| {
         let asked = Command::new("redis-cli")
-            .args(["-p", &sentinel, "SENTINEL", "REPLICAS", "circuit"])
+            .args(["-p", port])
+            .args(command)
             .output()
             .unwrap();
-        String::from_utf8_lossy(&asked.stdout).contains(&two)
+        String::from_utf8_lossy(&asked.stdout).into_owned()
     };
+    // A sentinel looks at its master's replicas every ten seconds.
+    let known = || answer(&sentinel, &["SENTINEL", "REPLICAS", "circuit"]).contains(&two);
     wait_until("the sentinel knows the replica", PATIENCE, known);
     let mut subscription = store.subscribe(&[CHANNEL], &[]);
     assert_eq!(next(&mut subscription).await, Event::Resumed);
     master.kill();
     wait_until("the replica is the master", PATIENCE, || {
-        replica.cli(&["ROLE"]).starts_with("master")
+        answer(&two, &["ROLE"]).starts_with("master")
     });
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while count(&store).await != Ok(Value::Int(3)) {
