@@ -43,6 +43,7 @@ fn base() -> &'static Path {
     })
 }
 
+#[allow(clippy::useless_conversion, reason = "C libraries differ")]
 fn will_do(at: Statfs) -> bool {
     let free = u64::try_from(at.block_size()).unwrap_or(0) * at.blocks_available();
     let programs = !at.flags().contains(FsFlags::ST_NOEXEC);

@@ -429,6 +429,21 @@ mod tests {
     }
 
     #[test]
+    fn what_the_daemon_was_given_is_its_own() {
+        for own in [
+            "CIRCUIT_REDIS_URL",
+            "NOTIFY_SOCKET",
+            "WATCHDOG_PID",
+            "CREDENTIALS_DIRECTORY",
+        ] {
+            assert!(is_own(OsStr::new(own)), "{own}");
+        }
+        for of_all in ["PATH", "CNI_ARGS", "HTTP_PROXY", "MY_CIRCUIT_"] {
+            assert!(!is_own(OsStr::new(of_all)), "{of_all}");
+        }
+    }
+
+    #[test]
     fn arguments_are_joined_and_checked() {
         let args = |pairs: &[(&str, &str)]| {
             let pairs: Vec<_> = pairs

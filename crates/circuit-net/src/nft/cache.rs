@@ -109,6 +109,16 @@ pub fn is_intact() -> Result<bool> {
         return Ok(true);
     };
     let lost = with_cache(|cache| cache.lost.remove(&cookie));
+    let there = all_there(&mut nft, cookie);
+    if there.is_err() && lost {
+        // It is still to be said.
+        with_cache(|cache| cache.lost.insert(cookie));
+    }
+    Ok(there? && !lost)
+}
+
+/// Looks for what was last seen in an earlier generation of the ruleset.
+fn all_there(nft: &mut Nft, cookie: u64) -> Result<bool> {
     let generation = nft.generation()?;
     let stale: Vec<(String, Look)> = with_cache(|cache| {
         let of_here = cache.known.iter().filter(|((of, _), _)| *of == cookie);
@@ -118,7 +128,7 @@ pub fn is_intact() -> Result<bool> {
             .collect()
     });
     for (name, look) in stale {
-        if !look(&mut nft)? {
+        if !look(nft)? {
             return Ok(false);
         }
         with_cache(|cache| {
@@ -127,27 +137,36 @@ pub fn is_intact() -> Result<bool> {
             }
         });
     }
-    Ok(!lost)
+    Ok(true)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::netlink::OLD_KERNEL;
+    use crate::nft::NftError;
 
     #[test]
     fn kernels_without_cookies_are_remembered_by_their_namespace() {
         OLD_KERNEL.set(true);
-        let Some(generation) = Nft::open(None).and_then(|mut nft| nft.generation()).ok() else {
-            return; // No netfilter here: the kernel tests say so.
-        };
         // Nothing is written: what is noted here was never made.
-        let nft = Nft::open(None).unwrap();
+        let mut nft = Nft::open(None).unwrap();
+        let generation = nft.generation().unwrap();
         nft.note("a test", 7, generation, |_| Ok(true));
         assert!(Nft::open(None).unwrap().knows("a test", 7, generation));
         nft.note("a test", 7, generation.wrapping_sub(1), |_| Ok(false));
         assert!(!is_intact().unwrap());
         nft.forget_all("a test");
+        assert!(is_intact().unwrap());
+        // A loss is told once it can be told.
+        nft.note("a test", 7, generation, |_| Ok(true));
+        nft.note_missing("a test");
+        nft.note("a test", 7, generation.wrapping_sub(1), |_| {
+            Err(NftError::Busy)
+        });
+        assert!(is_intact().is_err());
+        nft.forget_all("a test");
+        assert!(!is_intact().unwrap());
         assert!(is_intact().unwrap());
         // Another namespace may get its number from one that is gone.
         let elsewhere = std::thread::spawn(|| {

@@ -101,7 +101,11 @@ impl Book {
     /// # Errors
     /// When the disk refuses; memory then still says what the disk says.
     pub fn note(&self, record: &ContainerRecord) -> Result<Noted> {
-        let record = Arc::new(record.clone());
+        // Of nothing it does not matter whose it is.
+        let record = Arc::new(match record.is_empty() {
+            true => ContainerRecord::new(&record.container),
+            false => record.clone(),
+        });
         let ticket = self.state.put(Arc::clone(&record))?;
         self.show(record);
         Ok(Noted(ticket))

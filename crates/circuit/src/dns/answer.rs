@@ -56,7 +56,7 @@ pub struct Pending {
     question: Box<Question>,
     bytes: Vec<u8>,
     stream: bool,
-    _share: Share,
+    _share: Option<Share>,
 }
 
 /// What somebody may see.
@@ -123,10 +123,15 @@ impl Dns {
             self.figures.limited();
             return self.refuse(&question, ResponseCode::Refused, client, out);
         }
-        let Some(share) = self.shares.take(client.peer) else {
+        // Through a program of this host many may ask.
+        let share = match is_here {
+            true => None,
+            false => self.shares.take(client.peer),
+        };
+        if share.is_none() && !is_here {
             self.figures.limited();
             return self.refuse(&question, ResponseCode::ServFail, client, out);
-        };
+        }
         Answered::Later(Pending {
             question,
             bytes: bytes.to_vec(),

@@ -83,18 +83,18 @@ impl Shares {
     }
 
     /// One for this source; none when it has all that it may. Whoever has one address of
-    /// IPv6 has all of its /64.
+    /// IPv6 has all of its /64, in which others may be too: it has four times as much.
     pub(super) fn take(self: &Arc<Self>, source: IpAddr) -> Option<Share> {
-        let source = match source.to_canonical() {
+        let (source, most) = match source.to_canonical() {
             IpAddr::V6(ip) => {
                 let network = u128::from(ip) & !u128::from(u64::MAX);
-                Ipv6Addr::from(network).into()
+                (Ipv6Addr::from(network).into(), 4 * self.most)
             }
-            v4 => v4,
+            v4 => (v4, self.most),
         };
         let mut taken = self.lock();
         let count = taken.entry(source).or_default();
-        if *count >= self.most {
+        if *count >= most {
             return None;
         }
         *count += 1;
@@ -142,7 +142,10 @@ mod tests {
     fn a_source_has_no_more_than_its_share_at_once() {
         let shares = Shares::new(2);
         let take = |source: &str| shares.take(source.parse().expect("an address"));
-        let held = ["10.0.0.1", "10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2"].map(take);
+        let held = ["10.0.0.1", "10.0.0.1", "10.0.0.2"].map(take);
+        let of_one_network = [1, 2, 3, 4, 5, 6, 7, 8].map(|last| take(&format!("fd00::{last}")));
+        let held = held.into_iter().chain(of_one_network);
+        let held: Vec<_> = held.collect();
         assert!(held.iter().all(Option::is_some));
         assert!(take("10.0.0.1").is_none() && take("fd00::ffff:0:0:3").is_none());
         assert!(take("::ffff:10.0.0.1").is_none(), "the same address");

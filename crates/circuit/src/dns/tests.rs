@@ -341,6 +341,9 @@ fn one_source_leaves_room_for_others() {
     assert!(ask("10.88.0.3").is_ok());
     held.pop();
     assert!(ask("10.88.0.2").is_ok());
+    // A program of the host may ask for many others.
+    let here: Vec<_> = (0..100).map(|_| ask("127.0.0.1").unwrap()).collect();
+    assert_eq!(here.len(), 100);
 }
 
 #[test]

@@ -327,7 +327,12 @@ impl Originals {
     }
 
     pub(super) fn to_wait_for(&self, fleet: &Snapshot) -> HashSet<String> {
-        let (known, ours) = (self.known.load(), self.ours(fleet));
+        let known = self.known.load();
+        // Most fleets have none, and every look-up asks.
+        if known.is_empty() {
+            return HashSet::new();
+        }
+        let ours = self.ours(fleet);
         let silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
         let names = known.iter().map(|node| &node.name);
         let wanted = names.filter(|name| !silent.contains(*name) && !ours.contains(&***name));

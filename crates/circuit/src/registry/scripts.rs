@@ -366,9 +366,9 @@ pub(super) async fn leave(store: &Store, own: &Identity) -> Result<(), Failure> 
 /// Every node that has a lease: its name, the milliseconds that are left of it,
 /// and its word.
 pub(super) async fn list(store: &Store) -> Result<Vec<Listed>, Failure> {
-    let (mut nodes, mut from) = (BTreeMap::new(), 0);
+    let (mut nodes, mut from) = (BTreeMap::new(), b"0".to_vec());
     loop {
-        let arguments = [from.into(), (PAGE as u64).into()];
+        let arguments = [from.as_slice().into(), (PAGE as u64).into()];
         let answer = store.script(&LIST, &KEYS, &arguments).await?;
         let some = read_list(&answer).ok_or_else(|| unexpected(&answer))?;
         // One that was renewed meanwhile comes twice.
@@ -395,8 +395,8 @@ type Listed = (String, u64, Vec<u8>);
 struct Page {
     /// How many there were.
     rows: usize,
-    /// When the last of them ends.
-    last: Option<u64>,
+    /// When the last of them ends, as Redis says it: it may be no number of ours.
+    last: Option<Vec<u8>>,
     /// Those of nodes with a word.
     nodes: Vec<Listed>,
 }
@@ -414,7 +414,9 @@ fn read_list(answer: &Value) -> Option<Page> {
         let left = number(ends)?.saturating_sub(now);
         Some((node, left, spoken(bytes(word)?)?))
     };
-    let last = rows.last().and_then(|row| number(array(row)?.get(1)?));
+    let last = rows
+        .last()
+        .and_then(|row| Some(bytes(array(row)?.get(1)?)?.to_vec()));
     Some(Page {
         rows: rows.len(),
         last,

@@ -110,6 +110,19 @@ async fn leases_that_end_together_are_listed_once_each() {
     assert_eq!((listed.len(), names.len()), (130, 130));
 }
 
+#[tokio::test]
+async fn a_lease_that_makes_no_sense_ends_no_list() {
+    let redis = RedisServer::start();
+    let store = open(&redis.url()).await;
+    drop(beacons(&store, 130).await);
+    for number in 0..50 {
+        let name = format!("x{number}");
+        redis.cli(&["ZADD", "circuit:{fleet}:leases", "0.5", &name]);
+    }
+    redis.cli(&["ZADD", "circuit:{fleet}:leases", "inf", "y"]);
+    assert_eq!(scripts::list(&store).await.unwrap().len(), 130);
+}
+
 /// What a node with the follower hears at its next tick.
 async fn tick(store: &Store, follower: &Follower, own: &scripts::Identity) -> scripts::Tick {
     let asked = Asked {

@@ -3,8 +3,13 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use circuit::grpc::Security;
+use circuit_api::ListenAddress;
 use circuit_api::v1;
 use circuit_api::v1::circuit_client::CircuitClient;
+use circuit_testing::PATIENCE;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::net::{TcpStream, UnixStream};
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
@@ -161,4 +166,30 @@ async fn reflection_lists_the_services() {
     }
     assert!(names.contains(&"grpc.health.v1.Health"), "{names:?}");
     assert!(names.contains(&"coredns.dns.DnsService"), "{names:?}");
+}
+
+/// Reads until the server closes the connection.
+async fn closed(mut stream: impl AsyncRead + Unpin) {
+    let mut said = Vec::new();
+    let end = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut said));
+    // With an error or without.
+    let _ = end.await.expect("the connection is closed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_connects_and_says_nothing_is_not_kept() {
+    let by_tcp = Server::start_tcp(Security::default()).await;
+    let by_socket = Server::start().await;
+    let ListenAddress::Unix(path) = &by_socket.address else {
+        panic!("{}", by_socket.address);
+    };
+    let tcp = TcpStream::connect(by_tcp.target()).await.unwrap();
+    let unix = UnixStream::connect(path).await.unwrap();
+    // One that is of use is kept meanwhile.
+    let mut client = CircuitClient::new(by_tcp.channel().await);
+    tokio::join!(closed(tcp), closed(unix));
+    client
+        .list_networks(v1::ListNetworksRequest {})
+        .await
+        .unwrap();
 }

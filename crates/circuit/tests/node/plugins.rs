@@ -193,3 +193,34 @@ fn udp_ports_are_published(node: NodeBuilder) {
     node.remove_container("web");
     node.assert_nothing_left();
 }
+
+/// What the daemon was given by its environment may be a password.
+#[test]
+fn plugins_do_not_see_the_daemons_settings() {
+    let node = ending_in("curious", CURIOUS);
+    node.kill_daemon();
+    let words = node.server_arguments();
+    let set = format!(
+        "CIRCUIT_WEB_TOKEN_FILE= CIRCUIT_DNS_TTL=7s exec {} {}",
+        node.program(),
+        words.join(" ")
+    );
+    let ran = std::thread::scope(|scope| {
+        let daemon = scope.spawn(|| node.run("timeout", &["-k", "5", "20", "sh", "-c", &set]));
+        wait_until("it listens", PATIENCE, || {
+            node.circuit(&["network", "ls"]).worked()
+        });
+        node.run_container("shell", &[], &[]);
+        node.circuit(&["network", "connect", "shell", "ctr0"]).ok();
+        node.run("pkill", &["-f", "circuit server"]);
+        daemon.join().unwrap()
+    });
+    let seen = std::fs::read_to_string(node.path("/run/seen")).unwrap_or_else(|_| panic!("{ran}"));
+    assert!(seen.contains("CNI_COMMAND=ADD"), "{seen}");
+    assert!(!seen.contains("CIRCUIT_"), "{seen}");
+}
+
+/// Writes down what it is given.
+const CURIOUS: &str = "#!/bin/sh\n\
+     env > /run/seen\n\
+     exec %STOCK%/tuning\n";
