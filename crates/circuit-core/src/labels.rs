@@ -4,7 +4,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fmt,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
 };
 
 use ipnet::IpNet;
@@ -401,7 +401,7 @@ pub const MOST_PORTS: usize = 16_384;
 ///
 /// # Errors
 /// `InvalidArgument` that names the part and the form; also for more than
-/// [`MOST_PORTS`].
+/// [`MOST_PORTS`], and for addresses of the loopback other than 127.0.0.1 and `::1`.
 pub fn parse_ports(value: &str) -> Result<Vec<PortMapping>> {
     let mut all: Vec<PortMapping> = Vec::new();
     let mut taken: HashMap<(u16, &str), HashSet<Option<IpAddr>>> = HashMap::new();
@@ -445,19 +445,7 @@ fn parse_port(part: &str) -> Result<Vec<PortMapping>> {
         Some((address, host)) => (Some(address), host),
         None => (None, rest),
     };
-    let host_ip = match address {
-        None => None,
-        Some(address) => {
-            let bare = address
-                .strip_prefix('[')
-                .and_then(|a| a.strip_suffix(']'))
-                .unwrap_or(address);
-            Some(
-                bare.parse::<IpAddr>()
-                    .map_err(|_| wrong("has no valid address"))?,
-            )
-        }
-    };
+    let host_ip = address.map(|it| host_address(part, it)).transpose()?;
     let (first_host, last_host) = range(host).ok_or_else(|| wrong("has no valid host port"))?;
     let (first, last) = range(container).ok_or_else(|| wrong("has no valid container port"))?;
     if last_host - first_host != last - first {
@@ -472,6 +460,24 @@ fn parse_port(part: &str) -> Result<Vec<PortMapping>> {
             protocol,
         })
         .collect())
+}
+
+/// Programs of the host have the other loopback addresses for themselves: who publishes
+/// at 127.0.0.53 would answer the host's questions to systemd-resolved.
+fn host_address(part: &str, text: &str) -> Result<IpAddr> {
+    let bare = text.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
+    let ip = bare.unwrap_or(text).parse::<IpAddr>();
+    let wrong = |_| Error::invalid(format!("{part:?}: write its address like 10.0.0.5"));
+    let ip = ip.map_err(wrong)?;
+    match ip.to_canonical() {
+        IpAddr::V4(v4) if v4.is_loopback() && v4 != Ipv4Addr::LOCALHOST => {
+            Err(Error::invalid(format!(
+                "{part:?} is at an address for programs of the host: publish at 127.0.0.1, or \
+                 at an address by which others reach the host"
+            )))
+        }
+        _ => Ok(ip),
+    }
 }
 
 fn protocol_named(name: &str) -> Option<&'static str> {

@@ -186,6 +186,32 @@ fn bad_ports_are_refused() {
     assert!(parse_ports("10.0.0.2:80:80,80:80").is_err());
 }
 
+#[test]
+fn the_hosts_own_loopback_addresses_are_not_published_at() {
+    let error = parse_ports("127.0.0.53:53:53/udp").unwrap_err();
+    assert_eq!(
+        error.message(),
+        "\"127.0.0.53:53:53/udp\" is at an address for programs of the host: publish at \
+         127.0.0.1, or at an address by which others reach the host"
+    );
+    for bad in ["127.0.0.0", "127.1.2.3", "[::ffff:127.0.0.53]"] {
+        assert!(parse_ports(&format!("{bad}:53:53")).is_err(), "{bad}");
+    }
+    for good in ["127.0.0.1", "[::1]", "126.0.0.53", "0.0.0.0"] {
+        assert!(parse_ports(&format!("{good}:53:53")).is_ok(), "{good}");
+    }
+    let labels = read(&[
+        (NETWORK_LABEL, "ctr0"),
+        (PORTS_LABEL, "127.0.0.53:53:53/udp"),
+    ]);
+    assert!(labels.ports.is_empty());
+    assert!(
+        labels.problems[0]
+            .message
+            .contains("label io.circuit.ports")
+    );
+}
+
 proptest! {
     #[test]
     fn nothing_written_in_a_label_panics(

@@ -5,6 +5,8 @@
 
 mod common;
 
+use std::path::PathBuf;
+
 use circuit_net::driver::Command;
 use common::plugin::{Way, Who, who, without_dns};
 use common::{Netns, on_private_host, shell};
@@ -31,11 +33,18 @@ fn config(leases: &tempfile::TempDir, more: &Value) -> Value {
     config
 }
 
+/// An attachment that no other test has: notes are by it.
 fn at(netns: &Netns) -> Who {
+    let path = netns.path();
     Who {
-        netns: Some(netns.path()),
-        ..who("web")
+        netns: Some(path.clone()),
+        ..who(path.file_name().unwrap().to_str().unwrap())
     }
+}
+
+/// Where the driver notes what it moved in.
+fn note(who: &Who) -> PathBuf {
+    format!("/run/cni/host-device/{}_eth0.json", who.id).into()
 }
 
 /// What matters of an interface.
@@ -292,6 +301,7 @@ fn del_may_be_repeated_and_come_late() {
             assert_eq!(leases(&dir), 1);
             way.run(KIND, Command::Del, &config, &who).unwrap();
             assert_eq!(leases(&dir), 0);
+            assert!(!note(&who).exists());
             // The device, being virtual, went with the namespace.
             shell("while ip link show peer8 2>/dev/null; do :; done");
         }
@@ -329,6 +339,98 @@ fn nothing_is_overwritten_on_the_host() {
         let error = Way::InProcess.run(KIND, Command::Del, &config, &at(&container));
         assert!(error.unwrap_err().msg.contains("does not tell its name"));
         container.ip("link show eth0");
+    });
+}
+
+/// Who may change a container's interfaces does not decide what the host gets.
+#[test]
+fn what_a_container_makes_does_not_go_to_the_host() {
+    on_private_host(|| async {
+        let (dir, container) = (tempfile::tempdir().unwrap(), Netns::new());
+        let who = at(&container);
+        shell("ip link add low7 type veth peer name end7");
+        shell(&format!(
+            "ip link add dev7 link low7 address {MAC} type macvlan"
+        ));
+        let others = shell("ip -o link").lines().count() - 1;
+        let inside = |commands: &str| {
+            let all = commands.split("; ");
+            all.for_each(|command| drop(container.ip(command)));
+        };
+        for (way, more) in OURS.into_iter().flat_map(|way| {
+            let keys = [json!({"device": "dev7"}), json!({"hwaddr": MAC})];
+            keys.map(|more| (way, more))
+        }) {
+            let mut config = config(&dir, &more);
+            let run = |command, config: &Value| way.run(KIND, command, config, &who);
+            let refused = |config: &Value, text: &str| {
+                let error = run(Command::Del, config).unwrap_err();
+                assert!(error.msg.contains(text), "{way:?} {more}: {}", error.msg);
+                assert!(error.msg.contains("back by hand"), "{}", error.msg);
+                assert_eq!(shell("ip -o link").lines().count(), others);
+            };
+            config["prevResult"] = run(Command::Add, &config).unwrap();
+            inside(&format!(
+                "link set eth0 down; link set eth0 name away; \
+                 link add eth0 address {MAC} type veth peer name it; \
+                 link set dev eth0 alias dev7; link set dev away alias other"
+            ));
+            refused(
+                &config,
+                "is a veth, which the device that was moved in is not",
+            );
+            inside("link del eth0; link set away name eth0");
+            refused(
+                &config,
+                "has the alias \"other\", and device dev7 was moved in",
+            );
+            // What is its own to change goes along, as with the stock plugin.
+            inside("link set dev eth0 alias dev7; link set eth0 address 02:00:00:00:00:99");
+            run(Command::Del, &config).unwrap();
+            assert!(shell("ip -d link show dev7").contains("macvlan"));
+            shell(&format!("ip link set dev7 address {MAC}"));
+            assert!(!note(&who).exists());
+        }
+    });
+}
+
+/// Of what the stock plugin attached, the configuration tells the name.
+#[test]
+fn a_device_without_a_note_has_the_name_that_is_configured() {
+    on_private_host(|| async {
+        make_device();
+        let (dir, container) = (tempfile::tempdir().unwrap(), Netns::new());
+        let who = at(&container);
+        let config = config(&dir, &json!({"device": "dev8"}));
+        for way in OURS {
+            Way::Stock19.run(KIND, Command::Add, &config, &who).unwrap();
+            container.ip("link set dev eth0 alias eth1");
+            // A further name of an interface that is none of a real device's tells nothing.
+            container.ip("link property add dev eth0 altname dev8");
+            let error = way.run(KIND, Command::Del, &config, &who).unwrap_err();
+            let text = "has the alias \"eth1\", and device dev8 was moved in";
+            assert!(error.msg.contains(text), "{way:?}: {}", error.msg);
+            container.ip("link property del dev eth0 altname dev8");
+            container.ip("link set dev eth0 alias dev8");
+            way.run(KIND, Command::Del, &config, &who).unwrap();
+            assert!(shell("ip link show dev8").contains(MAC));
+        }
+    });
+}
+
+#[test]
+fn a_failed_add_leaves_no_note() {
+    on_private_host(|| async {
+        make_device();
+        let (dir, container) = (tempfile::tempdir().unwrap(), Netns::new());
+        let who = at(&container);
+        let full = json!({"device": "dev8", "ipam": {"type": "host-local", "dataDir": dir.path(),
+            "ranges": [[{"subnet": "10.9.0.0/30", "rangeEnd": "10.9.0.1"}]]}});
+        for way in OURS {
+            way.run(KIND, Command::Add, &config(&dir, &full), &who)
+                .unwrap_err();
+            assert!(!note(&who).exists());
+        }
     });
 }
 

@@ -15,6 +15,10 @@ const DEFAULT_TIME: u32 = 3600;
 /// Renewed more often than this, a lease would be nothing but messages.
 const LEAST_PAUSE: Duration = Duration::from_secs(60);
 
+/// So long nothing is done for a lease that was just granted, whatever times its server
+/// tells: each renewal is a thread, messages and a file. Shorter leases are none.
+const LEAST_REST: Duration = Duration::from_secs(3);
+
 /// Who has a lease.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -72,17 +76,23 @@ pub(super) enum Need {
 }
 
 impl Grant {
-    /// What an answer that accepts grants; `None` for other answers.
+    /// What an answer that accepts grants; `None` for other answers, and for what lasts
+    /// no time.
     pub(super) fn of(answer: &Packet, from: Mac) -> Option<Self> {
         let grants = answer.is(Kind::Ack) && !answer.yours.is_unspecified();
         grants.then_some(())?;
-        Some(Self {
+        let grant = Self {
             address: answer.yours,
             server: answer.server()?,
             server_mac: from,
             options: answer.options.clone(),
             since: now(),
-        })
+        };
+        if grant.time() < LEAST_REST {
+            tracing::debug!(server = %grant.server, lasts = ?grant.time(), "lease is too short");
+            return None;
+        }
+        Some(grant)
     }
 
     /// How long it lasts.
@@ -92,12 +102,14 @@ impl Grant {
 
     fn rebind_after(&self) -> Duration {
         let told = self.number(option::REBINDING_TIME).map(seconds);
-        told.unwrap_or(self.time() * 85 / 100).min(self.time())
+        let after = told.unwrap_or(self.time() * 85 / 100);
+        after.max(LEAST_REST).min(self.time())
     }
 
     fn renew_after(&self) -> Duration {
         let told = self.number(option::RENEWAL_TIME).map(seconds);
-        told.unwrap_or(self.time() / 2).min(self.rebind_after())
+        let after = told.unwrap_or(self.time() / 2);
+        after.max(LEAST_REST).min(self.rebind_after())
     }
 
     /// The time since it was granted. A clock that was set back counts as a
@@ -221,6 +233,10 @@ mod tests {
         assert_eq!([pause(1000), pause(100), pause(20)], [500, 60, 20]);
     }
 
+    fn times() -> impl Strategy<Value = u32> {
+        prop_oneof![0_u32..9, any::<u32>()]
+    }
+
     proptest! {
         #[test]
         fn a_lease_survives_its_file(
@@ -247,6 +263,29 @@ mod tests {
         ) {
             let need = grant(&[(51, lease), (58, t1), (59, t2)]).need(seconds(age));
             prop_assert_eq!(need.pause().is_zero(), need == Need::Expired);
+        }
+
+        #[test]
+        fn nothing_is_due_at_once_whatever_a_server_tells(
+            lease in proptest::option::of(times()),
+            t1 in proptest::option::of(times()),
+            t2 in proptest::option::of(times()),
+        ) {
+            let mut ack = Packet::new(Kind::Ack, 1, [2; 6]);
+            ack.yours = [10, 1, 0, 9].into();
+            ack.set(option::SERVER, vec![10, 1, 0, 1]);
+            for (code, time) in [(51, lease), (58, t1), (59, t2)] {
+                if let Some(time) = time {
+                    ack.set(code, time.to_be_bytes().to_vec());
+                }
+            }
+            match Grant::of(&ack, [2; 6]) {
+                None => prop_assert!(seconds(lease.unwrap()) < LEAST_REST),
+                Some(grant) => {
+                    let need = grant.need(Duration::ZERO);
+                    prop_assert!(matches!(need, Need::Nothing(rest) if rest >= LEAST_REST));
+                }
+            }
         }
     }
 }

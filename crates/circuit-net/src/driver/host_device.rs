@@ -1,10 +1,12 @@
 //! `host-device`: one of the host's interfaces, moved into the container and
 //! back again.
 //!
-//! While it is in the container, its alias is the name that it had on the host.
+//! While it is in the container, its alias is the name that it had on the host. That is
+//! what the stock plugin goes by at DEL; this one has a note of its own, too.
 
 mod find;
 mod of_host;
+mod origin;
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -74,7 +76,7 @@ impl Driver for HostDevice {
             // The kernel gave hardware back to the host.
             _ => Ok(()),
         };
-        given_back.and(moved)
+        given_back.and(moved.and_then(|()| origin::forget(call)))
     }
 
     fn check(&self, call: &Call<'_>) -> Answer<()> {
@@ -160,6 +162,7 @@ fn move_in(call: &Call<'_>, device: &Link, of_host: Option<&OfHost>) -> Answer<L
         ));
     }
     let netns = netns::open(call.needs_netns()?)?;
+    origin::note(call, device)?;
     let spec = LinkSpec {
         netns: Some(netns.as_fd()),
         alias: Some(&device.name),
@@ -185,7 +188,8 @@ fn move_in(call: &Call<'_>, device: &Link, of_host: Option<&OfHost>) -> Answer<L
 /// Brings the device back after a failure, with what the host had on it, as well as can
 /// be: what failed is the one to tell.
 fn restore(call: &Call<'_>, device: &Link, of_host: Option<&OfHost>) {
-    if let Err(error) = try_restore(call, device, of_host) {
+    let restored = try_restore(call, device, of_host);
+    if let Err(error) = restored.and_then(|()| origin::forget(call)) {
         tracing::warn!(
             device = device.name,
             container = call.container_id,
@@ -206,7 +210,7 @@ fn try_restore(call: &Call<'_>, device: &Link, of_host: Option<&OfHost>) -> Answ
         if inside.is_none() {
             inside = look_up(&mut *call.container()?, &device.name)?;
         }
-        if let Some(inside) = inside {
+        if let Some(inside) = inside.filter(|it| it.kind == device.kind) {
             to_host(call, &inside, &device.name)?;
         }
     }
@@ -234,22 +238,13 @@ fn move_out(call: &Call<'_>) -> Answer<()> {
     let Some(link) = look_up(&mut *call.container()?, call.ifname)? else {
         return Ok(());
     };
+    let name = origin::name_on_host(call, &link)?;
     if Options::new(call.config).flag(WITH_NETWORK)? {
         // What was given is known by what is there.
         let mut socket = call.container()?;
         OfHost::read(&mut socket, &link)?.remove_rules(&mut socket)?;
     }
-    match link.alias.as_deref().filter(|alias| !alias.is_empty()) {
-        Some(name) => to_host(call, &link, name),
-        None => Err(ErrorReport::new(
-            code::OTHER,
-            format!(
-                "interface {} does not tell its name on the host, so it was not moved: \
-                 move it back by hand",
-                call.ifname
-            ),
-        )),
-    }
+    to_host(call, &link, name)
 }
 
 fn to_host(call: &Call<'_>, link: &Link, name: &str) -> Answer<()> {

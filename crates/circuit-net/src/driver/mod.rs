@@ -47,6 +47,7 @@ pub use firewall::FirewalldWatch;
 pub use held::held;
 pub use ipam::pools;
 pub use options::{Options, Unsupported};
+pub use portmap::guard_loopback;
 
 /// What a driver answers: a result, or the error object of the specification.
 pub type Answer<T> = std::result::Result<T, ErrorReport>;

@@ -15,6 +15,7 @@ pub(super) use store::owners;
 use std::net::IpAddr;
 use std::path::Path;
 
+use circuit_core::Error;
 use circuit_core::cni::{CniResult, ErrorReport, JsonObject, code};
 
 use self::config::{Config, targets};
@@ -22,7 +23,7 @@ use self::store::{Elements, Target};
 use super::owner::Owner;
 use super::{Answer, Call, Driver, Unsupported};
 use crate::netlink::interface_toward;
-use crate::nft::conntrack;
+use crate::nft::{Nft, conntrack};
 
 /// The driver.
 pub(super) struct Portmap;
@@ -100,6 +101,16 @@ impl Driver for Portmap {
         forget_connections(&gone);
         Ok(())
     }
+}
+
+/// Keeps what listens on the host's 127.0.0.1 out of the reach of containers, as ADD does,
+/// for whoever lets the stock plugin publish ports.
+///
+/// # Errors
+/// When the ruleset cannot be read or changed.
+pub fn guard_loopback() -> circuit_core::Result<()> {
+    let made = Nft::open(None).and_then(|mut nft| nft.establish(&rules::part()));
+    made.map_err(|e| Error::unavailable(format!("the firewall rule for that is not made: {e}")))
 }
 
 /// The elements that ADD has put in, going by what DEL is told, if it is told.

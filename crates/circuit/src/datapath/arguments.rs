@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use circuit_core::{
     Error, Result,
     attachment::LastAddresses,
-    cni::ConfigList,
+    cni::{AnyCase as _, ConfigList, PluginConfig},
     datapath::Arguments,
     labels::{DesiredNetwork, PortMapping},
 };
@@ -67,14 +67,15 @@ fn fixed(config: &ConfigList, ips: &[String]) -> Result<Vec<String>> {
 
 /// An address as its IPAM plugin wants it, checked against the subnets.
 fn in_subnet(config: &ConfigList, subnets: &[IpNet], text: &str) -> Result<String> {
-    let ip = match text.parse::<IpNet>() {
+    let asked = text.parse::<IpNet>();
+    let ip = match &asked {
         Ok(net) => net.addr(),
         Err(_) => text.parse::<IpAddr>().map_err(|_| {
             Error::invalid(format!("{text:?} is no address: write one like 10.88.0.7"))
         })?,
     };
     let home = subnets.iter().find(|subnet| subnet.contains(&ip));
-    if home.is_none() && !subnets.is_empty() && config.ipam_kind() != Some("static") {
+    if home.is_none() && !subnets.is_empty() {
         let known: Vec<String> = subnets.iter().map(|s| s.trunc().to_string()).collect();
         return Err(Error::invalid(format!(
             "address {ip} is outside network {}: choose one in {}",
@@ -82,20 +83,47 @@ fn in_subnet(config: &ConfigList, subnets: &[IpNet], text: &str) -> Result<Strin
             known.join(" or ")
         )));
     }
-    if config.ipam_kind() == Some("static") {
-        // It knows no subnet, so the address must bring its prefix length.
-        if text.contains('/') {
-            return Ok(text.to_owned());
-        }
-        let prefix = home.map(IpNet::prefix_len).ok_or_else(|| {
-            Error::invalid(format!(
+    if config.ipam_kind() != Some("static") {
+        return Ok(ip.to_string());
+    }
+    // It takes any prefix length that is asked for, and the host what follows from it.
+    let prefix = match (home, asked) {
+        (Some(home), _) => home.prefix_len(),
+        (None, Ok(net)) => unbounded(config, net)?.prefix_len(),
+        (None, Err(_)) => {
+            return Err(Error::invalid(format!(
                 "network {} needs address {ip} with a prefix length, like {ip}/24",
                 config.name
-            ))
-        })?;
-        return Ok(format!("{ip}/{prefix}"));
+            )));
+        }
+    };
+    Ok(format!("{ip}/{prefix}"))
+}
+
+/// An address that no subnet of the configuration bounds, where it is the container's
+/// alone: who asks must not decide which addresses, routes and rules the host gets.
+fn unbounded(config: &ConfigList, asked: IpNet) -> Result<IpNet> {
+    match config.plugins.iter().find(|it| sets_up_host(it)) {
+        None => Ok(asked),
+        Some(plugin) => Err(Error::invalid(format!(
+            "network {} cannot give address {asked}: its plugin {} would set up the host by it, \
+             and its configuration names no subnet; use ipam host-local with a subnet, or name \
+             addresses for static",
+            config.name, plugin.kind
+        ))),
     }
-    Ok(ip.to_string())
+}
+
+/// Whether a plugin gives the host something that follows from a container's address.
+fn sets_up_host(plugin: &PluginConfig) -> bool {
+    let is = |key| plugin.raw.find(key).and_then(Value::as_bool) == Some(true);
+    match plugin.kind.as_str() {
+        "bridge" => ["isGateway", "isDefaultGateway", "ipMasq"]
+            .into_iter()
+            .any(is),
+        "ptp" | "portmap" | "firewall" => true,
+        _ => false,
+    }
 }
 
 /// Former addresses, when the network can be asked for them.
@@ -238,6 +266,73 @@ mod tests {
             error.message(),
             "address 10.8.0.7 is outside network n: choose one in 10.9.0.0/24"
         );
+    }
+
+    fn of_static(plugin: &str, addresses: &str, more: &str) -> ConfigList {
+        let text = format!(
+            r#"{{"cniVersion":"1.0.0","name":"n","plugins":[{{{plugin},
+                "ipam":{{"type":"static","addresses":[{addresses}]}}}}{more}]}}"#
+        );
+        ConfigList::parse(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn an_address_of_static_is_in_the_subnets_that_the_configuration_names() {
+        let named = r#"{"address":"10.9.0.2/24"},{"address":"fd00:9::2/64"}"#;
+        for plugin in [
+            r#""type":"bridge","isGateway":true"#,
+            r#""type":"ptp""#,
+            r#""type":"macvlan""#,
+        ] {
+            let config = of_static(plugin, named, "");
+            let given = |ip| arguments(&config, &wanted(ip), None, &[]);
+            for (asked, granted) in [
+                ("10.9.0.7", "10.9.0.7/24"),
+                ("10.9.0.7/1", "10.9.0.7/24"),
+                ("fd00:9::7/3", "fd00:9::7/64"),
+            ] {
+                assert_eq!(given(asked).unwrap().config_args["ips"], json!([granted]));
+            }
+            for outside in ["128.0.0.5/1", "10.8.0.7", "10.9.1.7/16", "fd00::7/3"] {
+                let error = given(outside).unwrap_err();
+                assert!(error.message().contains("outside network n"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_host_is_set_up_by_no_subnet_that_is_asked_for() {
+        let given = |plugin, more| {
+            let config = of_static(plugin, "", more);
+            arguments(&config, &wanted("128.0.0.5/1"), None, &[])
+        };
+        for (plugin, more) in [
+            (r#""type":"bridge","isGateway":true"#, ""),
+            (r#""type":"bridge","ISDEFAULTGATEWAY":true"#, ""),
+            (r#""type":"bridge","ipMasq":true"#, ""),
+            (r#""type":"ptp""#, ""),
+            (r#""type":"bridge""#, r#",{"type":"firewall"}"#),
+            (r#""type":"macvlan""#, r#",{"type":"portmap"}"#),
+        ] {
+            let error = given(plugin, more).unwrap_err();
+            let text = "network n cannot give address 128.0.0.5/1: its plugin ";
+            assert!(error.message().starts_with(text), "{plugin}: {error}");
+        }
+        for plugin in [
+            r#""type":"bridge","isGateway":false"#,
+            r#""type":"macvlan""#,
+        ] {
+            let given = given(plugin, r#",{"type":"tuning"}"#).unwrap();
+            assert_eq!(given.config_args["ips"], json!(["128.0.0.5/1"]));
+        }
+        let bare = arguments(
+            &of_static(r#""type":"macvlan""#, "", ""),
+            &wanted("10.9.0.7"),
+            None,
+            &[],
+        );
+        let text = "network n needs address 10.9.0.7 with a prefix length, like 10.9.0.7/24";
+        assert_eq!(bare.unwrap_err().message(), text);
     }
 
     #[test]

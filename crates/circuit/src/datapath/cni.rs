@@ -54,7 +54,7 @@ pub struct CniDatapath {
     /// Announcements under way, by CNI container id and interface.
     announcing: Mutex<HashMap<(String, String), AbortHandle>>,
     /// What was said of plugins that no driver can take the place of.
-    told: Mutex<HashSet<String>>,
+    pub(super) told: Mutex<HashSet<String>>,
     disturbances: Disturbances,
     accounts: Accounts,
     /// The daemon's own namespace, which does not change.
@@ -155,6 +155,7 @@ impl CniDatapath {
             });
             kept.await.map_err(clean)?;
         }
+        self.guard_loopback(&config, &attachment.natives).await;
         let lock = self.lock(attachment).await.map_err(clean)?;
         let args = args(&config, attachment);
         let (result, raw) = self
@@ -435,10 +436,11 @@ impl Datapath for CniDatapath {
         let Some(result) = &attachment.result else {
             return Ok(());
         };
+        let config = ConfigList::parse(attachment.config.as_bytes())?;
+        self.guard_loopback(&config, &attachment.natives).await;
         if attachment.natives.is_empty() {
             return Ok(());
         }
-        let config = ConfigList::parse(attachment.config.as_bytes())?;
         let lock = self.lock(attachment).await?;
         Ok(self
             .cni

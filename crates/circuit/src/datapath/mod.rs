@@ -5,6 +5,7 @@ mod accounts;
 mod arguments;
 mod cni;
 mod disturbances;
+mod loopback;
 mod remains;
 mod standing;
 

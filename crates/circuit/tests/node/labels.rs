@@ -13,7 +13,8 @@ crate::on_every_data_path!(
     order_is_kept,
     the_default_route_goes_where_it_is_wished,
     wishes_are_granted,
-    ports_lead_to_the_container
+    ports_lead_to_the_container,
+    the_hosts_loopback_stays_its_own
 );
 
 fn three_networks(node: &TestNode) {
@@ -125,6 +126,40 @@ pub(crate) const WEB: [&str; 3] = [
 
 pub(crate) fn get(node: &TestNode, url: &str) -> String {
     node.outside("curl", &["-s", "-m", "5", url]).stdout
+}
+
+/// A bridge whose ports are published takes packets for loopback addresses.
+fn the_hosts_loopback_stays_its_own(node: NodeBuilder) {
+    let node = node.start();
+    node.create_network("a", &network::full("a", "10.1.0.0/16"));
+    let folder = node.folder().display().to_string();
+    let serve =
+        format!("echo secret >{folder}/it; exec busybox httpd -p 127.0.0.1:7000 -h {folder}");
+    node.run("sh", &["-c", &serve]).ok();
+    let labels = [(NETWORK, "a"), ("io.circuit.ports", "8081:80")];
+    node.run_container("web", &labels, &WEB);
+    wait_for_ips(&node, "web", 1);
+    let lead = "ip route add 127.0.0.0/8 via 10.1.0.1 table 5; \
+         ip rule add pref 0 to 127.0.0.0/8 table 5; ip rule del pref 0 table local; \
+         ip rule add pref 10 table local; echo 1 >/proc/sys/net/ipv4/conf/eth0/route_localnet";
+    node.in_netns("web", &["sh", "-ec", lead]).ok();
+    let ask = || {
+        let curl = ["curl", "-s", "-m", "1", "http://127.0.0.1:7000/it"];
+        node.in_netns("web", &curl).stdout
+    };
+    assert_eq!(ask(), "");
+    // It is the rule that keeps it out, and it is made again.
+    node.freeze_daemon(true);
+    node.run(
+        "nft",
+        &["flush", "chain", "inet", "circuit", "hostports_input"],
+    )
+    .ok();
+    assert_eq!(ask(), "secret\n");
+    node.freeze_daemon(false);
+    wait_until("it is kept out again", PATIENCE, || ask().is_empty());
+    node.remove_container("web");
+    node.assert_nothing_left();
 }
 
 fn ports_lead_to_the_container(node: NodeBuilder) {

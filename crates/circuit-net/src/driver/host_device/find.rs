@@ -69,6 +69,21 @@ impl Named {
         Ok(())
     }
 
+    /// The device's name, or a further one, if it is named so.
+    pub(super) fn device(&self) -> Option<&str> {
+        self.device.as_deref()
+    }
+
+    /// Whether the device is named by its place among real ones.
+    pub(super) fn is_real(&self) -> bool {
+        let by_name = self.device.is_some() || self.hwaddr.is_some();
+        let place = match &self.kernelpath {
+            Some(path) => !path.starts_with("/sys/devices/virtual"),
+            None => self.pci.is_some() || self.auxiliary.is_some(),
+        };
+        !by_name && place
+    }
+
     /// Whether the device is left to a program.
     pub(super) fn is_userspace(&self) -> Answer<bool> {
         self.is_userspace_in(Path::new("/sys"))
@@ -223,6 +238,25 @@ mod tests {
             let error = name(&at_path(path)).unwrap_err();
             assert!(error.msg.contains("under /sys/devices/"), "{}", error.msg);
         }
+    }
+
+    #[test]
+    fn a_place_tells_what_is_real() {
+        let at_path = |path: &str| Named {
+            kernelpath: Some(path.to_owned()),
+            ..Named::default()
+        };
+        let named = |named: Named| Named {
+            device: Some("ens1".to_owned()),
+            ..named
+        };
+        assert!(at_pci("0000:01:00.0").is_real());
+        assert!(at_path("/sys/devices/pci0000:00/0000:01:00.0").is_real());
+        assert!(!at_path("/sys/devices/virtual").is_real());
+        assert!(!at_path("/sys/devices/virtual/").is_real());
+        // By its name another one may have been meant.
+        assert!(!named(at_pci("0000:01:00.0")).is_real());
+        assert!(!Named::default().is_real());
     }
 
     #[test]
