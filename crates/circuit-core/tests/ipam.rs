@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use circuit_core::ipam::ledger::Ledger;
 use circuit_core::ipam::wire::Wanted;
 use circuit_core::ipam::{
-    AddressSet, Agent, Entry, Exact, Hello, Missing, Refusal, Span, Standing, Timing, User,
+    AddressSet, Agent, Entry, Exact, Hello, Missing, Refusal, Span, Standing, Timing, User, Wish,
 };
 use circuit_testing::History;
 use proptest::prelude::*;
@@ -218,9 +218,13 @@ impl World {
         }
         let hello = self.hello(n);
         let set = self.set.clone();
-        let taken = self
-            .ledger
-            .take(&hello, &TIMING, self.now, (POOL, &set, set.batch()));
+        let wish = Wish {
+            pool: POOL,
+            set: &set,
+            want: set.batch(),
+            abandoned: set.batch(),
+        };
+        let taken = self.ledger.take(&hello, &TIMING, self.now, &wish);
         let learnt = self.nodes[n].agent.learn(&taken.standing);
         self.write(n, &entries_of(learnt));
         self.hold(n, taken.addresses.clone(), taken.standing.suspect);

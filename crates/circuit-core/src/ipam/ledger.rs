@@ -91,6 +91,19 @@ pub struct Tick {
     pub wanted: Vec<String>,
 }
 
+/// A wish for any addresses.
+#[derive(Debug, Clone, Copy)]
+pub struct Wish<'a> {
+    /// The pool.
+    pub pool: &'a str,
+    /// What of it.
+    pub set: &'a AddressSet,
+    /// As many at most.
+    pub want: usize,
+    /// As many at most are told of that were taken back from nodes that are away.
+    pub abandoned: usize,
+}
+
 /// The answer to a wish for any address.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Taken {
@@ -258,14 +271,11 @@ impl Ledger {
         }
     }
 
-    /// Takes up to `want` free addresses of a set for a node.
-    pub fn take(
-        &mut self,
-        hello: &Hello,
-        timing: &Timing,
-        now: u64,
-        (pool, set, want): (&str, &AddressSet, usize),
-    ) -> Taken {
+    /// Takes free addresses of a set for a node.
+    pub fn take(&mut self, hello: &Hello, timing: &Timing, now: u64, wish: &Wish<'_>) -> Taken {
+        let Wish {
+            pool, set, want, ..
+        } = *wish;
         let standing = self.enter(hello, timing, now);
         let mut taken = Taken {
             standing,
@@ -293,7 +303,7 @@ impl Ledger {
                     self.give_to(pool, ip, &hello.node);
                     taken.addresses.push(ip);
                 }
-                Some(owner) if owner.abandoned && taken.abandoned.len() < want => {
+                Some(owner) if owner.abandoned && taken.abandoned.len() < wish.abandoned => {
                     taken.abandoned.push(ip);
                 }
                 Some(_) => {}

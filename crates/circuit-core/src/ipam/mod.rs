@@ -16,6 +16,6 @@ pub mod wire;
 
 pub use agent::{Agent, Duty, Given, Refusal, Trust};
 pub use holding::{Entry, Holding, Missing};
-pub use ledger::{Exact, Hello, Listed, Standing, Taken, Tick, Timing};
+pub use ledger::{Exact, Hello, Listed, Standing, Taken, Tick, Timing, Wish};
 pub use owner::{Use, User};
 pub use span::{AddressSet, Span, from_key, key};

@@ -15,6 +15,7 @@ use circuit_core::{Error, Result};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
+use super::answered::Answered;
 use super::clock::{boot_id, now};
 use super::journal::{Journal, Line, load};
 use super::ledger::Ledger;
@@ -64,6 +65,8 @@ pub struct Keeper {
     pub(super) outage: DependencyLog,
     /// What is to be told of addresses, by pool and address.
     pub(super) notes: Mutex<BTreeMap<(String, IpAddr), String>>,
+    /// What somebody on the wire has.
+    pub(super) answered: Answered,
 }
 
 impl Keeper {
@@ -118,6 +121,7 @@ impl Keeper {
             written: AtomicU64::new(0),
             outage: DependencyLog::new("the ledger of addresses"),
             notes: Mutex::default(),
+            answered: Answered::default(),
         })
     }
 
@@ -142,7 +146,7 @@ impl Keeper {
     }
 
     async fn add(&self, wanted: &Wanted) -> Result<Reply> {
-        let deadline = Instant::now() + PATIENCE;
+        let mut deadline = Instant::now() + PATIENCE;
         let (mut taken_by_others, mut others) = (0, false);
         let fixed = !wanted.wishes.is_empty();
         loop {
@@ -163,6 +167,8 @@ impl Keeper {
                     }
                     Heard::Somebody => {
                         taken_by_others += 1;
+                        // Asking took its time; others have theirs all the same.
+                        deadline = Instant::now() + PATIENCE;
                         continue;
                     }
                     Heard::Nothing(places) if !others && !fixed => {

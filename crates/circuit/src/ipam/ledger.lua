@@ -133,7 +133,7 @@ end
 function does.take()
   local h = hello()
   local standing = enter(h)
-  local pool, want, limit, spans = argument(), number(), number(), {}
+  local pool, want, most, limit, spans = argument(), number(), number(), number(), {}
   for i = 1, number() do
     spans[i] = { high = argument(), first = number(), last = number(), width = number() }
   end
@@ -153,7 +153,7 @@ function does.take()
         if not owner then
           give_to(pool, names[i], h.node)
           table.insert(taken, names[i])
-        elseif string.sub(owner, 1, 1) == '!' and #abandoned < want then
+        elseif string.sub(owner, 1, 1) == '!' and #abandoned < most then
           table.insert(abandoned, names[i])
         end
       end

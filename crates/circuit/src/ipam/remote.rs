@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use circuit_core::Result;
 use circuit_core::ipam::wire::Reply;
-use circuit_core::ipam::{AddressSet, Agent, Entry, Exact, Hello, Standing, Trust};
+use circuit_core::ipam::{AddressSet, Agent, Entry, Exact, Hello, Standing, Trust, Wish};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::clock::{fresh, now};
-use super::keeper::{Keeper, Next, conflict};
+use super::keeper::{Keeper, Next, conflict, listed};
 
 /// How often the ledger is called.
 const EVERY: Duration = Duration::from_secs(1);
@@ -180,12 +180,14 @@ impl Keeper {
 
     /// Lets go of free addresses that somebody else on the wire has.
     pub(super) async fn abandon(&self, pool: &str, addresses: &[IpAddr]) {
-        let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-        tracing::warn!(
-            pool,
-            "somebody on the wire has {}: it is not given to containers",
-            texts.join(", ")
-        );
+        let new = self.answered.note(pool, addresses, now());
+        if !new.is_empty() {
+            tracing::warn!(
+                pool,
+                "somebody on the wire has {}: it is not given to containers",
+                listed(&new)
+            );
+        }
         let _alone = self.remote.lock().await;
         {
             let mut agent = self.agent();
@@ -205,8 +207,16 @@ impl Keeper {
         let _alone = self.remote.lock().await;
         let mut looked_at = 0;
         let mut abandoned = Vec::new();
+        // Those that just answered are not asked for again, so that others are.
+        let answered = self.answered.of(pool, now());
+        let wish = Wish {
+            pool,
+            set,
+            want,
+            abandoned: want + answered.len(),
+        };
         while looked_at < set.size() {
-            let taken = self.ledger.take(&self.hello(), pool, set, want).await?;
+            let taken = self.ledger.take(&self.hello(), &wish).await?;
             let suspect = taken.standing.suspect;
             self.hold(pool, &taken.standing, taken.addresses.clone(), suspect)?;
             if taken.standing.settling > 0 {
@@ -219,6 +229,9 @@ impl Keeper {
             looked_at += taken.looked_at.max(1);
         }
         for ip in abandoned {
+            if answered.contains(&ip) {
+                continue;
+            }
             let (standing, exact) = self.ledger.exact(&self.hello(), pool, ip).await?;
             if let Exact::Yours { .. } = exact {
                 self.hold(pool, &standing, vec![ip], true)?;
@@ -302,7 +315,7 @@ impl Keeper {
 
     /// Takes addresses before they are needed, and asks the wire for those that
     /// are suspect.
-    async fn stock(&self) -> Result<()> {
+    pub(super) async fn stock(&self) -> Result<()> {
         let (low, links) = {
             let agent = self.agent();
             let pools = agent.pools().iter();

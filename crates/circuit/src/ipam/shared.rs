@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 use circuit_core::ipam::ledger::LOOKED_AT;
 use circuit_core::ipam::{
-    AddressSet, Exact, Hello, Listed, Span, Standing, Taken, Tick, Timing, from_key, key,
+    Exact, Hello, Listed, Span, Standing, Taken, Tick, Timing, Wish, from_key, key,
 };
 use circuit_core::{Error, Result};
 
@@ -241,21 +241,16 @@ impl<S: Scripts> Ledger for Shared<S> {
         })
     }
 
-    async fn take(
-        &self,
-        hello: &Hello,
-        pool: &str,
-        set: &AddressSet,
-        want: usize,
-    ) -> Result<Taken> {
+    async fn take(&self, hello: &Hello, wish: &Wish<'_>) -> Result<Taken> {
         let mut arguments = self.hello("take", hello);
         arguments.extend([
-            pool.to_owned(),
-            want.to_string(),
+            wish.pool.to_owned(),
+            wish.want.to_string(),
+            wish.abandoned.to_string(),
             LOOKED_AT.to_string(),
-            set.spans.len().to_string(),
+            wish.set.spans.len().to_string(),
         ]);
-        arguments.extend(set.spans.iter().flat_map(span));
+        arguments.extend(wish.set.spans.iter().flat_map(span));
         let mut answer = self.run(&arguments).await?;
         Ok(Taken {
             standing: answer.standing()?,

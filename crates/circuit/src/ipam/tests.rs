@@ -7,13 +7,13 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use circuit_core::ipam::ledger::Ledger as Model;
 use circuit_core::ipam::wire::{Question, Reply, Wanted};
-use circuit_core::ipam::{AddressSet, Exact, Hello, Span, Timing, User};
+use circuit_core::ipam::{AddressSet, Exact, Hello, Span, Timing, User, Wish};
 use circuit_core::service::{AddressState, Addressing, Release};
 use circuit_core::{Error, Result};
 use circuit_testing::History;
@@ -22,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 use crate::redis::{Store, Url, cmd};
 
 use super::{Alone, InRedis, Keeper, Ledger, Parts, Scripts, Shared, Value, Wire};
+
+mod suspects;
 
 /// A Redis of its own, on a socket in a folder.
 struct Redis {
@@ -111,13 +113,14 @@ impl Scripts for Client {
     }
 }
 
-/// A wire on which these are.
+/// A wire on which these are, and how often it was asked.
 #[derive(Default)]
-struct Lan(std::sync::Mutex<BTreeSet<IpAddr>>);
+struct Lan(std::sync::Mutex<BTreeSet<IpAddr>>, AtomicUsize);
 
 #[async_trait]
 impl Wire for Lan {
     async fn answering(&self, _link: &str, addresses: &[IpAddr]) -> Vec<IpAddr> {
+        self.1.fetch_add(1, Ordering::Relaxed);
         let there = self.0.lock().unwrap();
         let found = addresses.iter().filter(|ip| there.contains(ip));
         found.copied().collect()
@@ -261,8 +264,14 @@ async fn the_script_does_what_the_model_does() {
             }
             1..=3 => {
                 let want = usize::try_from(next(5)).unwrap();
-                let a = model.take(&hello, &SLOW, 1, (pool, set, want));
-                let b = shared.take(&hello, pool, set, want).await.unwrap();
+                let wish = Wish {
+                    pool,
+                    set,
+                    want,
+                    abandoned: usize::try_from(next(5)).unwrap(),
+                };
+                let a = model.take(&hello, &SLOW, 1, &wish);
+                let b = shared.take(&hello, &wish).await.unwrap();
                 assert_eq!(a, b, "step {step}");
             }
             4 => {
