@@ -171,15 +171,17 @@ impl Keeper {
                         deadline = Instant::now() + PATIENCE;
                         continue;
                     }
-                    Heard::Nothing(places) if !others && !fixed => {
+                    Heard::Nothing { places, why } => {
+                        if others || fixed || places.is_empty() {
+                            return Ok(not_heard(wanted, &given, why.as_ref()));
+                        }
                         others = true;
                         match self.take_others(wanted, &places).await {
                             Next::Again => continue,
                             Next::End(reply) => return Ok(reply),
-                            Next::Wait(_) => not_heard(wanted, &given),
+                            Next::Wait(_) => not_heard(wanted, &given, why.as_ref()),
                         }
                     }
-                    Heard::Nothing(_) => return Ok(not_heard(wanted, &given)),
                 },
                 Err(refusal) => match self.provide(wanted, refusal).await {
                     Next::Again => continue,

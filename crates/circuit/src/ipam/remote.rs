@@ -340,7 +340,14 @@ impl Keeper {
             self.take(&pool, &set, want).await?;
         }
         for (pool, link, suspect) in links {
-            let answering = self.wire.answering(&link, &suspect).await;
+            let answering = match self.wire.answering(&link, &suspect).await {
+                Ok(answering) => answering,
+                // They stay suspect: they are asked for when they are needed.
+                Err(error) => {
+                    tracing::debug!(pool, link, %error, "nobody can be asked for addresses");
+                    continue;
+                }
+            };
             let sound = suspect.iter().filter(|ip| !answering.contains(ip));
             self.clear(&pool, &sound.copied().collect::<Vec<_>>())?;
             if !answering.is_empty() {

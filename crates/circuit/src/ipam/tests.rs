@@ -113,17 +113,20 @@ impl Scripts for Client {
     }
 }
 
-/// A wire on which these are, and how often it was asked.
+/// A wire on which these are, how often it was asked, and whether it cannot be.
 #[derive(Default)]
-struct Lan(std::sync::Mutex<BTreeSet<IpAddr>>, AtomicUsize);
+struct Lan(std::sync::Mutex<BTreeSet<IpAddr>>, AtomicUsize, AtomicBool);
 
 #[async_trait]
 impl Wire for Lan {
-    async fn answering(&self, _link: &str, addresses: &[IpAddr]) -> Vec<IpAddr> {
+    async fn answering(&self, link: &str, addresses: &[IpAddr]) -> Result<Vec<IpAddr>> {
+        if self.2.load(Ordering::Relaxed) {
+            return Err(Error::precondition(format!("{link} is down")));
+        }
         self.1.fetch_add(1, Ordering::Relaxed);
         let there = self.0.lock().unwrap();
         let found = addresses.iter().filter(|ip| there.contains(ip));
-        found.copied().collect()
+        Ok(found.copied().collect())
     }
 }
 

@@ -52,3 +52,32 @@ async fn an_address_that_answers_keeps_no_other_from_being_given() {
     }
     assert_eq!(wire.1.load(Ordering::Relaxed), asked);
 }
+
+#[tokio::test]
+async fn what_cannot_be_asked_for_just_now_stays_suspect() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wire, ledger) = (
+        Arc::new(Lan::default()),
+        Arc::new(Alone::new("a".into(), QUICK)),
+    );
+    let pool = set(2, 5);
+    away(&ledger, &[ip(2), ip(3)]).await;
+    wire.0.lock().unwrap().insert(ip(2));
+    let keeper = keeper(Arc::clone(&ledger) as _, &wire, dir.path(), "node-1");
+    wire.2.store(true, Ordering::Relaxed);
+    for container in ["c1", "c2"] {
+        assert!(one(add(&keeper, container, &pool, None).await) > ip(3));
+    }
+    for wish in [Some(ip(2)), None, None] {
+        let refused = text(add(&keeper, "c3", &pool, wish).await);
+        assert!(
+            refused.contains("cannot be asked: eth1 is down"),
+            "{refused}"
+        );
+        keeper.stock().await.unwrap();
+    }
+    wire.2.store(false, Ordering::Relaxed);
+    assert_eq!(one(add(&keeper, "c3", &pool, None).await), ip(3));
+    let there = text(add(&keeper, "c4", &pool, Some(ip(2))).await);
+    assert!(there.contains("answers on eth1"), "{there}");
+}
