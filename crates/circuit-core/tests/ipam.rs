@@ -247,8 +247,8 @@ impl World {
         let learnt = self.nodes[n].agent.learn(&standing);
         self.write(n, &entries_of(learnt));
         match exact {
-            Exact::Yours { abandoned } => {
-                self.hold(n, vec![ip], abandoned || standing.suspect);
+            Exact::Yours { suspect } => {
+                self.hold(n, vec![ip], suspect || standing.suspect);
                 true
             }
             Exact::Held(_) => {

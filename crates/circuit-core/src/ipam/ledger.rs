@@ -124,8 +124,9 @@ pub struct Taken {
 pub enum Exact {
     /// It is the node's now, or was before.
     Yours {
-        /// A node that is away had it.
-        abandoned: bool,
+        /// A node that is away had it. Or the node itself, which asks only for what it
+        /// does not know to be its own: an answer was lost, or what it has written.
+        suspect: bool,
     },
     /// Another node, of this id, has it.
     Held(String),
@@ -326,7 +327,7 @@ impl Ledger {
         let owner = self.owners.get(&(pool.to_owned(), ip)).cloned();
         let exact = match owner {
             Some(owner) if owner.node == hello.node && !owner.abandoned => {
-                Exact::Yours { abandoned: false }
+                Exact::Yours { suspect: true }
             }
             Some(owner) if !owner.abandoned => Exact::Held(owner.node),
             _ if standing.settling > 0 => Exact::Settling,
@@ -335,7 +336,7 @@ impl Ledger {
                 self.standing.count += 1;
                 standing.count = self.standing.count;
                 Exact::Yours {
-                    abandoned: owner.is_some(),
+                    suspect: owner.is_some(),
                 }
             }
         };

@@ -177,7 +177,8 @@ function does.exact()
   local standing = enter(h)
   local pool, address = argument(), argument()
   local owner = redis.call('HGET', key('owners:' .. pool), address)
-  if owner == h.node then return told(standing, 'yours', '0') end
+  -- It does not know of it: its answer was lost, or its journal.
+  if owner == h.node then return told(standing, 'yours', '1') end
   if owner and string.sub(owner, 1, 1) ~= '!' then
     return told(standing, 'held', redis.call('HGET', key('names'), owner) or owner)
   end

@@ -285,6 +285,16 @@ impl Keeper {
     /// Takes the address that is asked for.
     pub(super) async fn take_exact(&self, pool: &str, set: &AddressSet, ip: IpAddr) -> Next {
         let _alone = self.remote.lock().await;
+        // Another request may have had it meanwhile.
+        let held = |agent: &Agent| {
+            agent
+                .pools()
+                .get(pool)
+                .is_some_and(|it| it.holding.holds(ip))
+        };
+        if held(&self.agent()) {
+            return Next::Again;
+        }
         let asked = self.ledger.exact(&self.hello(), pool, ip).await;
         let (standing, exact) = match asked {
             Ok(answer) => answer,
@@ -305,7 +315,7 @@ impl Keeper {
                      has it"
                 )));
             }
-            Exact::Yours { abandoned } => abandoned || standing.suspect,
+            Exact::Yours { suspect } => suspect || standing.suspect,
         };
         match self.hold(pool, &standing, vec![ip], yours) {
             Ok(()) => Next::Again,

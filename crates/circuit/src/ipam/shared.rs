@@ -267,7 +267,7 @@ impl<S: Scripts> Ledger for Shared<S> {
         let (standing, what, more) = (answer.standing()?, answer.text()?, answer.text()?);
         let exact = match what.as_str() {
             "yours" => Exact::Yours {
-                abandoned: more == "1",
+                suspect: more == "1",
             },
             "held" => Exact::Held(more),
             "settling" => Exact::Settling,

@@ -81,3 +81,51 @@ async fn what_cannot_be_asked_for_just_now_stays_suspect() {
     let there = text(add(&keeper, "c4", &pool, Some(ip(2))).await);
     assert!(there.contains("answers on eth1"), "{there}");
 }
+
+/// Runs the script, but does not tell of what came of it this time.
+struct Deaf {
+    client: Client,
+    now: AtomicBool,
+}
+
+#[async_trait]
+impl Scripts for Arc<Deaf> {
+    async fn run(&self, arguments: &[String]) -> Result<Value> {
+        let value = self.client.run(arguments).await;
+        let deaf = arguments[0] == "exact" && self.now.swap(false, Ordering::Relaxed);
+        if deaf {
+            return Err(Error::unavailable("the answer is lost"));
+        }
+        value
+    }
+}
+
+#[tokio::test]
+async fn an_address_whose_answer_was_lost_is_asked_for_on_the_wire() {
+    let redis = Redis::start();
+    let client = redis.client();
+    client.up().await;
+    let deaf = Arc::new(Deaf {
+        client,
+        now: AtomicBool::new(true),
+    });
+    let ledger = Arc::new(Shared::new(Arc::clone(&deaf), SLOW));
+    let (dir, pool) = (tempfile::tempdir().unwrap(), set(2, 9));
+    // A container of a node that is away has it.
+    let gone = hello("gone");
+    ledger.tick(&gone).await.unwrap();
+    ledger.exact(&gone, "lan", ip(3)).await.unwrap_err();
+    ledger
+        .give_back("gone", "lan", &[ip(3)], true)
+        .await
+        .unwrap();
+    let wire = Arc::new(Lan::default());
+    wire.0.lock().unwrap().insert(ip(3));
+    let keeper = keeper(ledger, &wire, dir.path(), "node-1");
+    keeper.call().await.unwrap();
+    deaf.now.store(true, Ordering::Relaxed);
+    let lost = text(add(&keeper, "c1", &pool, Some(ip(3))).await);
+    assert!(lost.contains("the answer is lost"), "{lost}");
+    let there = text(add(&keeper, "c1", &pool, Some(ip(3))).await);
+    assert!(there.contains("answers on eth1"), "{there}");
+}
