@@ -623,3 +623,26 @@ fn a_ledger_that_has_lost_its_memory_is_doubted_for_good() {
     assert!(!agent.doubts_for_good(end - 1));
     assert!(agent.doubts_for_good(end));
 }
+
+#[test]
+fn a_clock_that_is_set_back_stops_nobody() {
+    let mut world = World::new(20);
+    world.now = 50_000_000;
+    world.do_step(&Step::Round);
+    assert!(!world.connect(0, None), "the ledger settles");
+    world.now -= 40_000_000;
+    world.do_step(&Step::Round);
+    world.now += TIMING.lease;
+    assert!(world.connect(0, None));
+    // Nor those who come back with another memory, nor what is called for, nor what a
+    // dead node had.
+    world.ledger.want(POOL, world.now);
+    world.now += 40_000_000;
+    world.up_again();
+    world.do_step(&Step::Round);
+    world.now -= 30_000_000;
+    world.do_step(&Step::Round);
+    world.now += TIMING.lease;
+    assert!(world.connect(1, None));
+    world.history.assert_sound();
+}

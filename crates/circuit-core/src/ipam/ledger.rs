@@ -203,6 +203,10 @@ impl Ledger {
 
     fn enter(&mut self, hello: &Hello, timing: &Timing, now: u64) -> Standing {
         let long = timing.lease;
+        // The clock may have been set back.
+        self.born = self.born.min(now);
+        let longest = now.saturating_add(long.max(timing.moment));
+        self.settles = self.settles.min(longest);
         let standing = &mut self.standing;
         if standing.epoch.is_empty() {
             standing.epoch.clone_from(&hello.fresh);
@@ -234,7 +238,8 @@ impl Ledger {
         self.lost.remove(&hello.node);
         self.names.insert(hello.node.clone(), hello.name.clone());
         self.take_back(timing, now);
-        self.wanted.retain(|_, until| *until > now);
+        let calls = |until: u64| until > now && until <= now + WANTED_MS;
+        self.wanted.retain(|_, until| calls(*until));
         let held = self.owners.values();
         let held = held.filter(|owner| owner.node == hello.node && !owner.abandoned);
         Tick {
@@ -256,7 +261,9 @@ impl Ledger {
             .map(|(node, _)| node.clone())
             .collect();
         for node in ended {
-            let marked = *self.lost.entry(node.clone()).or_insert(now);
+            let marked = self.lost.entry(node.clone()).or_insert(now);
+            *marked = now.min(*marked);
+            let marked = *marked;
             if now.saturating_sub(marked) < timing.lease {
                 continue;
             }

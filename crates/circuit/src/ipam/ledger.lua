@@ -36,6 +36,8 @@ local function enter(h)
   local epoch, count, born = s[1], tonumber(s[2] or 0), tonumber(s[3] or 0)
   local settles, suspect, run = tonumber(s[4] or 0), s[5] or '0', run_id()
   local before = { epoch, count, born, settles, suspect, s[6] }
+  -- The clock may have been set back.
+  born, settles = math.min(born, now), math.min(settles, now + math.max(h.lease, h.moment))
   if not epoch then
     epoch, count, born, settles = h.fresh, h.count, now, now + h.moment
   elseif s[6] ~= run then
@@ -72,7 +74,7 @@ end
 
 local function take_back(h)
   for _, node in ipairs(redis.call('ZRANGEBYSCORE', key('claims'), '-inf', text(now), 'LIMIT', 0, 8)) do
-    local marked = tonumber(redis.call('HGET', key('lost'), node) or now)
+    local marked = math.min(now, tonumber(redis.call('HGET', key('lost'), node) or now))
     redis.call('HSET', key('lost'), node, text(marked))
     if now - marked >= h.lease then
       for _, item in ipairs(redis.call('SPOP', key('held:' .. node), TAKEN_BACK)) do
@@ -102,6 +104,7 @@ function does.tick()
   end
   take_back(h)
   redis.call('ZREMRANGEBYSCORE', key('wanted'), '-inf', text(now))
+  redis.call('ZREMRANGEBYSCORE', key('wanted'), '(' .. text(now + WANTED), '+inf')
   local answer = told(standing, text(1 - new), text(redis.call('SCARD', key('held:' .. h.node))))
   for _, pool in ipairs(redis.call('ZRANGE', key('wanted'), 0, 31)) do
     table.insert(answer, pool)
