@@ -418,10 +418,15 @@ impl Ledger {
         its.map(|(place, _)| place.clone()).collect()
     }
 
-    /// Frees addresses whoever holds them: people know why.
-    pub fn release(&mut self, pool: &str, addresses: &[IpAddr]) -> usize {
+    /// Forgets that a node had addresses which were taken back from it: they are given
+    /// without a question, as people know that nobody has them.
+    pub fn release(&mut self, node: &str, pool: &str, addresses: &[IpAddr]) -> usize {
         let free = |ip: &&IpAddr| {
             let place = (pool.to_owned(), **ip);
+            let its = |owner: &Owner| owner.node == node && owner.abandoned;
+            if !self.owners.get(&place).is_some_and(its) {
+                return false;
+            }
             self.uses.remove(&place);
             self.owners.remove(&place).is_some()
         };

@@ -110,7 +110,7 @@ impl Keeper {
             agent.hello.epoch = epoch;
             agent.hello.count = 0;
         }
-        Ok(Self {
+        let keeper = Self {
             ledger: parts.ledger,
             wire: parts.wire,
             agent: Mutex::new(agent),
@@ -122,7 +122,10 @@ impl Keeper {
             outage: DependencyLog::new("the ledger of addresses"),
             notes: Mutex::default(),
             answered: Answered::default(),
-        })
+        };
+        // What an earlier one had not told yet.
+        keeper.note_used(&keeper.agent());
+        Ok(keeper)
     }
 
     pub(super) fn agent(&self) -> MutexGuard<'_, Agent> {
@@ -282,6 +285,15 @@ impl Keeper {
         let text = by.and_then(|by| serde_json::to_string(by).ok());
         let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
         notes.insert((pool.to_owned(), address), text.unwrap_or_default());
+    }
+
+    /// Remembers to tell of everything that is in use.
+    pub(super) fn note_used(&self, agent: &Agent) {
+        for (name, pool) in agent.pools() {
+            for (ip, by) in pool.holding.used() {
+                self.note(name, *ip, Some(by));
+            }
+        }
     }
 
     /// Writes changes down that the agent has taken over; it is locked, so that

@@ -230,16 +230,14 @@ function does.give_back()
 end
 
 function does.release()
-  local pool, count = argument(), 0
+  local node, pool, count = argument(), argument(), 0
   local owners = key('owners:' .. pool)
   while at <= #ARGV do
     local address = argument()
-    local owner = redis.call('HGET', owners, address)
-    if owner then
+    if redis.call('HGET', owners, address) == '!' .. node then
       count = count + 1
       redis.call('HDEL', owners, address)
       redis.call('HDEL', key('uses:' .. pool), address)
-      redis.call('SREM', key('held:' .. owner), address .. '@' .. pool)
     end
   end
   forget(pool, owners)

@@ -61,8 +61,9 @@ pub trait Ledger: Send + Sync {
     /// Every address that somebody holds or held, of one pool or of all.
     async fn list(&self, pool: Option<&str>) -> Result<Vec<Listed>>;
 
-    /// Frees addresses whoever holds them; returns how many were held.
-    async fn release(&self, pool: &str, addresses: &[IpAddr]) -> Result<usize>;
+    /// Forgets that this node had addresses which were taken back from it: they are
+    /// given without a question. Returns how many there were.
+    async fn release(&self, node: &str, pool: &str, addresses: &[IpAddr]) -> Result<usize>;
 }
 
 /// The ledger of a node without a cluster registry: in memory, filled from what
@@ -153,7 +154,7 @@ impl Ledger for Alone {
         Ok(self.model().list(pool, now))
     }
 
-    async fn release(&self, pool: &str, addresses: &[IpAddr]) -> Result<usize> {
-        Ok(self.model().release(pool, addresses))
+    async fn release(&self, node: &str, pool: &str, addresses: &[IpAddr]) -> Result<usize> {
+        Ok(self.model().release(node, pool, addresses))
     }
 }

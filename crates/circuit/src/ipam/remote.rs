@@ -120,11 +120,7 @@ impl Keeper {
         let mut agent = self.agent();
         if agent.trust(asked) == Trust::Claiming {
             // The ledger may have forgotten what was told of them.
-            for (name, pool) in agent.pools() {
-                for (ip, by) in pool.holding.used() {
-                    self.note(name, *ip, Some(by));
-                }
-            }
+            self.note_used(&agent);
         }
         agent.all_claimed(asked);
         Ok(())
@@ -368,7 +364,7 @@ impl Keeper {
     }
 
     /// Tells the ledger, for people, what addresses are used for.
-    async fn tell(&self) -> Result<()> {
+    pub(super) async fn tell(&self) -> Result<()> {
         let notes = {
             let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::take(&mut *notes)

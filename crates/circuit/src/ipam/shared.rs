@@ -363,10 +363,10 @@ impl<S: Scripts> Ledger for Shared<S> {
         Ok(listed)
     }
 
-    async fn release(&self, pool: &str, addresses: &[IpAddr]) -> Result<usize> {
+    async fn release(&self, node: &str, pool: &str, addresses: &[IpAddr]) -> Result<usize> {
         let mut count = 0;
         for some in addresses.chunks(AT_ONCE) {
-            let mut arguments = words(["release", pool]);
+            let mut arguments = words(["release", node, pool]);
             arguments.extend(some.iter().map(|ip| key(*ip)));
             count += self.run(&arguments).await?.number()?;
         }

@@ -310,8 +310,9 @@ async fn the_script_does_what_the_model_does() {
                 shared.note(&hello.node, pool, &uses).await.unwrap();
             }
             _ => {
-                let a = model.release(pool, &some);
-                assert_eq!(a, shared.release(pool, &some).await.unwrap());
+                let a = model.release(&hello.node, pool, &some);
+                let b = shared.release(&hello.node, pool, &some).await.unwrap();
+                assert_eq!(a, b);
             }
         }
         let mut held = shared.held_by(&hello.node).await.unwrap();

@@ -145,7 +145,8 @@ pub(super) fn not_heard(wanted: &Wanted, given: &Given, why: Option<&Error>) -> 
     }
     Reply::Later(format!(
         "{} of pool {} may be in use by a node that is away, no other address is free, and the \
-         wire of network {} cannot be asked: see that all nodes are there, or try again later",
+         wire of network {} cannot be asked: see that all nodes are there, try again later, or \
+         free it by `circuit ipam release --force` when its node is gone for good",
         listed(&given.suspect),
         wanted.pool,
         wanted.network,

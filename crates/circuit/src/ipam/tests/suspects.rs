@@ -129,3 +129,83 @@ async fn an_address_whose_answer_was_lost_is_asked_for_on_the_wire() {
     let there = text(add(&keeper, "c1", &pool, Some(ip(3))).await);
     assert!(there.contains("answers on eth1"), "{there}");
 }
+
+#[tokio::test]
+async fn what_is_released_by_hand_is_not_given_while_somebody_has_it() {
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let (wire, ledger) = (
+        Arc::new(Lan::default()),
+        Arc::new(Alone::new("a".into(), QUICK)),
+    );
+    let pool = set(2, 60);
+    let node = |n: usize| {
+        let ledger = Arc::clone(&ledger) as _;
+        keeper(ledger, &wire, dirs[n].path(), &format!("node-{n}"))
+    };
+    let [first, other] = [0, 1].map(node);
+    let used = one(add(&first, "c1", &pool, None).await);
+    wire.0.lock().unwrap().insert(used);
+    first.stock().await.unwrap();
+    let stock = first.agent().pools()["lan"].holding.spare().next().unwrap();
+    first.call().await.unwrap();
+    other.call().await.unwrap();
+    let of = |address| Release::Address {
+        pool: None,
+        address,
+    };
+    // It is killed before it has told what it gave.
+    drop(first);
+    for (address, why) in [(stock, "is in stock on node node-0"), (used, "is in stock")] {
+        let refused = other.release(of(address), false).await.unwrap_err();
+        assert!(refused.message().contains(why), "{refused}");
+    }
+    let first = node(0);
+    first.call().await.unwrap();
+    first.tell().await.unwrap();
+    let refused = other.release(of(used), false).await.unwrap_err();
+    let why = "is in use by c1 on node node-0";
+    assert!(refused.message().contains(why), "{refused}");
+    let freed = other.release(of(used), true).await.unwrap();
+    assert_eq!(freed[0].address, used);
+    let there = text(add(&other, "c2", &pool, Some(used)).await);
+    assert!(there.contains("answers on eth1"), "{there}");
+    // Who knows better says so twice.
+    let refused = other.release(of(used), false).await.unwrap_err();
+    assert!(refused.message().contains("was taken back"), "{refused}");
+    other.release(of(used), true).await.unwrap();
+    assert_eq!(one(add(&other, "c2", &pool, Some(used)).await), used);
+    let all = Release::Node("node-0".into());
+    let refused = other.release(all.clone(), false).await.unwrap_err();
+    assert!(refused.message().contains("may still live"), "{refused}");
+    other.release(all.clone(), true).await.unwrap();
+    let none = other.release(all, true).await.unwrap_err();
+    assert!(none.message().contains("holds no address"), "{none}");
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_stops_nobody() {
+    let redis = Redis::start();
+    let client = redis.client();
+    client.up().await;
+    let ledger = Shared::new(client.clone(), QUICK);
+    ledger.tick(&hello("a")).await.unwrap();
+    let ahead = "9007199254740000";
+    let mut state = cmd("HSET");
+    state.arg("circuit:{fleet}:ipam:state");
+    for field in ["born", "settles"] {
+        state.arg(field).arg(ahead);
+    }
+    client.store.query(&state).await.unwrap();
+    let mut wanted = cmd("ZADD");
+    wanted
+        .arg("circuit:{fleet}:ipam:wanted")
+        .arg(ahead)
+        .arg("lan");
+    client.store.query(&wanted).await.unwrap();
+    let mut knows_another = hello("b");
+    knows_another.epoch = "another".into();
+    let tick = ledger.tick(&knows_another).await.unwrap();
+    let settling = tick.standing.settling;
+    assert!((1..=QUICK.lease).contains(&settling), "{settling}");
+    assert_eq!(tick.wanted, [""; 0]);
+}
