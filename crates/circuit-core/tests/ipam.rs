@@ -306,7 +306,10 @@ impl World {
             return;
         }
         let confirmed = node.agent.confirmed().filter(|_| same_boot);
+        let place = node.agent.hello.place.clone();
         node.agent = Agent::new(hello(n), TIMING);
+        // Another boot is another place.
+        node.agent.hello.place = if same_boot { place } else { place + "+" };
         node.agent.hello.epoch.clone_from(&node.known.0);
         node.agent.hello.count = node.known.1;
         for entry in &node.journal {
@@ -380,6 +383,7 @@ fn hello(n: usize) -> Hello {
         epoch: String::new(),
         count: 0,
         fresh: String::new(),
+        place: format!("place-{n}"),
     }
 }
 
@@ -607,6 +611,7 @@ fn a_ledger_that_has_lost_its_memory_is_doubted_for_good() {
         epoch: "one".into(),
         count: 0,
         fresh: String::new(),
+        place: String::new(),
     };
     let mut agent = Agent::new(hello, TIMING);
     let mut standing = Standing {

@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::AddressSet;
+use super::{Exact, Hello, Listed, Standing, Taken, Tick, Timing, Wish};
 
 /// Most addresses that are looked at for one answer.
 pub const LOOKED_AT: u64 = 4096;
@@ -24,134 +24,12 @@ pub const WANTED_MS: u64 = 10_000;
 /// As many addresses of a node that is gone are taken back at a time.
 pub const TAKEN_BACK: usize = 128;
 
-/// How long things take, in milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timing {
-    /// A node that is not heard of for so long is away.
-    pub lease: u64,
-    /// The addresses of a node that is away for longer than this are taken
-    /// back.
-    pub grace: u64,
-    /// How long every node that is up needs to call.
-    pub moment: u64,
-}
-
-impl Timing {
-    /// How long a claim holds that is not renewed.
-    pub fn claim(&self) -> u64 {
-        self.lease.saturating_add(self.grace)
-    }
-
-    /// How old the last renewal may be for a node to give out addresses that
-    /// nobody uses yet: half of the time, so that neither a slow disk nor
-    /// a clock that is off by some percent lets a node give what it has lost.
-    pub fn trusted(&self) -> u64 {
-        self.claim() / 2
-    }
-}
-
-/// Who calls, and what it remembers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hello {
-    /// The node's lasting id.
-    pub node: String,
-    /// Its name, for people.
-    pub name: String,
-    /// The epoch it was told last; empty when it never was.
-    pub epoch: String,
-    /// The highest count it was told in that epoch.
-    pub count: u64,
-    /// An epoch, should a new one be needed.
-    pub fresh: String,
-}
-
-/// How the ledger stands; with every answer.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Standing {
-    /// Its epoch.
-    pub epoch: String,
-    /// How much it ever gave.
-    pub count: u64,
-    /// For how many more milliseconds nothing is given.
-    pub settling: u64,
-    /// Whether what is given is suspect.
-    pub suspect: bool,
-}
-
-/// The answer to the call that a node makes all the time.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tick {
-    /// How the ledger stands.
-    pub standing: Standing,
-    /// Whether the node's claim still held.
-    pub known: bool,
-    /// How many addresses are the node's.
-    pub held: u64,
-    /// Pools that somebody needs addresses of.
-    pub wanted: Vec<String>,
-}
-
-/// A wish for any addresses.
-#[derive(Debug, Clone, Copy)]
-pub struct Wish<'a> {
-    /// The pool.
-    pub pool: &'a str,
-    /// What of it.
-    pub set: &'a AddressSet,
-    /// As many at most.
-    pub want: usize,
-    /// As many at most are told of that were taken back from nodes that are away.
-    pub abandoned: usize,
-}
-
-/// The answer to a wish for any address.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Taken {
-    /// How the ledger stands.
-    pub standing: Standing,
-    /// These are the node's now.
-    pub addresses: Vec<IpAddr>,
-    /// These are nobody's, and a node that is away had them: to be had one by
-    /// one, and suspect.
-    pub abandoned: Vec<IpAddr>,
-    /// How many were looked at; when it is fewer than there are, the next look
-    /// goes on where this one ended.
-    pub looked_at: u64,
-}
-
-/// The answer to a wish for one address.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Exact {
-    /// It is the node's now, or was before.
-    Yours {
-        /// A node that is away had it. Or the node itself, which asks only for what it
-        /// does not know to be its own: an answer was lost, or what it has written.
-        suspect: bool,
-    },
-    /// Another node, of this id, has it.
-    Held(String),
-    /// Nothing is given yet.
-    Settling,
-}
-
-/// An address as people see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
-    /// The pool.
-    pub pool: String,
-    /// The address.
-    pub address: IpAddr,
-    /// The id of the node that holds it, or held it last.
-    pub node: String,
-    /// That node's name.
-    pub name: String,
-    /// True when it was taken back from that node.
-    pub abandoned: bool,
-    /// For how long that node's claim holds, in milliseconds; 0 when it does
-    /// not.
-    pub claim: u64,
-    /// What that node told of its use, as JSON; empty when it is free.
-    pub used: String,
+/// From where a node called last, and until when nobody else can be that node.
+#[derive(Debug, Clone)]
+struct Home {
+    place: String,
+    name: String,
+    until: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,6 +49,7 @@ pub struct Ledger {
     claims: BTreeMap<String, u64>,
     lost: BTreeMap<String, u64>,
     names: BTreeMap<String, String>,
+    homes: BTreeMap<String, Home>,
     wanted: BTreeMap<String, u64>,
     cursors: BTreeMap<(String, IpAddr), IpAddr>,
     uses: BTreeMap<(String, IpAddr), String>,
@@ -203,6 +82,15 @@ impl Ledger {
 
     fn enter(&mut self, hello: &Hello, timing: &Timing, now: u64) -> Standing {
         let long = timing.lease;
+        let lives = |home: &&Home| (now + 1..=now + long).contains(&home.until);
+        if let Some(home) = self.elsewhere(hello).filter(lives) {
+            return Standing {
+                taken: Some(home.name.clone()),
+                suspect: self.suspect,
+                settling: 0,
+                ..self.standing.clone()
+            };
+        }
         // The clock may have been set back.
         self.born = self.born.min(now);
         let longest = now.saturating_add(long.max(timing.moment));
@@ -229,10 +117,28 @@ impl Ledger {
         standing.clone()
     }
 
+    fn elsewhere(&self, hello: &Hello) -> Option<&Home> {
+        let home = self.homes.get(&hello.node);
+        home.filter(|home| home.place != hello.place)
+    }
+
     /// The call that a node makes all the time: its claim is renewed, and the
     /// claims of others that ended are looked after.
     pub fn tick(&mut self, hello: &Hello, timing: &Timing, now: u64) -> Tick {
         let standing = self.enter(hello, timing, now);
+        if standing.taken.is_some() {
+            return Tick {
+                standing,
+                ..Tick::default()
+            };
+        }
+        let moved = self.elsewhere(hello).is_some();
+        let home = Home {
+            place: hello.place.clone(),
+            name: hello.name.clone(),
+            until: now.saturating_add(timing.lease),
+        };
+        self.homes.insert(hello.node.clone(), home);
         let claim = now.saturating_add(timing.claim());
         let known = self.claims.insert(hello.node.clone(), claim).is_some();
         self.lost.remove(&hello.node);
@@ -246,6 +152,7 @@ impl Ledger {
             standing,
             known,
             held: held.count() as u64,
+            moved,
             wanted: self.wanted.keys().cloned().collect(),
         }
     }
@@ -275,6 +182,7 @@ impl Ledger {
             if left.next().is_none() {
                 self.claims.remove(&node);
                 self.lost.remove(&node);
+                self.homes.remove(&node);
             }
         }
     }
@@ -289,7 +197,7 @@ impl Ledger {
             standing,
             ..Taken::default()
         };
-        if taken.standing.settling > 0 {
+        if taken.standing.settling > 0 || taken.standing.taken.is_some() {
             return taken;
         }
         let Some(first) = set.spans.first() else {
@@ -331,6 +239,9 @@ impl Ledger {
         (pool, ip): (&str, IpAddr),
     ) -> (Standing, Exact) {
         let mut standing = self.enter(hello, timing, now);
+        if standing.taken.is_some() {
+            return (standing, Exact::Settling);
+        }
         let owner = self.owners.get(&(pool.to_owned(), ip)).cloned();
         let exact = match owner {
             Some(owner) if owner.node == hello.node && !owner.abandoned => {

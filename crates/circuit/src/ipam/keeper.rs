@@ -16,9 +16,10 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use super::answered::Answered;
-use super::clock::{boot_id, now};
+use super::clock::{now, place};
 use super::journal::{Journal, Line, load};
 use super::ledger::Ledger;
+use super::remote::copied;
 use super::wire::{Heard, Wire, not_heard, on_the_wire};
 use crate::files::is_full;
 use crate::logging::DependencyLog;
@@ -54,7 +55,7 @@ pub struct Keeper {
     pub(super) wire: Arc<dyn Wire>,
     pub(super) agent: Mutex<Agent>,
     journal: Journal,
-    boot: String,
+    place: String,
     /// Held by whoever changes the ledger for this node, until the change is
     /// in the agent too.
     pub(super) remote: tokio::sync::Mutex<()>,
@@ -91,17 +92,18 @@ impl Keeper {
                 path.display()
             );
         }
-        let boot = boot_id();
+        let place = place(&parts.state_dir);
         let hello = Hello {
             node: parts.node,
             name: parts.name,
             epoch: String::new(),
             count: 0,
             fresh: String::new(),
+            place: place.clone(),
         };
         let mut agent = Agent::new(hello, parts.timing);
-        take_up(&mut agent, &loaded.lines, &boot);
-        let journal = match Journal::create(&path, &whole(&agent, &boot)) {
+        take_up(&mut agent, &loaded.lines, &place);
+        let journal = match Journal::create(&path, &whole(&agent, &place)) {
             Err(error) if is_full(&error) && path.exists() => Journal::resume(&path, &loaded),
             made => made,
         };
@@ -115,7 +117,7 @@ impl Keeper {
             wire: parts.wire,
             agent: Mutex::new(agent),
             journal,
-            boot,
+            place,
             remote: tokio::sync::Mutex::default(),
             low: Notify::new(),
             written: AtomicU64::new(0),
@@ -261,6 +263,9 @@ impl Keeper {
         if trust != Trust::Lost {
             return Ok(Reply::Done);
         }
+        if let Some((other, _)) = agent.taken() {
+            return Ok(Reply::Later(copied(other).to_string()));
+        }
         let pool = agent.pools().get(name);
         let spare = |set: &AddressSet| pool.is_some_and(|pool| pool.holding.spare_in(set) > 0);
         if sets.iter().all(spare) {
@@ -337,7 +342,7 @@ impl Keeper {
         if self.ledger.own_epoch().is_some() {
             return Ok(());
         }
-        self.append(&known(agent, &self.boot))?;
+        self.append(&known(agent, &self.place))?;
         let written = agent.confirmed().unwrap_or_default();
         self.written.store(written, Ordering::Relaxed);
         Ok(())
@@ -360,7 +365,7 @@ impl Keeper {
             return Ok(());
         }
         let agent = self.agent();
-        let lines = whole(&agent, &self.boot);
+        let lines = whole(&agent, &self.place);
         self.journal.rewrite(&lines).map_err(cannot_write)
     }
 }
@@ -403,6 +408,9 @@ impl Keeper {
             }
             Refusal::Untrusted(_) => match self.call().await {
                 Ok(()) => Next::Again,
+                Err(error) if self.agent().taken().is_some() => {
+                    Next::End(Reply::Later(error.to_string()))
+                }
                 Err(error) => Next::End(Reply::Later(format!(
                     "{}: {error}",
                     unconfirmed(&wanted.pool)
@@ -436,7 +444,7 @@ fn cannot_write(error: std::io::Error) -> Error {
     Error::internal(format!("cannot write the journal of addresses: {error}"))
 }
 
-fn take_up(agent: &mut Agent, lines: &[Line], boot: &str) {
+fn take_up(agent: &mut Agent, lines: &[Line], place: &str) {
     for line in lines {
         match line {
             Line::Change { pool, entry } => agent.apply(pool, entry),
@@ -448,14 +456,14 @@ fn take_up(agent: &mut Agent, lines: &[Line], boot: &str) {
                 agent.hello.count = *count;
             }
             // After a reboot nobody knows how long it took.
-            Line::Confirmed { boot: of, at } if of == boot => agent.set_confirmed(Some(*at)),
+            Line::Confirmed { boot, at } if boot == place => agent.set_confirmed(Some(*at)),
             Line::Confirmed { .. } => {}
         }
     }
 }
 
-fn whole(agent: &Agent, boot: &str) -> Vec<Line> {
-    let mut lines = known(agent, boot);
+fn whole(agent: &Agent, place: &str) -> Vec<Line> {
+    let mut lines = known(agent, place);
     for (name, pool) in agent.pools() {
         let entries = pool.holding.entries().into_iter();
         lines.extend(entries.map(|entry| Line::Change {
@@ -466,7 +474,7 @@ fn whole(agent: &Agent, boot: &str) -> Vec<Line> {
     lines
 }
 
-fn known(agent: &Agent, boot: &str) -> Vec<Line> {
+fn known(agent: &Agent, place: &str) -> Vec<Line> {
     let mut lines = Vec::new();
     if !agent.hello.epoch.is_empty() {
         lines.push(Line::Known {
@@ -476,7 +484,7 @@ fn known(agent: &Agent, boot: &str) -> Vec<Line> {
     }
     if let Some(at) = agent.confirmed() {
         lines.push(Line::Confirmed {
-            boot: boot.to_owned(),
+            boot: place.to_owned(),
             at,
         });
     }

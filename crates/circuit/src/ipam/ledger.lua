@@ -4,6 +4,7 @@
 --   :state    epoch, count, born, settles, suspect, run
 --   :claims   node id -> when its claim ends      :lost   node id -> marked when
 --   :names    node id -> name                     :wanted pool -> until when
+--   :homes    node id -> until when, place, name
 --   :pools    the pools                           :cursors
 --   :owners:POOL  address -> node id, with a "!" before it when taken back
 --   :held:NODE    address@pool                    :uses:POOL  address -> JSON
@@ -23,7 +24,7 @@ local function number() return tonumber(argument()) end
 -- Who calls. The order of these is that of the arguments.
 local function hello()
   return { node = argument(), name = argument(), epoch = argument(), count = number(),
-    fresh = argument(), lease = number(), grace = number(), moment = number() }
+    fresh = argument(), place = argument(), lease = number(), grace = number(), moment = number() }
 end
 
 local function run_id()
@@ -31,11 +32,25 @@ local function run_id()
   return type(info) == 'string' and string.match(info, 'run_id:(%w+)') or ''
 end
 
+-- The host that called last by this node id, when it was from another place, and
+-- whether it may still live.
+local function elsewhere(h)
+  local home = redis.call('HGET', key('homes'), h.node) or ''
+  local till, place, name = string.match(home, '^(%d+) (%S*) (.*)$')
+  till = tonumber(till)
+  if not till or place == h.place then return nil, false end
+  return name, now < till and till <= now + h.lease
+end
+
 local function enter(h)
   local s = redis.call('HMGET', key('state'), 'epoch', 'count', 'born', 'settles', 'suspect', 'run')
   local epoch, count, born = s[1], tonumber(s[2] or 0), tonumber(s[3] or 0)
   local settles, suspect, run = tonumber(s[4] or 0), s[5] or '0', run_id()
   local before = { epoch, count, born, settles, suspect, s[6] }
+  local taken, lives = elsewhere(h)
+  if lives then
+    return { epoch = epoch or '', count = count, settling = 0, suspect = suspect, taken = taken }
+  end
   -- The clock may have been set back.
   born, settles = math.min(born, now), math.min(settles, now + math.max(h.lease, h.moment))
   if not epoch then
@@ -63,7 +78,8 @@ local function enter(h)
 end
 
 local function told(standing, ...)
-  return { standing.epoch, text(standing.count), text(standing.settling), standing.suspect, ... }
+  return { standing.epoch, text(standing.count), text(standing.settling), standing.suspect,
+    standing.taken or '', ... }
 end
 
 local function give_to(pool, address, node)
@@ -87,6 +103,7 @@ local function take_back(h)
       if redis.call('EXISTS', key('held:' .. node)) == 0 then
         redis.call('ZREM', key('claims'), node)
         redis.call('HDEL', key('lost'), node)
+        redis.call('HDEL', key('homes'), node)
       end
     end
   end
@@ -97,6 +114,9 @@ local does = {}
 function does.tick()
   local h = hello()
   local standing = enter(h)
+  if standing.taken then return told(standing, '0', '0', '0') end
+  local moved = elsewhere(h) and '1' or '0'
+  redis.call('HSET', key('homes'), h.node, text(now + h.lease) .. ' ' .. h.place .. ' ' .. h.name)
   local new = redis.call('ZADD', key('claims'), text(now + h.lease + h.grace), h.node)
   redis.call('HDEL', key('lost'), h.node)
   if redis.call('HGET', key('names'), h.node) ~= h.name then
@@ -105,7 +125,7 @@ function does.tick()
   take_back(h)
   redis.call('ZREMRANGEBYSCORE', key('wanted'), '-inf', text(now))
   redis.call('ZREMRANGEBYSCORE', key('wanted'), '(' .. text(now + WANTED), '+inf')
-  local answer = told(standing, text(1 - new), text(redis.call('SCARD', key('held:' .. h.node))))
+  local answer = told(standing, text(1 - new), text(redis.call('SCARD', key('held:' .. h.node))), moved)
   for _, pool in ipairs(redis.call('ZRANGE', key('wanted'), 0, 31)) do
     table.insert(answer, pool)
   end
@@ -140,7 +160,9 @@ function does.take()
   for i = 1, number() do
     spans[i] = { high = argument(), first = number(), last = number(), width = number() }
   end
-  if standing.settling > 0 or not spans[1] then return told(standing, '0', {}, {}) end
+  if standing.taken or standing.settling > 0 or not spans[1] then
+    return told(standing, '0', {}, {})
+  end
   local owners, place = key('owners:' .. pool), pool .. '/' .. digits(spans[1], spans[1].first)
   local start = redis.call('HGET', key('cursors'), place)
   local taken, abandoned, looked, cursor = {}, {}, 0, nil
@@ -179,6 +201,7 @@ function does.exact()
   local h = hello()
   local standing = enter(h)
   local pool, address = argument(), argument()
+  if standing.taken then return told(standing, 'settling', '') end
   local owner = redis.call('HGET', key('owners:' .. pool), address)
   -- It does not know of it: its answer was lost, or its journal.
   if owner == h.node then return told(standing, 'yours', '1') end

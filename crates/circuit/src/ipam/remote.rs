@@ -4,9 +4,9 @@ use std::net::IpAddr;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use circuit_core::Result;
 use circuit_core::ipam::wire::Reply;
 use circuit_core::ipam::{AddressSet, Agent, Entry, Exact, Hello, Standing, Trust, Wish};
+use circuit_core::{Error, Result};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -65,11 +65,17 @@ impl Keeper {
     pub async fn call(&self) -> Result<()> {
         let _alone = self.remote.lock().await;
         let asked = now();
+        if let Some((other, true)) = self.agent().taken() {
+            return Err(copied(other));
+        }
         let tick = self.ledger.tick(&self.hello()).await?;
         let duty = {
             let mut agent = self.agent();
             let before = (agent.hello.epoch.clone(), agent.hello.count);
             let duty = agent.heard(&tick, asked);
+            if let Some((other, _)) = agent.taken() {
+                return Err(copied(other));
+            }
             for (pool, entry) in &duty.entries {
                 self.write(pool, std::slice::from_ref(entry))?;
             }
@@ -151,6 +157,9 @@ impl Keeper {
     async fn give_back(&self, pool: &str, addresses: &[IpAddr]) -> Result<()> {
         let (node, suspect, sound) = {
             let mut agent = self.agent();
+            if let Some((other, _)) = agent.taken() {
+                return Err(copied(other));
+            }
             let holding = &agent.pool(pool).holding;
             // One may have been given to a container meanwhile.
             let free: Vec<IpAddr> = holding
@@ -245,6 +254,9 @@ impl Keeper {
         addresses: Vec<IpAddr>,
         suspect: bool,
     ) -> Result<()> {
+        if let Some(other) = &standing.taken {
+            return Err(copied(other));
+        }
         let mut agent = self.agent();
         for (pool, entry) in agent.learn(standing) {
             self.write(&pool, &[entry])?;
@@ -292,6 +304,10 @@ impl Keeper {
             return Next::Again;
         }
         let asked = self.ledger.exact(&self.hello(), pool, ip).await;
+        let asked = asked.and_then(|answer| match &answer.0.taken {
+            Some(other) => Err(copied(other)),
+            None => Ok(answer),
+        });
         let (standing, exact) = match asked {
             Ok(answer) => answer,
             Err(error) => {
@@ -324,6 +340,10 @@ impl Keeper {
     pub(super) async fn stock(&self) -> Result<()> {
         let (low, links) = {
             let agent = self.agent();
+            // It is the other's to take, and to give back.
+            if let Some((other, _)) = agent.taken() {
+                return Err(copied(other));
+            }
             let pools = agent.pools().iter();
             let low: Vec<_> = pools
                 .clone()
@@ -365,6 +385,10 @@ impl Keeper {
 
     /// Tells the ledger, for people, what addresses are used for.
     pub(super) async fn tell(&self) -> Result<()> {
+        // They are none of the other's.
+        if self.agent().taken().is_some() {
+            return Ok(());
+        }
         let notes = {
             let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::take(&mut *notes)
@@ -392,5 +416,14 @@ fn settling(pool: &str, ms: u64) -> Reply {
         "no free address of pool {pool} is left on this node, and others are given in {} s: redis \
          was started anew, and every node may first say what it holds",
         ms.div_ceil(1000)
+    ))
+}
+
+/// What to say when another host calls by this node's id.
+pub(super) fn copied(other: &str) -> Error {
+    Error::precondition(format!(
+        "host {other} has the same node-id and is given the addresses of pools: if this host was \
+         just started again, wait for a lease; else one is a copy of the other: stop the copy's \
+         daemon, remove node-id from its --state-dir, and start it"
     ))
 }

@@ -114,6 +114,7 @@ impl<S: Scripts> Shared<S> {
             hello.epoch.clone(),
             hello.count.to_string(),
             hello.fresh.clone(),
+            hello.place.clone(),
             lease.to_string(),
             grace.to_string(),
             moment.to_string(),
@@ -213,6 +214,7 @@ impl Answer {
             count: self.number()?,
             settling: self.number()?,
             suspect: self.text()? == "1",
+            taken: Some(self.text()?).filter(|name| !name.is_empty()),
         })
     }
 }
@@ -229,6 +231,7 @@ impl<S: Scripts> Ledger for Shared<S> {
     async fn tick(&self, hello: &Hello) -> Result<Tick> {
         let mut answer = self.run(&self.hello("tick", hello)).await?;
         let (standing, known, held) = (answer.standing()?, answer.text()?, answer.number()?);
+        let moved = answer.text()? == "1";
         let mut wanted = Vec::new();
         while !answer.0.as_slice().is_empty() {
             wanted.push(answer.text()?);
@@ -237,6 +240,7 @@ impl<S: Scripts> Ledger for Shared<S> {
             standing,
             known: known == "1",
             held,
+            moved,
             wanted,
         })
     }

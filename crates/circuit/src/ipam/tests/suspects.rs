@@ -11,6 +11,7 @@ fn hello(node: &str) -> Hello {
         epoch: String::new(),
         count: 0,
         fresh: "a".into(),
+        place: node.to_owned(),
     }
 }
 
