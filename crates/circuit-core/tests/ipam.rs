@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use circuit_core::ipam::ledger::Ledger;
 use circuit_core::ipam::wire::Wanted;
 use circuit_core::ipam::{
-    AddressSet, Agent, Entry, Exact, Hello, Missing, Refusal, Span, Standing, Timing, User,
+    AddressSet, Agent, Entry, Exact, Hello, Missing, Refusal, Span, Standing, Timing, User, Wish,
 };
 use circuit_testing::History;
 use proptest::prelude::*;
@@ -218,9 +218,13 @@ impl World {
         }
         let hello = self.hello(n);
         let set = self.set.clone();
-        let taken = self
-            .ledger
-            .take(&hello, &TIMING, self.now, (POOL, &set, set.batch()));
+        let wish = Wish {
+            pool: POOL,
+            set: &set,
+            want: set.batch(),
+            abandoned: set.batch(),
+        };
+        let taken = self.ledger.take(&hello, &TIMING, self.now, &wish);
         let learnt = self.nodes[n].agent.learn(&taken.standing);
         self.write(n, &entries_of(learnt));
         self.hold(n, taken.addresses.clone(), taken.standing.suspect);
@@ -243,8 +247,8 @@ impl World {
         let learnt = self.nodes[n].agent.learn(&standing);
         self.write(n, &entries_of(learnt));
         match exact {
-            Exact::Yours { abandoned } => {
-                self.hold(n, vec![ip], abandoned || standing.suspect);
+            Exact::Yours { suspect } => {
+                self.hold(n, vec![ip], suspect || standing.suspect);
                 true
             }
             Exact::Held(_) => {
@@ -302,7 +306,10 @@ impl World {
             return;
         }
         let confirmed = node.agent.confirmed().filter(|_| same_boot);
+        let place = node.agent.hello.place.clone();
         node.agent = Agent::new(hello(n), TIMING);
+        // Another boot is another place.
+        node.agent.hello.place = if same_boot { place } else { place + "+" };
         node.agent.hello.epoch.clone_from(&node.known.0);
         node.agent.hello.count = node.known.1;
         for entry in &node.journal {
@@ -376,6 +383,7 @@ fn hello(n: usize) -> Hello {
         epoch: String::new(),
         count: 0,
         fresh: String::new(),
+        place: format!("place-{n}"),
     }
 }
 
@@ -603,6 +611,7 @@ fn a_ledger_that_has_lost_its_memory_is_doubted_for_good() {
         epoch: "one".into(),
         count: 0,
         fresh: String::new(),
+        place: String::new(),
     };
     let mut agent = Agent::new(hello, TIMING);
     let mut standing = Standing {
@@ -618,4 +627,27 @@ fn a_ledger_that_has_lost_its_memory_is_doubted_for_good() {
     let end = 1_000 + TIMING.trusted();
     assert!(!agent.doubts_for_good(end - 1));
     assert!(agent.doubts_for_good(end));
+}
+
+#[test]
+fn a_clock_that_is_set_back_stops_nobody() {
+    let mut world = World::new(20);
+    world.now = 50_000_000;
+    world.do_step(&Step::Round);
+    assert!(!world.connect(0, None), "the ledger settles");
+    world.now -= 40_000_000;
+    world.do_step(&Step::Round);
+    world.now += TIMING.lease;
+    assert!(world.connect(0, None));
+    // Nor those who come back with another memory, nor what is called for, nor what a
+    // dead node had.
+    world.ledger.want(POOL, world.now);
+    world.now += 40_000_000;
+    world.up_again();
+    world.do_step(&Step::Round);
+    world.now -= 30_000_000;
+    world.do_step(&Step::Round);
+    world.now += TIMING.lease;
+    assert!(world.connect(1, None));
+    world.history.assert_sound();
 }

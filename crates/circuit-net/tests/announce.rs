@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use circuit_core::ErrorKind;
 use circuit_net::announce::{announce, announce_soon, answering};
 use circuit_net::netns::in_netns;
-use common::{Netns, eventually};
+use common::{Netns, eventually, shell};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket, sockopt,
 };
@@ -188,6 +188,23 @@ async fn who_is_on_the_wire_is_found() {
     assert!(own.is_empty(), "{own:?}");
     let none = in_netns(net.web.path(), || answering("none", &web()));
     assert_eq!(none.unwrap_err().kind(), ErrorKind::NotFound);
+    let never = in_netns(net.web.path(), || answering("lo", &web()));
+    assert_eq!(never.unwrap_err().kind(), ErrorKind::InvalidArgument);
+}
+
+#[tokio::test]
+async fn nobody_is_said_to_be_there_when_no_question_got_out() {
+    let net = Net::new().await;
+    let ask = || in_netns(net.web.path(), || answering("eth0", &web()));
+    assert_eq!(ask(), Ok(Vec::new()));
+    let path = net.web.path();
+    let name = path.file_name().unwrap().display();
+    shell(&format!(
+        "tc -n {name} qdisc add dev eth0 root pfifo limit 0"
+    ));
+    assert_eq!(ask().unwrap_err().kind(), ErrorKind::Unavailable);
+    net.web.ip("link set eth0 down");
+    assert_eq!(ask().unwrap_err().kind(), ErrorKind::FailedPrecondition);
 }
 
 /// Two namespaces with a cable between them, and what comes out at the end.

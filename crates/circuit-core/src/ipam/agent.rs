@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::ledger::{Hello, Standing, Tick, Timing};
 use super::wire::Wanted;
-use super::{AddressSet, Entry, Holding, Missing, Use, User};
+use super::{AddressSet, Entry, Hello, Holding, Missing, Standing, Tick, Timing, Use, User};
 
 /// How far a node may rely on what it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +79,20 @@ pub struct Agent {
     confirmed: Option<u64>,
     claiming: bool,
     doubts: Doubts,
+    taken: Taken,
+    /// Another may have given what is held meanwhile: until then the wire is asked for it.
+    moved_until: u64,
+}
+
+/// Whether another host calls by this node's id.
+#[derive(Debug, Clone)]
+enum Taken {
+    No,
+    /// The one of this name did, as was first heard then. It may be this host before it
+    /// was started again.
+    By(String, u64),
+    /// It is another: one that is gone is forgotten by the ledger after a lease.
+    ForGood(String),
 }
 
 /// Whether a node that is cut off may hold what the ledger has given anew, and
@@ -104,6 +117,8 @@ impl Agent {
             confirmed: None,
             claiming: false,
             doubts: Doubts::None,
+            taken: Taken::No,
+            moved_until: 0,
         }
     }
 
@@ -149,8 +164,37 @@ impl Agent {
         self.pools.values().map(of).sum::<usize>() as u64
     }
 
+    /// The name of another host that calls by this node's id, and whether that is for
+    /// good: one of the two is a copy of the other.
+    pub fn taken(&self) -> Option<(&str, bool)> {
+        match &self.taken {
+            Taken::No => None,
+            Taken::By(name, _) => Some((name, false)),
+            Taken::ForGood(name) => Some((name, true)),
+        }
+    }
+
+    fn hear_of_another(&mut self, name: Option<&String>, asked: u64) {
+        self.taken = match (&self.taken, name) {
+            (Taken::ForGood(_), _) => return,
+            (_, None) => Taken::No,
+            (Taken::By(_, since), Some(name)) => {
+                // Twice the time, for clocks that are not quite alike.
+                if asked.saturating_sub(*since) > 2 * self.timing.lease {
+                    Taken::ForGood(name.clone())
+                } else {
+                    Taken::By(name.clone(), *since)
+                }
+            }
+            (Taken::No, Some(name)) => Taken::By(name.clone(), asked),
+        };
+    }
+
     /// How far what is held can be relied on.
     pub fn trust(&self, now: u64) -> Trust {
+        if self.taken().is_some() {
+            return Trust::Lost;
+        }
         if self.claiming {
             return Trust::Claiming;
         }
@@ -178,6 +222,9 @@ impl Agent {
     /// free here may have been given to others meanwhile, so it is suspect:
     /// returns what is to be written down, by pool.
     pub fn learn(&mut self, standing: &Standing) -> Vec<(String, Entry)> {
+        if standing.taken.is_some() {
+            return Vec::new();
+        }
         let other = self.hello.epoch != standing.epoch;
         let first = matches!(self.doubts, Doubts::None);
         if standing.suspect && (first || other || standing.settling > 0) {
@@ -204,6 +251,13 @@ impl Agent {
 
     /// Takes up the answer to a call that was made at the time `asked`.
     pub fn heard(&mut self, tick: &Tick, asked: u64) -> Duty {
+        self.hear_of_another(tick.standing.taken.as_ref(), asked);
+        if self.taken().is_some() {
+            return Duty::default();
+        }
+        if tick.moved {
+            self.moved_until = asked.saturating_add(self.timing.trusted());
+        }
         let entries = self.learn(&tick.standing);
         let held = self.held();
         if tick.held != held || (!tick.known && held > 0) {
@@ -271,7 +325,7 @@ impl Agent {
     /// When there are none, or none that can be relied on.
     pub fn give(&mut self, wanted: &Wanted, now: u64) -> Result<Given, Refusal> {
         let trust = self.trust(now);
-        let all = trust == Trust::Doubtful || self.doubts(now);
+        let all = trust == Trust::Doubtful || self.doubts(now) || now < self.moved_until;
         let pool = self.pool(&wanted.pool);
         pool.sets.clone_from(&wanted.sets);
         if wanted.link.is_some() || wanted.unasked {

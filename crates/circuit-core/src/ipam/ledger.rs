@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::AddressSet;
+use super::{Exact, Hello, Listed, Standing, Taken, Tick, Timing, Wish};
 
 /// Most addresses that are looked at for one answer.
 pub const LOOKED_AT: u64 = 4096;
@@ -24,120 +24,12 @@ pub const WANTED_MS: u64 = 10_000;
 /// As many addresses of a node that is gone are taken back at a time.
 pub const TAKEN_BACK: usize = 128;
 
-/// How long things take, in milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timing {
-    /// A node that is not heard of for so long is away.
-    pub lease: u64,
-    /// The addresses of a node that is away for longer than this are taken
-    /// back.
-    pub grace: u64,
-    /// How long every node that is up needs to call.
-    pub moment: u64,
-}
-
-impl Timing {
-    /// How long a claim holds that is not renewed.
-    pub fn claim(&self) -> u64 {
-        self.lease.saturating_add(self.grace)
-    }
-
-    /// How old the last renewal may be for a node to give out addresses that
-    /// nobody uses yet: half of the time, so that neither a slow disk nor
-    /// a clock that is off by some percent lets a node give what it has lost.
-    pub fn trusted(&self) -> u64 {
-        self.claim() / 2
-    }
-}
-
-/// Who calls, and what it remembers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hello {
-    /// The node's lasting id.
-    pub node: String,
-    /// Its name, for people.
-    pub name: String,
-    /// The epoch it was told last; empty when it never was.
-    pub epoch: String,
-    /// The highest count it was told in that epoch.
-    pub count: u64,
-    /// An epoch, should a new one be needed.
-    pub fresh: String,
-}
-
-/// How the ledger stands; with every answer.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Standing {
-    /// Its epoch.
-    pub epoch: String,
-    /// How much it ever gave.
-    pub count: u64,
-    /// For how many more milliseconds nothing is given.
-    pub settling: u64,
-    /// Whether what is given is suspect.
-    pub suspect: bool,
-}
-
-/// The answer to the call that a node makes all the time.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tick {
-    /// How the ledger stands.
-    pub standing: Standing,
-    /// Whether the node's claim still held.
-    pub known: bool,
-    /// How many addresses are the node's.
-    pub held: u64,
-    /// Pools that somebody needs addresses of.
-    pub wanted: Vec<String>,
-}
-
-/// The answer to a wish for any address.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Taken {
-    /// How the ledger stands.
-    pub standing: Standing,
-    /// These are the node's now.
-    pub addresses: Vec<IpAddr>,
-    /// These are nobody's, and a node that is away had them: to be had one by
-    /// one, and suspect.
-    pub abandoned: Vec<IpAddr>,
-    /// How many were looked at; when it is fewer than there are, the next look
-    /// goes on where this one ended.
-    pub looked_at: u64,
-}
-
-/// The answer to a wish for one address.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Exact {
-    /// It is the node's now, or was before.
-    Yours {
-        /// A node that is away had it.
-        abandoned: bool,
-    },
-    /// Another node, of this id, has it.
-    Held(String),
-    /// Nothing is given yet.
-    Settling,
-}
-
-/// An address as people see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
-    /// The pool.
-    pub pool: String,
-    /// The address.
-    pub address: IpAddr,
-    /// The id of the node that holds it, or held it last.
-    pub node: String,
-    /// That node's name.
-    pub name: String,
-    /// True when it was taken back from that node.
-    pub abandoned: bool,
-    /// For how long that node's claim holds, in milliseconds; 0 when it does
-    /// not.
-    pub claim: u64,
-    /// What that node told of its use, as JSON; empty when it is free.
-    pub used: String,
+/// From where a node called last, and until when nobody else can be that node.
+#[derive(Debug, Clone)]
+struct Home {
+    place: String,
+    name: String,
+    until: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,6 +49,7 @@ pub struct Ledger {
     claims: BTreeMap<String, u64>,
     lost: BTreeMap<String, u64>,
     names: BTreeMap<String, String>,
+    homes: BTreeMap<String, Home>,
     wanted: BTreeMap<String, u64>,
     cursors: BTreeMap<(String, IpAddr), IpAddr>,
     uses: BTreeMap<(String, IpAddr), String>,
@@ -189,6 +82,19 @@ impl Ledger {
 
     fn enter(&mut self, hello: &Hello, timing: &Timing, now: u64) -> Standing {
         let long = timing.lease;
+        let lives = |home: &&Home| (now + 1..=now + long).contains(&home.until);
+        if let Some(home) = self.elsewhere(hello).filter(lives) {
+            return Standing {
+                taken: Some(home.name.clone()),
+                suspect: self.suspect,
+                settling: 0,
+                ..self.standing.clone()
+            };
+        }
+        // The clock may have been set back.
+        self.born = self.born.min(now);
+        let longest = now.saturating_add(long.max(timing.moment));
+        self.settles = self.settles.min(longest);
         let standing = &mut self.standing;
         if standing.epoch.is_empty() {
             standing.epoch.clone_from(&hello.fresh);
@@ -211,22 +117,42 @@ impl Ledger {
         standing.clone()
     }
 
+    fn elsewhere(&self, hello: &Hello) -> Option<&Home> {
+        let home = self.homes.get(&hello.node);
+        home.filter(|home| home.place != hello.place)
+    }
+
     /// The call that a node makes all the time: its claim is renewed, and the
     /// claims of others that ended are looked after.
     pub fn tick(&mut self, hello: &Hello, timing: &Timing, now: u64) -> Tick {
         let standing = self.enter(hello, timing, now);
+        if standing.taken.is_some() {
+            return Tick {
+                standing,
+                ..Tick::default()
+            };
+        }
+        let moved = self.elsewhere(hello).is_some();
+        let home = Home {
+            place: hello.place.clone(),
+            name: hello.name.clone(),
+            until: now.saturating_add(timing.lease),
+        };
+        self.homes.insert(hello.node.clone(), home);
         let claim = now.saturating_add(timing.claim());
         let known = self.claims.insert(hello.node.clone(), claim).is_some();
         self.lost.remove(&hello.node);
         self.names.insert(hello.node.clone(), hello.name.clone());
         self.take_back(timing, now);
-        self.wanted.retain(|_, until| *until > now);
+        let calls = |until: u64| until > now && until <= now + WANTED_MS;
+        self.wanted.retain(|_, until| calls(*until));
         let held = self.owners.values();
         let held = held.filter(|owner| owner.node == hello.node && !owner.abandoned);
         Tick {
             standing,
             known,
             held: held.count() as u64,
+            moved,
             wanted: self.wanted.keys().cloned().collect(),
         }
     }
@@ -242,7 +168,9 @@ impl Ledger {
             .map(|(node, _)| node.clone())
             .collect();
         for node in ended {
-            let marked = *self.lost.entry(node.clone()).or_insert(now);
+            let marked = self.lost.entry(node.clone()).or_insert(now);
+            *marked = now.min(*marked);
+            let marked = *marked;
             if now.saturating_sub(marked) < timing.lease {
                 continue;
             }
@@ -254,24 +182,22 @@ impl Ledger {
             if left.next().is_none() {
                 self.claims.remove(&node);
                 self.lost.remove(&node);
+                self.homes.remove(&node);
             }
         }
     }
 
-    /// Takes up to `want` free addresses of a set for a node.
-    pub fn take(
-        &mut self,
-        hello: &Hello,
-        timing: &Timing,
-        now: u64,
-        (pool, set, want): (&str, &AddressSet, usize),
-    ) -> Taken {
+    /// Takes free addresses of a set for a node.
+    pub fn take(&mut self, hello: &Hello, timing: &Timing, now: u64, wish: &Wish<'_>) -> Taken {
+        let Wish {
+            pool, set, want, ..
+        } = *wish;
         let standing = self.enter(hello, timing, now);
         let mut taken = Taken {
             standing,
             ..Taken::default()
         };
-        if taken.standing.settling > 0 {
+        if taken.standing.settling > 0 || taken.standing.taken.is_some() {
             return taken;
         }
         let Some(first) = set.spans.first() else {
@@ -293,7 +219,7 @@ impl Ledger {
                     self.give_to(pool, ip, &hello.node);
                     taken.addresses.push(ip);
                 }
-                Some(owner) if owner.abandoned && taken.abandoned.len() < want => {
+                Some(owner) if owner.abandoned && taken.abandoned.len() < wish.abandoned => {
                     taken.abandoned.push(ip);
                 }
                 Some(_) => {}
@@ -313,10 +239,13 @@ impl Ledger {
         (pool, ip): (&str, IpAddr),
     ) -> (Standing, Exact) {
         let mut standing = self.enter(hello, timing, now);
+        if standing.taken.is_some() {
+            return (standing, Exact::Settling);
+        }
         let owner = self.owners.get(&(pool.to_owned(), ip)).cloned();
         let exact = match owner {
             Some(owner) if owner.node == hello.node && !owner.abandoned => {
-                Exact::Yours { abandoned: false }
+                Exact::Yours { suspect: true }
             }
             Some(owner) if !owner.abandoned => Exact::Held(owner.node),
             _ if standing.settling > 0 => Exact::Settling,
@@ -325,7 +254,7 @@ impl Ledger {
                 self.standing.count += 1;
                 standing.count = self.standing.count;
                 Exact::Yours {
-                    abandoned: owner.is_some(),
+                    suspect: owner.is_some(),
                 }
             }
         };
@@ -400,10 +329,15 @@ impl Ledger {
         its.map(|(place, _)| place.clone()).collect()
     }
 
-    /// Frees addresses whoever holds them: people know why.
-    pub fn release(&mut self, pool: &str, addresses: &[IpAddr]) -> usize {
+    /// Forgets that a node had addresses which were taken back from it: they are given
+    /// without a question, as people know that nobody has them.
+    pub fn release(&mut self, node: &str, pool: &str, addresses: &[IpAddr]) -> usize {
         let free = |ip: &&IpAddr| {
             let place = (pool.to_owned(), **ip);
+            let its = |owner: &Owner| owner.node == node && owner.abandoned;
+            if !self.owners.get(&place).is_some_and(its) {
+                return false;
+            }
             self.uses.remove(&place);
             self.owners.remove(&place).is_some()
         };

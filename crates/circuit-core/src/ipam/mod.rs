@@ -12,10 +12,11 @@ mod holding;
 pub mod ledger;
 mod owner;
 mod span;
+mod terms;
 pub mod wire;
 
 pub use agent::{Agent, Duty, Given, Refusal, Trust};
 pub use holding::{Entry, Holding, Missing};
-pub use ledger::{Exact, Hello, Listed, Standing, Taken, Tick, Timing};
 pub use owner::{Use, User};
 pub use span::{AddressSet, Span, from_key, key};
+pub use terms::{Exact, Hello, Listed, Standing, Taken, Tick, Timing, Wish};

@@ -39,28 +39,34 @@ const BUFFER: usize = 1 << 20;
 /// # Errors
 /// [`NotFound`](circuit_core::ErrorKind::NotFound) when there is no such
 /// interface, [`FailedPrecondition`](circuit_core::ErrorKind::FailedPrecondition)
-/// when it is down or no Ethernet.
+/// when it is down, [`InvalidArgument`](circuit_core::ErrorKind::InvalidArgument) when it
+/// is no Ethernet, and so can never be asked. An error too when not a single question for
+/// one of the addresses got out.
 pub fn answering(ifname: &str, addresses: &[IpAddr]) -> Result<Vec<IpAddr>> {
     let name = format!("interface {ifname}");
     let link = find(ifname, &name)?;
-    let mac = mac_of(&link, &name)?.ok_or_else(|| super::gone(&name))?;
+    let mac = mac_of(&link, &name).map_err(|error| Error::invalid(error.message()))?;
+    let mac = mac.ok_or_else(|| super::gone(&name))?;
     let opened = open().and_then(|socket| bind(socket.as_raw_fd(), &link).map(|()| socket));
     let socket = opened.map_err(|errno| refused(&name, errno))?;
     let mut wanted: BTreeSet<IpAddr> = addresses.iter().copied().collect();
-    let mut there = Vec::new();
+    let (mut there, mut unasked) = (Vec::new(), wanted.clone());
     let start = Instant::now();
     let mut rounds = ROUNDS.iter();
     let mut round = rounds.next();
     while start.elapsed() < LISTEN && !wanted.is_empty() {
         if round.is_some_and(|round| start.elapsed() >= *round) {
             round = rounds.next();
-            ask(&socket, mac, &wanted).map_err(|errno| refused(&name, errno))?;
+            ask(&socket, mac, &wanted, &mut unasked).map_err(|errno| refused(&name, errno))?;
         }
         if let Some(ip) = hear(&socket, mac).map_err(|errno| refused(&name, errno))?
             && wanted.remove(&ip)
         {
             there.push(ip);
         }
+    }
+    if unasked.intersection(&wanted).next().is_some() {
+        return Err(refused(&name, Errno::ENOBUFS));
     }
     Ok(there)
 }
@@ -77,14 +83,24 @@ fn open() -> nix::Result<OwnedFd> {
     Ok(socket)
 }
 
-fn ask(socket: &OwnedFd, mac: Mac, wanted: &BTreeSet<IpAddr>) -> nix::Result<()> {
+/// Asks for these, and takes those out of `unasked` whose question got out.
+fn ask(
+    socket: &OwnedFd,
+    mac: Mac,
+    wanted: &BTreeSet<IpAddr>,
+    unasked: &mut BTreeSet<IpAddr>,
+) -> nix::Result<()> {
     for ip in wanted {
         let frame = match *ip {
             IpAddr::V4(ip) => frames::arp_probe(mac, ip),
             IpAddr::V6(ip) => frames::neighbour_solicitation(mac, ip),
         };
         match send(socket.as_raw_fd(), &frame, MsgFlags::empty()) {
-            Ok(_) | Err(Errno::ENOBUFS) => {}
+            Ok(_) => {
+                unasked.remove(ip);
+            }
+            // The next round may have room.
+            Err(Errno::ENOBUFS) => {}
             Err(errno) => return Err(errno),
         }
     }

@@ -42,8 +42,10 @@ pub struct Ls {
 /// The arguments of `circuit ipam release`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-An address that a container of a living node has is only freed with --force: two
-containers may have it then. Disconnecting the container frees it as well.")]
+What a node holds that lives is only freed with --force, in use or in stock: two
+containers may have it then. Disconnecting the container frees it as well. Before it is
+given again, the wire is asked who has it; with --force, one that is abandoned already
+is given without a question.")]
 pub struct Release {
     // The global flag has the id `address`.
     /// The address.

@@ -111,14 +111,7 @@ struct HostWire;
 
 #[async_trait]
 impl Wire for HostWire {
-    async fn answering(&self, link: &str, addresses: &[IpAddr]) -> Vec<IpAddr> {
-        match answering_async(link.to_owned(), addresses.to_vec()).await {
-            Ok(there) => there,
-            // A bridge that is not made yet has nobody on it.
-            Err(error) => {
-                tracing::debug!(link, %error, "nobody can be asked for addresses");
-                Vec::new()
-            }
-        }
+    async fn answering(&self, link: &str, addresses: &[IpAddr]) -> Result<Vec<IpAddr>> {
+        answering_async(link.to_owned(), addresses.to_vec()).await
     }
 }

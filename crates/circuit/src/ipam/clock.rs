@@ -1,5 +1,6 @@
 //! What the machine knows of time, and texts that are new.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use nix::time::{ClockId, clock_gettime};
@@ -16,10 +17,19 @@ pub(super) fn now() -> u64 {
     })
 }
 
-/// What tells this boot of the machine from others.
-pub(super) fn boot_id() -> String {
+/// What tells a folder, on this boot of this machine, from every copy of it: another
+/// machine has another boot, another folder another number, and a container that was
+/// copied together with its folder another network namespace.
+pub(super) fn place(folder: &Path) -> String {
     let path = Path::new("/proc/sys/kernel/random/boot_id");
-    std::fs::read_to_string(path).map_or(String::new(), |id| id.trim().to_owned())
+    let boot = std::fs::read_to_string(path).map_or(String::new(), |id| id.trim().to_owned());
+    let number = |path: &Path| {
+        let found = std::fs::metadata(path);
+        found.map_or((0, 0), |found| (found.dev(), found.ino()))
+    };
+    let (device, inode) = number(folder);
+    let (_, netns) = number(Path::new("/proc/self/ns/net"));
+    format!("{boot}/{device:x}/{inode:x}/{netns:x}")
 }
 
 /// A text that nobody has had before.

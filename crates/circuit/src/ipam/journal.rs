@@ -33,7 +33,8 @@ pub(super) enum Line {
     },
     /// The ledger's epoch and count.
     Known { epoch: String, count: u64 },
-    /// When the ledger last confirmed what is held, by the clock of a boot.
+    /// When the ledger last confirmed what is held, by the clock of a boot; written in
+    /// this place, and no word for a copy.
     Confirmed { boot: String, at: u64 },
 }
 

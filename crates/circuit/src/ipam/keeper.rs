@@ -15,9 +15,11 @@ use circuit_core::{Error, Result};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-use super::clock::{boot_id, now};
+use super::answered::Answered;
+use super::clock::{now, place};
 use super::journal::{Journal, Line, load};
 use super::ledger::Ledger;
+use super::remote::copied;
 use super::wire::{Heard, Wire, not_heard, on_the_wire};
 use crate::files::is_full;
 use crate::logging::DependencyLog;
@@ -53,7 +55,7 @@ pub struct Keeper {
     pub(super) wire: Arc<dyn Wire>,
     pub(super) agent: Mutex<Agent>,
     journal: Journal,
-    boot: String,
+    place: String,
     /// Held by whoever changes the ledger for this node, until the change is
     /// in the agent too.
     pub(super) remote: tokio::sync::Mutex<()>,
@@ -64,6 +66,8 @@ pub struct Keeper {
     pub(super) outage: DependencyLog,
     /// What is to be told of addresses, by pool and address.
     pub(super) notes: Mutex<BTreeMap<(String, IpAddr), String>>,
+    /// What somebody on the wire has.
+    pub(super) answered: Answered,
 }
 
 impl Keeper {
@@ -88,17 +92,18 @@ impl Keeper {
                 path.display()
             );
         }
-        let boot = boot_id();
+        let place = place(&parts.state_dir);
         let hello = Hello {
             node: parts.node,
             name: parts.name,
             epoch: String::new(),
             count: 0,
             fresh: String::new(),
+            place: place.clone(),
         };
         let mut agent = Agent::new(hello, parts.timing);
-        take_up(&mut agent, &loaded.lines, &boot);
-        let journal = match Journal::create(&path, &whole(&agent, &boot)) {
+        take_up(&mut agent, &loaded.lines, &place);
+        let journal = match Journal::create(&path, &whole(&agent, &place)) {
             Err(error) if is_full(&error) && path.exists() => Journal::resume(&path, &loaded),
             made => made,
         };
@@ -107,18 +112,22 @@ impl Keeper {
             agent.hello.epoch = epoch;
             agent.hello.count = 0;
         }
-        Ok(Self {
+        let keeper = Self {
             ledger: parts.ledger,
             wire: parts.wire,
             agent: Mutex::new(agent),
             journal,
-            boot,
+            place,
             remote: tokio::sync::Mutex::default(),
             low: Notify::new(),
             written: AtomicU64::new(0),
             outage: DependencyLog::new("the ledger of addresses"),
             notes: Mutex::default(),
-        })
+            answered: Answered::default(),
+        };
+        // What an earlier one had not told yet.
+        keeper.note_used(&keeper.agent());
+        Ok(keeper)
     }
 
     pub(super) fn agent(&self) -> MutexGuard<'_, Agent> {
@@ -142,7 +151,7 @@ impl Keeper {
     }
 
     async fn add(&self, wanted: &Wanted) -> Result<Reply> {
-        let deadline = Instant::now() + PATIENCE;
+        let mut deadline = Instant::now() + PATIENCE;
         let (mut taken_by_others, mut others) = (0, false);
         let fixed = !wanted.wishes.is_empty();
         loop {
@@ -163,17 +172,21 @@ impl Keeper {
                     }
                     Heard::Somebody => {
                         taken_by_others += 1;
+                        // Asking took its time; others have theirs all the same.
+                        deadline = Instant::now() + PATIENCE;
                         continue;
                     }
-                    Heard::Nothing(places) if !others && !fixed => {
+                    Heard::Nothing { places, why } => {
+                        if others || fixed || places.is_empty() {
+                            return Ok(not_heard(wanted, &given, why.as_ref()));
+                        }
                         others = true;
                         match self.take_others(wanted, &places).await {
                             Next::Again => continue,
                             Next::End(reply) => return Ok(reply),
-                            Next::Wait(_) => not_heard(wanted, &given),
+                            Next::Wait(_) => not_heard(wanted, &given, why.as_ref()),
                         }
                     }
-                    Heard::Nothing(_) => return Ok(not_heard(wanted, &given)),
                 },
                 Err(refusal) => match self.provide(wanted, refusal).await {
                     Next::Again => continue,
@@ -250,6 +263,9 @@ impl Keeper {
         if trust != Trust::Lost {
             return Ok(Reply::Done);
         }
+        if let Some((other, _)) = agent.taken() {
+            return Ok(Reply::Later(copied(other).to_string()));
+        }
         let pool = agent.pools().get(name);
         let spare = |set: &AddressSet| pool.is_some_and(|pool| pool.holding.spare_in(set) > 0);
         if sets.iter().all(spare) {
@@ -274,6 +290,15 @@ impl Keeper {
         let text = by.and_then(|by| serde_json::to_string(by).ok());
         let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
         notes.insert((pool.to_owned(), address), text.unwrap_or_default());
+    }
+
+    /// Remembers to tell of everything that is in use.
+    pub(super) fn note_used(&self, agent: &Agent) {
+        for (name, pool) in agent.pools() {
+            for (ip, by) in pool.holding.used() {
+                self.note(name, *ip, Some(by));
+            }
+        }
     }
 
     /// Writes changes down that the agent has taken over; it is locked, so that
@@ -317,7 +342,7 @@ impl Keeper {
         if self.ledger.own_epoch().is_some() {
             return Ok(());
         }
-        self.append(&known(agent, &self.boot))?;
+        self.append(&known(agent, &self.place))?;
         let written = agent.confirmed().unwrap_or_default();
         self.written.store(written, Ordering::Relaxed);
         Ok(())
@@ -340,7 +365,7 @@ impl Keeper {
             return Ok(());
         }
         let agent = self.agent();
-        let lines = whole(&agent, &self.boot);
+        let lines = whole(&agent, &self.place);
         self.journal.rewrite(&lines).map_err(cannot_write)
     }
 }
@@ -383,6 +408,9 @@ impl Keeper {
             }
             Refusal::Untrusted(_) => match self.call().await {
                 Ok(()) => Next::Again,
+                Err(error) if self.agent().taken().is_some() => {
+                    Next::End(Reply::Later(error.to_string()))
+                }
                 Err(error) => Next::End(Reply::Later(format!(
                     "{}: {error}",
                     unconfirmed(&wanted.pool)
@@ -416,7 +444,7 @@ fn cannot_write(error: std::io::Error) -> Error {
     Error::internal(format!("cannot write the journal of addresses: {error}"))
 }
 
-fn take_up(agent: &mut Agent, lines: &[Line], boot: &str) {
+fn take_up(agent: &mut Agent, lines: &[Line], place: &str) {
     for line in lines {
         match line {
             Line::Change { pool, entry } => agent.apply(pool, entry),
@@ -428,14 +456,14 @@ fn take_up(agent: &mut Agent, lines: &[Line], boot: &str) {
                 agent.hello.count = *count;
             }
             // After a reboot nobody knows how long it took.
-            Line::Confirmed { boot: of, at } if of == boot => agent.set_confirmed(Some(*at)),
+            Line::Confirmed { boot, at } if boot == place => agent.set_confirmed(Some(*at)),
             Line::Confirmed { .. } => {}
         }
     }
 }
 
-fn whole(agent: &Agent, boot: &str) -> Vec<Line> {
-    let mut lines = known(agent, boot);
+fn whole(agent: &Agent, place: &str) -> Vec<Line> {
+    let mut lines = known(agent, place);
     for (name, pool) in agent.pools() {
         let entries = pool.holding.entries().into_iter();
         lines.extend(entries.map(|entry| Line::Change {
@@ -446,7 +474,7 @@ fn whole(agent: &Agent, boot: &str) -> Vec<Line> {
     lines
 }
 
-fn known(agent: &Agent, boot: &str) -> Vec<Line> {
+fn known(agent: &Agent, place: &str) -> Vec<Line> {
     let mut lines = Vec::new();
     if !agent.hello.epoch.is_empty() {
         lines.push(Line::Known {
@@ -456,7 +484,7 @@ fn known(agent: &Agent, boot: &str) -> Vec<Line> {
     }
     if let Some(at) = agent.confirmed() {
         lines.push(Line::Confirmed {
-            boot: boot.to_owned(),
+            boot: place.to_owned(),
             at,
         });
     }

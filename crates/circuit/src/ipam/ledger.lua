@@ -4,6 +4,7 @@
 --   :state    epoch, count, born, settles, suspect, run
 --   :claims   node id -> when its claim ends      :lost   node id -> marked when
 --   :names    node id -> name                     :wanted pool -> until when
+--   :homes    node id -> until when, place, name
 --   :pools    the pools                           :cursors
 --   :owners:POOL  address -> node id, with a "!" before it when taken back
 --   :held:NODE    address@pool                    :uses:POOL  address -> JSON
@@ -23,7 +24,7 @@ local function number() return tonumber(argument()) end
 -- Who calls. The order of these is that of the arguments.
 local function hello()
   return { node = argument(), name = argument(), epoch = argument(), count = number(),
-    fresh = argument(), lease = number(), grace = number(), moment = number() }
+    fresh = argument(), place = argument(), lease = number(), grace = number(), moment = number() }
 end
 
 local function run_id()
@@ -31,11 +32,27 @@ local function run_id()
   return type(info) == 'string' and string.match(info, 'run_id:(%w+)') or ''
 end
 
+-- The host that called last by this node id, when it was from another place, and
+-- whether it may still live.
+local function elsewhere(h)
+  local home = redis.call('HGET', key('homes'), h.node) or ''
+  local till, place, name = string.match(home, '^(%d+) (%S*) (.*)$')
+  till = tonumber(till)
+  if not till or place == h.place then return nil, false end
+  return name, now < till and till <= now + h.lease
+end
+
 local function enter(h)
   local s = redis.call('HMGET', key('state'), 'epoch', 'count', 'born', 'settles', 'suspect', 'run')
   local epoch, count, born = s[1], tonumber(s[2] or 0), tonumber(s[3] or 0)
   local settles, suspect, run = tonumber(s[4] or 0), s[5] or '0', run_id()
   local before = { epoch, count, born, settles, suspect, s[6] }
+  local taken, lives = elsewhere(h)
+  if lives then
+    return { epoch = epoch or '', count = count, settling = 0, suspect = suspect, taken = taken }
+  end
+  -- The clock may have been set back.
+  born, settles = math.min(born, now), math.min(settles, now + math.max(h.lease, h.moment))
   if not epoch then
     epoch, count, born, settles = h.fresh, h.count, now, now + h.moment
   elseif s[6] ~= run then
@@ -61,7 +78,8 @@ local function enter(h)
 end
 
 local function told(standing, ...)
-  return { standing.epoch, text(standing.count), text(standing.settling), standing.suspect, ... }
+  return { standing.epoch, text(standing.count), text(standing.settling), standing.suspect,
+    standing.taken or '', ... }
 end
 
 local function give_to(pool, address, node)
@@ -72,7 +90,7 @@ end
 
 local function take_back(h)
   for _, node in ipairs(redis.call('ZRANGEBYSCORE', key('claims'), '-inf', text(now), 'LIMIT', 0, 8)) do
-    local marked = tonumber(redis.call('HGET', key('lost'), node) or now)
+    local marked = math.min(now, tonumber(redis.call('HGET', key('lost'), node) or now))
     redis.call('HSET', key('lost'), node, text(marked))
     if now - marked >= h.lease then
       for _, item in ipairs(redis.call('SPOP', key('held:' .. node), TAKEN_BACK)) do
@@ -85,6 +103,7 @@ local function take_back(h)
       if redis.call('EXISTS', key('held:' .. node)) == 0 then
         redis.call('ZREM', key('claims'), node)
         redis.call('HDEL', key('lost'), node)
+        redis.call('HDEL', key('homes'), node)
       end
     end
   end
@@ -95,6 +114,9 @@ local does = {}
 function does.tick()
   local h = hello()
   local standing = enter(h)
+  if standing.taken then return told(standing, '0', '0', '0') end
+  local moved = elsewhere(h) and '1' or '0'
+  redis.call('HSET', key('homes'), h.node, text(now + h.lease) .. ' ' .. h.place .. ' ' .. h.name)
   local new = redis.call('ZADD', key('claims'), text(now + h.lease + h.grace), h.node)
   redis.call('HDEL', key('lost'), h.node)
   if redis.call('HGET', key('names'), h.node) ~= h.name then
@@ -102,7 +124,8 @@ function does.tick()
   end
   take_back(h)
   redis.call('ZREMRANGEBYSCORE', key('wanted'), '-inf', text(now))
-  local answer = told(standing, text(1 - new), text(redis.call('SCARD', key('held:' .. h.node))))
+  redis.call('ZREMRANGEBYSCORE', key('wanted'), '(' .. text(now + WANTED), '+inf')
+  local answer = told(standing, text(1 - new), text(redis.call('SCARD', key('held:' .. h.node))), moved)
   for _, pool in ipairs(redis.call('ZRANGE', key('wanted'), 0, 31)) do
     table.insert(answer, pool)
   end
@@ -133,11 +156,13 @@ end
 function does.take()
   local h = hello()
   local standing = enter(h)
-  local pool, want, limit, spans = argument(), number(), number(), {}
+  local pool, want, most, limit, spans = argument(), number(), number(), number(), {}
   for i = 1, number() do
     spans[i] = { high = argument(), first = number(), last = number(), width = number() }
   end
-  if standing.settling > 0 or not spans[1] then return told(standing, '0', {}, {}) end
+  if standing.taken or standing.settling > 0 or not spans[1] then
+    return told(standing, '0', {}, {})
+  end
   local owners, place = key('owners:' .. pool), pool .. '/' .. digits(spans[1], spans[1].first)
   local start = redis.call('HGET', key('cursors'), place)
   local taken, abandoned, looked, cursor = {}, {}, 0, nil
@@ -153,7 +178,7 @@ function does.take()
         if not owner then
           give_to(pool, names[i], h.node)
           table.insert(taken, names[i])
-        elseif string.sub(owner, 1, 1) == '!' and #abandoned < want then
+        elseif string.sub(owner, 1, 1) == '!' and #abandoned < most then
           table.insert(abandoned, names[i])
         end
       end
@@ -176,8 +201,10 @@ function does.exact()
   local h = hello()
   local standing = enter(h)
   local pool, address = argument(), argument()
+  if standing.taken then return told(standing, 'settling', '') end
   local owner = redis.call('HGET', key('owners:' .. pool), address)
-  if owner == h.node then return told(standing, 'yours', '0') end
+  -- It does not know of it: its answer was lost, or its journal.
+  if owner == h.node then return told(standing, 'yours', '1') end
   if owner and string.sub(owner, 1, 1) ~= '!' then
     return told(standing, 'held', redis.call('HGET', key('names'), owner) or owner)
   end
@@ -226,16 +253,14 @@ function does.give_back()
 end
 
 function does.release()
-  local pool, count = argument(), 0
+  local node, pool, count = argument(), argument(), 0
   local owners = key('owners:' .. pool)
   while at <= #ARGV do
     local address = argument()
-    local owner = redis.call('HGET', owners, address)
-    if owner then
+    if redis.call('HGET', owners, address) == '!' .. node then
       count = count + 1
       redis.call('HDEL', owners, address)
       redis.call('HDEL', key('uses:' .. pool), address)
-      redis.call('SREM', key('held:' .. owner), address .. '@' .. pool)
     end
   end
   forget(pool, owners)

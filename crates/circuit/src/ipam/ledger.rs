@@ -7,7 +7,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 use circuit_core::Result;
 use circuit_core::ipam::ledger::Ledger as Model;
-use circuit_core::ipam::{AddressSet, Exact, Hello, Listed, Standing, Taken, Tick, Timing};
+use circuit_core::ipam::{Exact, Hello, Listed, Standing, Taken, Tick, Timing, Wish};
 
 /// Which node holds which address. Every change is one step, whole or not at
 /// all. See [`circuit_core::ipam::ledger`] for what each means.
@@ -24,9 +24,8 @@ pub trait Ledger: Send + Sync {
     /// The call that a node makes all the time.
     async fn tick(&self, hello: &Hello) -> Result<Tick>;
 
-    /// Takes up to `want` free addresses of a set.
-    async fn take(&self, hello: &Hello, pool: &str, set: &AddressSet, want: usize)
-    -> Result<Taken>;
+    /// Takes free addresses of a set.
+    async fn take(&self, hello: &Hello, wish: &Wish<'_>) -> Result<Taken>;
 
     /// Takes one address.
     async fn exact(&self, hello: &Hello, pool: &str, ip: IpAddr) -> Result<(Standing, Exact)>;
@@ -62,8 +61,9 @@ pub trait Ledger: Send + Sync {
     /// Every address that somebody holds or held, of one pool or of all.
     async fn list(&self, pool: Option<&str>) -> Result<Vec<Listed>>;
 
-    /// Frees addresses whoever holds them; returns how many were held.
-    async fn release(&self, pool: &str, addresses: &[IpAddr]) -> Result<usize>;
+    /// Forgets that this node had addresses which were taken back from it: they are
+    /// given without a question. Returns how many there were.
+    async fn release(&self, node: &str, pool: &str, addresses: &[IpAddr]) -> Result<usize>;
 }
 
 /// The ledger of a node without a cluster registry: in memory, filled from what
@@ -105,17 +105,8 @@ impl Ledger for Alone {
         Ok(self.model().tick(hello, &self.timing, self.now()))
     }
 
-    async fn take(
-        &self,
-        hello: &Hello,
-        pool: &str,
-        set: &AddressSet,
-        want: usize,
-    ) -> Result<Taken> {
-        let now = self.now();
-        Ok(self
-            .model()
-            .take(hello, &self.timing, now, (pool, set, want)))
+    async fn take(&self, hello: &Hello, wish: &Wish<'_>) -> Result<Taken> {
+        Ok(self.model().take(hello, &self.timing, self.now(), wish))
     }
 
     async fn exact(&self, hello: &Hello, pool: &str, ip: IpAddr) -> Result<(Standing, Exact)> {
@@ -163,7 +154,7 @@ impl Ledger for Alone {
         Ok(self.model().list(pool, now))
     }
 
-    async fn release(&self, pool: &str, addresses: &[IpAddr]) -> Result<usize> {
-        Ok(self.model().release(pool, addresses))
+    async fn release(&self, node: &str, pool: &str, addresses: &[IpAddr]) -> Result<usize> {
+        Ok(self.model().release(node, pool, addresses))
     }
 }

@@ -1,6 +1,7 @@
 //! The keeper of address pools: gives addresses to the containers of this node
 //! out of what it holds, and takes more from the ledger before they are needed.
 
+mod answered;
 mod clock;
 mod journal;
 mod keeper;

@@ -4,14 +4,14 @@ use std::net::IpAddr;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use circuit_core::Result;
 use circuit_core::ipam::wire::Reply;
-use circuit_core::ipam::{AddressSet, Agent, Entry, Exact, Hello, Standing, Trust};
+use circuit_core::ipam::{AddressSet, Agent, Entry, Exact, Hello, Standing, Trust, Wish};
+use circuit_core::{Error, Result};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::clock::{fresh, now};
-use super::keeper::{Keeper, Next, conflict};
+use super::keeper::{Keeper, Next, conflict, listed};
 
 /// How often the ledger is called.
 const EVERY: Duration = Duration::from_secs(1);
@@ -65,11 +65,17 @@ impl Keeper {
     pub async fn call(&self) -> Result<()> {
         let _alone = self.remote.lock().await;
         let asked = now();
+        if let Some((other, true)) = self.agent().taken() {
+            return Err(copied(other));
+        }
         let tick = self.ledger.tick(&self.hello()).await?;
         let duty = {
             let mut agent = self.agent();
             let before = (agent.hello.epoch.clone(), agent.hello.count);
             let duty = agent.heard(&tick, asked);
+            if let Some((other, _)) = agent.taken() {
+                return Err(copied(other));
+            }
             for (pool, entry) in &duty.entries {
                 self.write(pool, std::slice::from_ref(entry))?;
             }
@@ -120,11 +126,7 @@ impl Keeper {
         let mut agent = self.agent();
         if agent.trust(asked) == Trust::Claiming {
             // The ledger may have forgotten what was told of them.
-            for (name, pool) in agent.pools() {
-                for (ip, by) in pool.holding.used() {
-                    self.note(name, *ip, Some(by));
-                }
-            }
+            self.note_used(&agent);
         }
         agent.all_claimed(asked);
         Ok(())
@@ -155,6 +157,9 @@ impl Keeper {
     async fn give_back(&self, pool: &str, addresses: &[IpAddr]) -> Result<()> {
         let (node, suspect, sound) = {
             let mut agent = self.agent();
+            if let Some((other, _)) = agent.taken() {
+                return Err(copied(other));
+            }
             let holding = &agent.pool(pool).holding;
             // One may have been given to a container meanwhile.
             let free: Vec<IpAddr> = holding
@@ -180,12 +185,14 @@ impl Keeper {
 
     /// Lets go of free addresses that somebody else on the wire has.
     pub(super) async fn abandon(&self, pool: &str, addresses: &[IpAddr]) {
-        let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-        tracing::warn!(
-            pool,
-            "somebody on the wire has {}: it is not given to containers",
-            texts.join(", ")
-        );
+        let new = self.answered.note(pool, addresses, now());
+        if !new.is_empty() {
+            tracing::warn!(
+                pool,
+                "somebody on the wire has {}: it is not given to containers",
+                listed(&new)
+            );
+        }
         let _alone = self.remote.lock().await;
         {
             let mut agent = self.agent();
@@ -205,8 +212,16 @@ impl Keeper {
         let _alone = self.remote.lock().await;
         let mut looked_at = 0;
         let mut abandoned = Vec::new();
+        // Those that just answered are not asked for again, so that others are.
+        let answered = self.answered.of(pool, now());
+        let wish = Wish {
+            pool,
+            set,
+            want,
+            abandoned: want + answered.len(),
+        };
         while looked_at < set.size() {
-            let taken = self.ledger.take(&self.hello(), pool, set, want).await?;
+            let taken = self.ledger.take(&self.hello(), &wish).await?;
             let suspect = taken.standing.suspect;
             self.hold(pool, &taken.standing, taken.addresses.clone(), suspect)?;
             if taken.standing.settling > 0 {
@@ -219,6 +234,9 @@ impl Keeper {
             looked_at += taken.looked_at.max(1);
         }
         for ip in abandoned {
+            if answered.contains(&ip) {
+                continue;
+            }
             let (standing, exact) = self.ledger.exact(&self.hello(), pool, ip).await?;
             if let Exact::Yours { .. } = exact {
                 self.hold(pool, &standing, vec![ip], true)?;
@@ -236,6 +254,9 @@ impl Keeper {
         addresses: Vec<IpAddr>,
         suspect: bool,
     ) -> Result<()> {
+        if let Some(other) = &standing.taken {
+            return Err(copied(other));
+        }
         let mut agent = self.agent();
         for (pool, entry) in agent.learn(standing) {
             self.write(&pool, &[entry])?;
@@ -272,7 +293,21 @@ impl Keeper {
     /// Takes the address that is asked for.
     pub(super) async fn take_exact(&self, pool: &str, set: &AddressSet, ip: IpAddr) -> Next {
         let _alone = self.remote.lock().await;
+        // Another request may have had it meanwhile.
+        let held = |agent: &Agent| {
+            agent
+                .pools()
+                .get(pool)
+                .is_some_and(|it| it.holding.holds(ip))
+        };
+        if held(&self.agent()) {
+            return Next::Again;
+        }
         let asked = self.ledger.exact(&self.hello(), pool, ip).await;
+        let asked = asked.and_then(|answer| match &answer.0.taken {
+            Some(other) => Err(copied(other)),
+            None => Ok(answer),
+        });
         let (standing, exact) = match asked {
             Ok(answer) => answer,
             Err(error) => {
@@ -292,7 +327,7 @@ impl Keeper {
                      has it"
                 )));
             }
-            Exact::Yours { abandoned } => abandoned || standing.suspect,
+            Exact::Yours { suspect } => suspect || standing.suspect,
         };
         match self.hold(pool, &standing, vec![ip], yours) {
             Ok(()) => Next::Again,
@@ -302,9 +337,13 @@ impl Keeper {
 
     /// Takes addresses before they are needed, and asks the wire for those that
     /// are suspect.
-    async fn stock(&self) -> Result<()> {
+    pub(super) async fn stock(&self) -> Result<()> {
         let (low, links) = {
             let agent = self.agent();
+            // It is the other's to take, and to give back.
+            if let Some((other, _)) = agent.taken() {
+                return Err(copied(other));
+            }
             let pools = agent.pools().iter();
             let low: Vec<_> = pools
                 .clone()
@@ -327,7 +366,14 @@ impl Keeper {
             self.take(&pool, &set, want).await?;
         }
         for (pool, link, suspect) in links {
-            let answering = self.wire.answering(&link, &suspect).await;
+            let answering = match self.wire.answering(&link, &suspect).await {
+                Ok(answering) => answering,
+                // They stay suspect: they are asked for when they are needed.
+                Err(error) => {
+                    tracing::debug!(pool, link, %error, "nobody can be asked for addresses");
+                    continue;
+                }
+            };
             let sound = suspect.iter().filter(|ip| !answering.contains(ip));
             self.clear(&pool, &sound.copied().collect::<Vec<_>>())?;
             if !answering.is_empty() {
@@ -338,7 +384,11 @@ impl Keeper {
     }
 
     /// Tells the ledger, for people, what addresses are used for.
-    async fn tell(&self) -> Result<()> {
+    pub(super) async fn tell(&self) -> Result<()> {
+        // They are none of the other's.
+        if self.agent().taken().is_some() {
+            return Ok(());
+        }
         let notes = {
             let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::take(&mut *notes)
@@ -366,5 +416,14 @@ fn settling(pool: &str, ms: u64) -> Reply {
         "no free address of pool {pool} is left on this node, and others are given in {} s: redis \
          was started anew, and every node may first say what it holds",
         ms.div_ceil(1000)
+    ))
+}
+
+/// What to say when another host calls by this node's id.
+pub(super) fn copied(other: &str) -> Error {
+    Error::precondition(format!(
+        "host {other} has the same node-id and is given the addresses of pools: if this host was \
+         just started again, wait for a lease; else one is a copy of the other: stop the copy's \
+         daemon, remove node-id from its --state-dir, and start it"
     ))
 }

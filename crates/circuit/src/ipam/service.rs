@@ -23,11 +23,28 @@ impl Addressing for Keeper {
             Release::Address { pool, .. } => pool.clone(),
             Release::Node(_) => None,
         };
-        let all = self.list(pool.as_deref()).await?;
-        let chosen: Vec<Address> = all.into_iter().filter(|row| row.is_of(&what)).collect();
-        refuse(&what, &chosen, force)?;
-        for row in &chosen {
-            self.ledger.release(&row.pool, &[row.address]).await?;
+        let listed = self.ledger.list(pool.as_deref()).await;
+        let listed = listed.map_err(|error| error.context("the pools cannot be listed"))?;
+        let mut chosen = Vec::new();
+        for row in listed {
+            let (id, shown) = (row.node.clone(), self.shown(row));
+            // What a node has lost already is not its any more.
+            let gone = shown.state == AddressState::Abandoned && matches!(what, Release::Node(_));
+            if shown.is_of(&what) && !gone {
+                chosen.push((id, shown));
+            }
+        }
+        let (ids, rows): (Vec<String>, Vec<Address>) = chosen.into_iter().unzip();
+        refuse(&what, &rows, force)?;
+        for (id, row) in ids.iter().zip(&rows) {
+            let address = [row.address];
+            if row.state == AddressState::Abandoned {
+                self.ledger.release(id, &row.pool, &address).await?;
+            } else {
+                // Its container may live: who takes it next asks the wire.
+                let back = self.ledger.give_back(id, &row.pool, &address, true);
+                back.await?;
+            }
             tracing::info!(
                 pool = row.pool,
                 node = row.node,
@@ -35,7 +52,7 @@ impl Addressing for Keeper {
                 row.address
             );
         }
-        Ok(chosen)
+        Ok(rows)
     }
 }
 
@@ -58,34 +75,40 @@ fn refuse(what: &Release, chosen: &[Address], force: bool) -> Result<()> {
             pools.join(", ")
         )));
     }
-    let alive = chosen.iter().find(|row| {
-        row.claim_ms > 0 && matches!(row.state, AddressState::Used | AddressState::Conflict)
-    });
-    if let Some(row) = alive.filter(|_| !force) {
-        return Err(Error::precondition(format!(
-            "address {} is in use by {} on node {}: disconnect it there, or give --force when that \
-             node is gone for good",
-            row.address,
-            if row.container.is_empty() {
-                "a container"
-            } else {
-                &row.container
-            },
-            row.node
-        )));
-    }
-    if let Release::Node(_) = what
-        && first.claim_ms > 0
-        && !force
-    {
-        return Err(Error::precondition(format!(
+    let refusal = chosen.iter().find_map(refusal).filter(|_| !force);
+    match (refusal, what) {
+        (None, _) => Ok(()),
+        (Some(text), Release::Address { .. }) => Err(Error::precondition(text)),
+        (Some(_), Release::Node(_)) => Err(Error::precondition(format!(
             "node {} may still live: its claim holds for {} s; give --force when it is gone for \
              good",
             first.node,
             first.claim_ms / 1000
-        )));
+        ))),
     }
-    Ok(())
+}
+
+/// Why an address is not to be freed by mistake.
+fn refusal(row: &Address) -> Option<String> {
+    let (address, node) = (row.address, &row.node);
+    let by = Some(row.container.as_str()).filter(|name| !name.is_empty());
+    match row.state {
+        AddressState::Abandoned => Some(format!(
+            "address {address} was taken back from node {node}, and is given when nobody on its \
+             wire has it: give --force to have it given without a question"
+        )),
+        _ if row.claim_ms == 0 => None,
+        AddressState::Used | AddressState::Conflict => Some(format!(
+            "address {address} is in use by {} on node {node}: disconnect it there, or give \
+             --force when that node is gone for good",
+            by.unwrap_or("a container")
+        )),
+        // It may have given it this very second.
+        AddressState::Spare => Some(format!(
+            "address {address} is in stock on node {node}, which lives and may give it to a \
+             container: give --force when that node is gone for good"
+        )),
+    }
 }
 
 /// What this node has of one family of a pool.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 use circuit_core::ipam::ledger::LOOKED_AT;
 use circuit_core::ipam::{
-    AddressSet, Exact, Hello, Listed, Span, Standing, Taken, Tick, Timing, from_key, key,
+    Exact, Hello, Listed, Span, Standing, Taken, Tick, Timing, Wish, from_key, key,
 };
 use circuit_core::{Error, Result};
 
@@ -114,6 +114,7 @@ impl<S: Scripts> Shared<S> {
             hello.epoch.clone(),
             hello.count.to_string(),
             hello.fresh.clone(),
+            hello.place.clone(),
             lease.to_string(),
             grace.to_string(),
             moment.to_string(),
@@ -213,6 +214,7 @@ impl Answer {
             count: self.number()?,
             settling: self.number()?,
             suspect: self.text()? == "1",
+            taken: Some(self.text()?).filter(|name| !name.is_empty()),
         })
     }
 }
@@ -229,6 +231,7 @@ impl<S: Scripts> Ledger for Shared<S> {
     async fn tick(&self, hello: &Hello) -> Result<Tick> {
         let mut answer = self.run(&self.hello("tick", hello)).await?;
         let (standing, known, held) = (answer.standing()?, answer.text()?, answer.number()?);
+        let moved = answer.text()? == "1";
         let mut wanted = Vec::new();
         while !answer.0.as_slice().is_empty() {
             wanted.push(answer.text()?);
@@ -237,25 +240,21 @@ impl<S: Scripts> Ledger for Shared<S> {
             standing,
             known: known == "1",
             held,
+            moved,
             wanted,
         })
     }
 
-    async fn take(
-        &self,
-        hello: &Hello,
-        pool: &str,
-        set: &AddressSet,
-        want: usize,
-    ) -> Result<Taken> {
+    async fn take(&self, hello: &Hello, wish: &Wish<'_>) -> Result<Taken> {
         let mut arguments = self.hello("take", hello);
         arguments.extend([
-            pool.to_owned(),
-            want.to_string(),
+            wish.pool.to_owned(),
+            wish.want.to_string(),
+            wish.abandoned.to_string(),
             LOOKED_AT.to_string(),
-            set.spans.len().to_string(),
+            wish.set.spans.len().to_string(),
         ]);
-        arguments.extend(set.spans.iter().flat_map(span));
+        arguments.extend(wish.set.spans.iter().flat_map(span));
         let mut answer = self.run(&arguments).await?;
         Ok(Taken {
             standing: answer.standing()?,
@@ -272,7 +271,7 @@ impl<S: Scripts> Ledger for Shared<S> {
         let (standing, what, more) = (answer.standing()?, answer.text()?, answer.text()?);
         let exact = match what.as_str() {
             "yours" => Exact::Yours {
-                abandoned: more == "1",
+                suspect: more == "1",
             },
             "held" => Exact::Held(more),
             "settling" => Exact::Settling,
@@ -368,10 +367,10 @@ impl<S: Scripts> Ledger for Shared<S> {
         Ok(listed)
     }
 
-    async fn release(&self, pool: &str, addresses: &[IpAddr]) -> Result<usize> {
+    async fn release(&self, node: &str, pool: &str, addresses: &[IpAddr]) -> Result<usize> {
         let mut count = 0;
         for some in addresses.chunks(AT_ONCE) {
-            let mut arguments = words(["release", pool]);
+            let mut arguments = words(["release", node, pool]);
             arguments.extend(some.iter().map(|ip| key(*ip)));
             count += self.run(&arguments).await?.number()?;
         }

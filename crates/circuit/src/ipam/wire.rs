@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use async_trait::async_trait;
-use circuit_core::Result;
 use circuit_core::ipam::Given;
 use circuit_core::ipam::wire::{Reply, Wanted};
+use circuit_core::{Error, ErrorKind, Result};
 
 use super::clock::now;
 use super::keeper::{Keeper, Next, listed};
@@ -14,8 +14,12 @@ use super::keeper::{Keeper, Next, listed};
 #[async_trait]
 pub trait Wire: Send + Sync {
     /// Those of these addresses that somebody has on the wire of an interface
-    /// of the host. An interface that cannot be asked has nobody.
-    async fn answering(&self, link: &str, addresses: &[IpAddr]) -> Vec<IpAddr>;
+    /// of the host.
+    ///
+    /// # Errors
+    /// When it cannot be asked: with [`InvalidArgument`](ErrorKind::InvalidArgument)
+    /// never, else not now.
+    async fn answering(&self, link: &str, addresses: &[IpAddr]) -> Result<Vec<IpAddr>>;
 }
 
 /// What a wire says to suspect addresses.
@@ -24,8 +28,13 @@ pub(super) enum Heard {
     Nobody,
     /// Somebody has one; they are given back.
     Somebody,
-    /// It cannot be asked for those of these sets; they are given back.
-    Nothing(Vec<usize>),
+    /// It cannot be asked, so what was chosen is free again.
+    Nothing {
+        /// The sets that another address may help of.
+        places: Vec<usize>,
+        /// Why, when it can at other times.
+        why: Option<Error>,
+    },
 }
 
 impl Keeper {
@@ -37,7 +46,21 @@ impl Keeper {
         let Some(link) = wanted.link.as_deref().filter(|_| !given.suspect.is_empty()) else {
             return Ok(Heard::Nobody);
         };
-        let answering = self.wire.answering(link, &given.suspect).await;
+        let answering = match self.wire.answering(link, &given.suspect).await {
+            Ok(answering) => answering,
+            Err(error) if error.kind() == ErrorKind::InvalidArgument => {
+                return self.hear_nothing(wanted, given);
+            }
+            // It may be well in a moment, and somebody be there.
+            Err(error) => {
+                let places = self.suspects(wanted, given);
+                self.release_given(wanted)?;
+                return Ok(Heard::Nothing {
+                    places,
+                    why: Some(error),
+                });
+            }
+        };
         let clear = |ip: &&IpAddr| !answering.contains(ip);
         let sound: Vec<IpAddr> = given.suspect.iter().filter(clear).copied().collect();
         self.clear(&wanted.pool, &sound)?;
@@ -53,17 +76,8 @@ impl Keeper {
     /// memory, all is suspect for ever: it is given when nodes that are cut off give
     /// nothing any more, for a network without addresses would be none.
     fn hear_nothing(&self, wanted: &Wanted, given: &Given) -> Result<Heard> {
-        let (places, for_good) = {
-            let mut agent = self.agent();
-            let pool = agent.pools().get(&wanted.pool);
-            let is_suspect = |ip: &IpAddr| pool.is_some_and(|it| it.holding.is_suspect(*ip));
-            let places = given.addresses.iter().enumerate();
-            let places: Vec<usize> = places
-                .filter(|(_, ip)| is_suspect(ip))
-                .map(|(place, _)| place)
-                .collect();
-            (places, agent.doubts_for_good(now()))
-        };
+        let places = self.suspects(wanted, given);
+        let for_good = self.agent().doubts_for_good(now());
         if places.is_empty() {
             return Ok(Heard::Nobody);
         }
@@ -77,7 +91,17 @@ impl Keeper {
             return Ok(Heard::Nobody);
         }
         self.release_given(wanted)?;
-        Ok(Heard::Nothing(places))
+        Ok(Heard::Nothing { places, why: None })
+    }
+
+    /// The sets whose chosen address is itself suspect, not only for the time being.
+    fn suspects(&self, wanted: &Wanted, given: &Given) -> Vec<usize> {
+        let agent = self.agent();
+        let pool = agent.pools().get(&wanted.pool);
+        let is_suspect = |ip: &IpAddr| pool.is_some_and(|it| it.holding.is_suspect(*ip));
+        let places = given.addresses.iter().enumerate();
+        let places = places.filter(|(_, ip)| is_suspect(ip));
+        places.map(|(place, _)| place).collect()
     }
 
     fn release_given(&self, wanted: &Wanted) -> Result<()> {
@@ -109,10 +133,20 @@ pub(super) fn on_the_wire(wanted: &Wanted, given: &Given) -> Reply {
     ))
 }
 
-pub(super) fn not_heard(wanted: &Wanted, given: &Given) -> Reply {
+pub(super) fn not_heard(wanted: &Wanted, given: &Given, why: Option<&Error>) -> Reply {
+    if let Some(why) = why {
+        return Reply::Later(format!(
+            "{} of pool {} may be in use by a node that is away, and the wire of network {} \
+             cannot be asked: {why}",
+            listed(&given.suspect),
+            wanted.pool,
+            wanted.network,
+        ));
+    }
     Reply::Later(format!(
         "{} of pool {} may be in use by a node that is away, no other address is free, and the \
-         wire of network {} cannot be asked: see that all nodes are there, or try again later",
+         wire of network {} cannot be asked: see that all nodes are there, try again later, or \
+         free it by `circuit ipam release --force` when its node is gone for good",
         listed(&given.suspect),
         wanted.pool,
         wanted.network,

@@ -230,5 +230,7 @@ fn both_families_fixed_addresses_and_release_by_hand() {
     assert!(refused.stderr.contains("--force"), "{refused}");
     one.circuit(&[&release[..], &["--force"]].concat()).ok();
     let listed = one.circuit(&["ipam", "ls"]).ok();
-    assert!(!listed.contains(&given[0]), "{listed}");
+    let row = listed.lines().find(|line| line.contains(&given[0]));
+    // The wire is asked before it is given.
+    assert!(row.unwrap().contains("abandoned"), "{listed}");
 }

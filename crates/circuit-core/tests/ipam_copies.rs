@@ -1,0 +1,95 @@
+//! Two hosts that are one node, for one is a copy of the other.
+#![allow(clippy::unwrap_used)]
+
+use std::net::IpAddr;
+
+use circuit_core::ipam::ledger::Ledger;
+use circuit_core::ipam::wire::Wanted;
+use circuit_core::ipam::{AddressSet, Agent, Entry, Hello, Span, Timing, Trust, User, Wish};
+
+const TIMING: Timing = Timing {
+    lease: 30_000,
+    grace: 600_000,
+    moment: 0,
+};
+
+fn set() -> AddressSet {
+    AddressSet {
+        spans: vec![Span {
+            subnet: "10.0.0.0/24".parse().unwrap(),
+            first: IpAddr::from([10, 0, 0, 2]),
+            last: IpAddr::from([10, 0, 0, 20]),
+            gateway: IpAddr::from([10, 0, 0, 1]),
+        }],
+    }
+}
+
+fn hello(place: &str) -> Hello {
+    Hello {
+        node: "id".into(),
+        name: "host".into(),
+        epoch: String::new(),
+        count: 0,
+        fresh: "epoch".into(),
+        place: place.into(),
+    }
+}
+
+#[test]
+fn a_copy_of_a_node_is_given_nothing_while_the_other_lives() {
+    let (mut ledger, all) = (Ledger::default(), set());
+    let mut copy = Agent::new(hello("copy"), TIMING);
+    let (lease, other, own) = (TIMING.lease, copy.hello.clone(), hello("here"));
+    assert_eq!(ledger.tick(&own, &TIMING, 1).standing.taken, None);
+    let wish = Wish {
+        pool: "lan",
+        set: &all,
+        want: 1,
+        abandoned: 1,
+    };
+    let ip = IpAddr::from([10, 0, 0, 7]);
+    for step in 1..=3 {
+        let now = step * (lease - 10);
+        let tick = ledger.tick(&other, &TIMING, now);
+        assert_eq!(tick.standing.taken.as_deref(), Some("host"));
+        copy.heard(&tick, now);
+        assert_eq!(copy.trust(now), Trust::Lost);
+        let taken = ledger.take(&other, &TIMING, now, &wish);
+        assert_eq!(taken.addresses, [] as [IpAddr; 0]);
+        let (standing, _) = ledger.exact(&other, &TIMING, now, ("lan", ip));
+        assert!(standing.taken.is_some());
+        assert!(ledger.held_by(&own.node).is_empty());
+        // The same from the same place is the same, whenever it was started.
+        assert_eq!(ledger.tick(&own, &TIMING, now).standing.taken, None);
+    }
+    // It may have been this host before a start.
+    assert_eq!(copy.taken(), Some(("host", false)));
+    let mut now = 4 * (lease - 10);
+    copy.heard(&ledger.tick(&other, &TIMING, now), now);
+    assert_eq!(copy.taken(), Some(("host", true)));
+    // A host that is there no more is this one: what it holds is asked for for a while.
+    now = 4 * lease - 30;
+    let tick = ledger.tick(&other, &TIMING, now);
+    assert!(tick.standing.taken.is_none() && tick.moved);
+    copy.heard(&tick, now);
+    assert_eq!(copy.trust(now), Trust::Lost, "it was told for good");
+    let mut again = Agent::new(other, TIMING);
+    again.heard(&tick, now);
+    again.all_claimed(now);
+    let addresses = vec![ip];
+    let suspect = false;
+    again.apply("lan", &Entry::Hold { addresses, suspect });
+    let wanted = Wanted {
+        pool: "lan".into(),
+        network: "net".into(),
+        user: User {
+            container: "c".into(),
+            ifname: "eth0".into(),
+        },
+        sets: vec![all],
+        wishes: Vec::new(),
+        link: None,
+        unasked: false,
+    };
+    assert_eq!(again.give(&wanted, now).unwrap().suspect, [ip]);
+}

@@ -1,0 +1,212 @@
+//! Addresses that somebody who is away may use.
+
+use circuit_core::ipam::Standing;
+
+use super::*;
+
+fn hello(node: &str) -> Hello {
+    Hello {
+        node: node.to_owned(),
+        name: node.to_owned(),
+        epoch: String::new(),
+        count: 0,
+        fresh: "a".into(),
+        place: node.to_owned(),
+    }
+}
+
+/// Has these be taken back from a node that is away.
+async fn away(ledger: &Alone, addresses: &[IpAddr]) -> Standing {
+    let gone = hello("gone");
+    let standing = ledger.tick(&gone).await.unwrap().standing;
+    for ip in addresses {
+        ledger.exact(&gone, "lan", *ip).await.unwrap();
+    }
+    let back = ledger.give_back("gone", "lan", addresses, true).await;
+    back.unwrap();
+    standing
+}
+
+#[tokio::test]
+async fn an_address_that_answers_keeps_no_other_from_being_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wire, ledger) = (
+        Arc::new(Lan::default()),
+        Arc::new(Alone::new("a".into(), QUICK)),
+    );
+    let pool = set(2, 7);
+    let addresses: Vec<IpAddr> = (2..=7).map(ip).collect();
+    away(&ledger, &addresses).await;
+    // Its containers live on, but for one.
+    let live = addresses.iter().filter(|there| **there != ip(5));
+    wire.0.lock().unwrap().extend(live);
+    let keeper = keeper(Arc::clone(&ledger) as _, &wire, dir.path(), "node-1");
+    assert_eq!(one(add(&keeper, "c1", &pool, None).await), ip(5));
+    // The others are called for what they have, and the wire has its peace.
+    let none = text(add(&keeper, "c2", &pool, None).await);
+    assert!(none.contains("no address of pool lan is left"), "{none}");
+    let tick = ledger.tick(&hello("other")).await.unwrap();
+    assert_eq!(tick.wanted, ["lan"]);
+    let asked = wire.1.load(Ordering::Relaxed);
+    for _ in 0..3 {
+        keeper.stock().await.unwrap();
+    }
+    assert_eq!(wire.1.load(Ordering::Relaxed), asked);
+}
+
+#[tokio::test]
+async fn what_cannot_be_asked_for_just_now_stays_suspect() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wire, ledger) = (
+        Arc::new(Lan::default()),
+        Arc::new(Alone::new("a".into(), QUICK)),
+    );
+    let pool = set(2, 5);
+    away(&ledger, &[ip(2), ip(3)]).await;
+    wire.0.lock().unwrap().insert(ip(2));
+    let keeper = keeper(Arc::clone(&ledger) as _, &wire, dir.path(), "node-1");
+    wire.2.store(true, Ordering::Relaxed);
+    for container in ["c1", "c2"] {
+        assert!(one(add(&keeper, container, &pool, None).await) > ip(3));
+    }
+    for wish in [Some(ip(2)), None, None] {
+        let refused = text(add(&keeper, "c3", &pool, wish).await);
+        assert!(
+            refused.contains("cannot be asked: eth1 is down"),
+            "{refused}"
+        );
+        keeper.stock().await.unwrap();
+    }
+    wire.2.store(false, Ordering::Relaxed);
+    assert_eq!(one(add(&keeper, "c3", &pool, None).await), ip(3));
+    let there = text(add(&keeper, "c4", &pool, Some(ip(2))).await);
+    assert!(there.contains("answers on eth1"), "{there}");
+}
+
+/// Runs the script, but does not tell of what came of it this time.
+struct Deaf {
+    client: Client,
+    now: AtomicBool,
+}
+
+#[async_trait]
+impl Scripts for Arc<Deaf> {
+    async fn run(&self, arguments: &[String]) -> Result<Value> {
+        let value = self.client.run(arguments).await;
+        let deaf = arguments[0] == "exact" && self.now.swap(false, Ordering::Relaxed);
+        if deaf {
+            return Err(Error::unavailable("the answer is lost"));
+        }
+        value
+    }
+}
+
+#[tokio::test]
+async fn an_address_whose_answer_was_lost_is_asked_for_on_the_wire() {
+    let redis = Redis::start();
+    let client = redis.client();
+    client.up().await;
+    let deaf = Arc::new(Deaf {
+        client,
+        now: AtomicBool::new(true),
+    });
+    let ledger = Arc::new(Shared::new(Arc::clone(&deaf), SLOW));
+    let (dir, pool) = (tempfile::tempdir().unwrap(), set(2, 9));
+    // A container of a node that is away has it.
+    let gone = hello("gone");
+    ledger.tick(&gone).await.unwrap();
+    ledger.exact(&gone, "lan", ip(3)).await.unwrap_err();
+    ledger
+        .give_back("gone", "lan", &[ip(3)], true)
+        .await
+        .unwrap();
+    let wire = Arc::new(Lan::default());
+    wire.0.lock().unwrap().insert(ip(3));
+    let keeper = keeper(ledger, &wire, dir.path(), "node-1");
+    keeper.call().await.unwrap();
+    deaf.now.store(true, Ordering::Relaxed);
+    let lost = text(add(&keeper, "c1", &pool, Some(ip(3))).await);
+    assert!(lost.contains("the answer is lost"), "{lost}");
+    let there = text(add(&keeper, "c1", &pool, Some(ip(3))).await);
+    assert!(there.contains("answers on eth1"), "{there}");
+}
+
+#[tokio::test]
+async fn what_is_released_by_hand_is_not_given_while_somebody_has_it() {
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let (wire, ledger) = (
+        Arc::new(Lan::default()),
+        Arc::new(Alone::new("a".into(), QUICK)),
+    );
+    let pool = set(2, 60);
+    let node = |n: usize| {
+        let ledger = Arc::clone(&ledger) as _;
+        keeper(ledger, &wire, dirs[n].path(), &format!("node-{n}"))
+    };
+    let [first, other] = [0, 1].map(node);
+    let used = one(add(&first, "c1", &pool, None).await);
+    wire.0.lock().unwrap().insert(used);
+    first.stock().await.unwrap();
+    let stock = first.agent().pools()["lan"].holding.spare().next().unwrap();
+    first.call().await.unwrap();
+    other.call().await.unwrap();
+    let of = |address| Release::Address {
+        pool: None,
+        address,
+    };
+    // It is killed before it has told what it gave.
+    drop(first);
+    for (address, why) in [(stock, "is in stock on node node-0"), (used, "is in stock")] {
+        let refused = other.release(of(address), false).await.unwrap_err();
+        assert!(refused.message().contains(why), "{refused}");
+    }
+    let first = node(0);
+    first.call().await.unwrap();
+    first.tell().await.unwrap();
+    let refused = other.release(of(used), false).await.unwrap_err();
+    let why = "is in use by c1 on node node-0";
+    assert!(refused.message().contains(why), "{refused}");
+    let freed = other.release(of(used), true).await.unwrap();
+    assert_eq!(freed[0].address, used);
+    let there = text(add(&other, "c2", &pool, Some(used)).await);
+    assert!(there.contains("answers on eth1"), "{there}");
+    // Who knows better says so twice.
+    let refused = other.release(of(used), false).await.unwrap_err();
+    assert!(refused.message().contains("was taken back"), "{refused}");
+    other.release(of(used), true).await.unwrap();
+    assert_eq!(one(add(&other, "c2", &pool, Some(used)).await), used);
+    let all = Release::Node("node-0".into());
+    let refused = other.release(all.clone(), false).await.unwrap_err();
+    assert!(refused.message().contains("may still live"), "{refused}");
+    other.release(all.clone(), true).await.unwrap();
+    let none = other.release(all, true).await.unwrap_err();
+    assert!(none.message().contains("holds no address"), "{none}");
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_stops_nobody() {
+    let redis = Redis::start();
+    let client = redis.client();
+    client.up().await;
+    let ledger = Shared::new(client.clone(), QUICK);
+    ledger.tick(&hello("a")).await.unwrap();
+    let ahead = "9007199254740000";
+    let mut state = cmd("HSET");
+    state.arg("circuit:{fleet}:ipam:state");
+    for field in ["born", "settles"] {
+        state.arg(field).arg(ahead);
+    }
+    client.store.query(&state).await.unwrap();
+    let mut wanted = cmd("ZADD");
+    wanted
+        .arg("circuit:{fleet}:ipam:wanted")
+        .arg(ahead)
+        .arg("lan");
+    client.store.query(&wanted).await.unwrap();
+    let mut knows_another = hello("b");
+    knows_another.epoch = "another".into();
+    let tick = ledger.tick(&knows_another).await.unwrap();
+    let settling = tick.standing.settling;
+    assert!((1..=QUICK.lease).contains(&settling), "{settling}");
+    assert_eq!(tick.wanted, [""; 0]);
+}
