@@ -61,6 +61,7 @@ impl Daemon {
             nodes: Arc::clone(&shown.nodes),
             names: Arc::clone(&naming.dns) as _,
             answers_names: !options.dns_listen.is_empty(),
+            datastore: networks.redis.clone(),
             state_dir: options.state_dir.clone(),
             pins: pins(options),
         });
