@@ -25,7 +25,7 @@ use crate::{
     events::{EventLog, Watched},
     grpc::{self, Backends, Listeners, Security, Services, tls::TlsFiles},
     metrics,
-    networks::{Host, NetworkService, Surroundings},
+    networks::{Host, NetworkService, Sharing, Surroundings},
     overview::NodeOverview,
     reconciler::Reconciler,
     redis::Store,
@@ -181,10 +181,14 @@ fn shown(
     host: Arc<dyn Surroundings>,
 ) -> web::Shown {
     let events = Arc::clone(&attachments.parts.events);
-    let elsewhere = fleet.lookups.clone().filter(|_| networks.is_shared());
+    let sharing = match (networks.is_shared(), fleet.lookups.clone()) {
+        (false, _) => Sharing::Alone,
+        (true, Some(lookups)) => Sharing::Known(lookups),
+        (true, None) => Sharing::Unknown,
+    };
     let store = Arc::clone(&networks.store);
     let service = NetworkService::on(store, Arc::clone(attachments) as _, host)
-        .shared(elsewhere)
+        .shared(sharing)
         .with_pools(options.default_pools.clone())
         .telling(Arc::clone(&events));
     let others = fleet.elsewhere.clone();
