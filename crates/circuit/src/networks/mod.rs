@@ -368,5 +368,3 @@ fn own_interfaces(list: &ConfigList) -> Vec<String> {
 
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod together;

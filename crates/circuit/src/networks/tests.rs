@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+mod together_tests;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Mutex as StdMutex;
@@ -13,7 +15,7 @@ use super::*;
 use crate::store::LocalStore;
 
 #[derive(Default)]
-pub(super) struct Users {
+struct Users {
     users: StdMutex<Vec<String>>,
     sticky: bool,
     wanted: StdMutex<BTreeMap<String, String>>,
@@ -58,7 +60,7 @@ impl Attachments for Users {
     }
 }
 
-pub(super) struct Here {
+struct Here {
     facts: Facts,
     missing: bool,
     removed: Arc<StdMutex<Vec<String>>>,
@@ -103,7 +105,7 @@ struct Setup {
 }
 
 /// A host with routes and resolvers.
-pub(super) fn here(missing: bool) -> Here {
+fn here(missing: bool) -> Here {
     let facts = Facts {
         routes: vec![
             route("0.0.0.0/0", "eth0"),

@@ -1,15 +1,12 @@
 //! Two services that change networks of one store side by side.
 
-#![allow(clippy::unwrap_used)]
-
 use std::collections::BTreeSet;
 
 use circuit_testing::RedisServer;
 
-use super::tests::{Users, here};
 use super::*;
 use crate::redis;
-use crate::store::{LocalStore, SharedStore};
+use crate::store::SharedStore;
 
 /// As many networks are made by each.
 const EACH: usize = 8;
