@@ -201,6 +201,10 @@ pub trait Attachments: Send + Sync {
     /// The containers attached to a network, sorted.
     async fn users_of(&self, network: &str) -> Result<Vec<String>>;
 
+    /// The CNI container ids, sorted, for which other programs of this host hold
+    /// something on a network, such as an address or a port.
+    async fn holders(&self, network: &StoredNetwork) -> Result<Vec<String>>;
+
     /// Says that a network exists now, so that containers waiting for it are
     /// connected.
     async fn network_created(&self, network: &str);

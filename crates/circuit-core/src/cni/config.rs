@@ -19,6 +19,9 @@ pub const DNS_KEY: &str = "io.circuit.dns";
 /// The largest configuration that is read; a real one has a few kilobytes.
 pub const MAX_CONFIG_BYTES: usize = 1 << 20;
 
+/// The longest name of an interface.
+const MAX_INTERFACE: usize = 15;
+
 /// A network's configuration: plugins that run one after the other.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConfigList {
@@ -139,18 +142,18 @@ impl ConfigList {
         by_forwarding && self.subnets().iter().any(|it| it.addr().is_ipv6() == ipv6)
     }
 
-    /// Checks what the stock address management would only refuse at the first
-    /// ADD: that subnets, ranges and gateways parse and fit together.
+    /// Checks what would only be refused at the first ADD: that subnets, ranges and
+    /// gateways parse and fit together, and that a bridge's VLAN has a name.
     ///
     /// # Errors
     /// An [`InvalidArgument`](crate::ErrorKind::InvalidArgument) that names
     /// the field.
     pub fn validate(&self) -> Result<()> {
         for (index, plugin) in self.plugins.iter().enumerate() {
-            if let Some(ipam) = plugin.ipam() {
-                ipam.validate()
-                    .map_err(|e| e.context(format!("plugins[{index}] ({})", plugin.kind)))?;
-            }
+            let checked = plugin.ipam().map_or(Ok(()), |ipam| ipam.validate());
+            checked
+                .and_then(|()| plugin.check_vlan())
+                .map_err(|e| e.context(format!("plugins[{index}] ({})", plugin.kind)))?;
         }
         Ok(())
     }
@@ -161,6 +164,28 @@ impl PluginConfig {
     pub fn ipam(&self) -> Option<IpamConfig<'_>> {
         let ipam = self.raw.find("ipam")?.as_object()?;
         (!ipam.is_empty()).then(|| IpamConfig::new(ipam))
+    }
+
+    /// A gateway in a VLAN of a bridge is an interface of the host, which is called
+    /// after both.
+    fn check_vlan(&self) -> Result<()> {
+        let is = |key| self.raw.find(key).and_then(Value::as_bool) == Some(true);
+        let vlan = self.raw.find("vlan").and_then(Value::as_u64).unwrap_or(0);
+        let is_gateway = is("isGateway") || is("isDefaultGateway");
+        if self.kind != "bridge" || vlan == 0 || !is_gateway || self.ipam().is_none() {
+            return Ok(());
+        }
+        let named = self.raw.find("bridge").and_then(Value::as_str);
+        let bridge = named.filter(|name| !name.is_empty()).unwrap_or("cni0");
+        let interface = format!("{bridge}.{vlan}");
+        let room = MAX_INTERFACE.saturating_sub(interface.len() - bridge.len());
+        if bridge.len() <= room {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "the gateway in vlan {vlan} would be the interface {interface}, whose name is too long \
+             for the kernel: give a \"bridge\" whose name has at most {room} characters"
+        )))
     }
 
     fn parse(value: &Value) -> Result<Self> {

@@ -69,6 +69,9 @@ const DRIVERS: [(Driver, &str); 5] = [
     (Driver::Ipvlan, "ipvlan"),
     (Driver::Vlan, "vlan"),
 ];
+/// As long is an interface's name at most, and as long what a VLAN adds to one.
+const MAX_INTERFACE: usize = 15;
+const MAX_VLAN_SUFFIX: usize = ".4094".len();
 const PUBLISHERS: [&str; 3] = ["nftables", "iptables", "none"];
 const IPAMS: [&str; 3] = ["host-local", "circuit", "dhcp"];
 
@@ -444,10 +447,15 @@ fn one_of(flag: &str, value: &str, known: &[&str]) -> Result<()> {
 }
 
 /// A name for a network's bridge on the host: one that people recognise where
-/// the kernel's 15 characters allow it.
-pub fn bridge_name(network: &str) -> String {
+/// the kernel's 15 characters allow it. The host's own interface in a `vlan` is called
+/// after both, so that there must be room for that too.
+pub fn bridge_name(network: &str, vlan: u32) -> String {
+    let suffix = match vlan {
+        0 => String::new(),
+        vlan => format!(".{vlan}"),
+    };
     let plain = format!("br-{network}");
-    if check_interface(&plain).is_ok() {
+    if check_interface(&format!("{plain}{suffix}")).is_ok() {
         return plain;
     }
     // FNV-1a: the same on every node and in every version.
@@ -456,7 +464,9 @@ pub fn bridge_name(network: &str) -> String {
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
-    format!("br-{:012x}", hash & 0xffff_ffff_ffff)
+    let mut name = format!("br-{:012x}", hash & 0xffff_ffff_ffff);
+    name.truncate(MAX_INTERFACE - suffix.len().min(MAX_VLAN_SUFFIX));
+    name
 }
 
 #[cfg(test)]

@@ -206,7 +206,7 @@ fn let_through(
 }
 
 /// Whether the kernel has a `filter` table of the older iptables.
-fn has_legacy() -> bool {
+pub fn has_legacy() -> bool {
     ["ip_tables_names", "ip6_tables_names"].iter().any(|file| {
         let names = std::fs::read_to_string(format!("/proc/thread-self/net/{file}"));
         names.is_ok_and(|names| names.lines().any(|name| name == "filter"))

@@ -43,7 +43,7 @@ use circuit_core::cni::{CniResult, ErrorReport, JsonObject};
 pub use call::{Call, Command, Sockets};
 pub use delegate::Delegate;
 pub use executable::dispatch;
-pub use firewall::FirewalldWatch;
+pub use firewall::{FirewalldWatch, has_legacy};
 pub use held::held;
 pub use ipam::pools;
 pub use options::{Options, Unsupported};

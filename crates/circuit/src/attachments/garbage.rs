@@ -2,10 +2,10 @@
 //! networks: another daemon for another namespace of containerd, `ctr run --cni`,
 //! nerdctl. What is theirs stays.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, SystemTime};
 
-use circuit_core::{Result, datapath::Held, service::StoredNetwork};
+use circuit_core::{Result, cni::ConfigList, datapath::Held, service::StoredNetwork};
 
 use super::Attachments;
 
@@ -58,6 +58,32 @@ impl Attachments {
         let ours = self.attached(network);
         let stray = |held: &Held| !is_among(&ours, held) && self.is_stray(&held.cni_id, &claims);
         Ok(held.into_iter().filter(stray).collect())
+    }
+
+    /// For whom other programs hold something on a network, as CNI container ids,
+    /// sorted; without what is held for nobody.
+    ///
+    /// # Errors
+    /// When it cannot be read, or the runtime does not say which tasks there are.
+    pub(super) async fn others_on(&self, network: &StoredNetwork) -> Result<Vec<String>> {
+        let Ok(config) = std::str::from_utf8(&network.data) else {
+            return Ok(Vec::new());
+        };
+        // A file that is no network any more is no reason to keep it.
+        if ConfigList::parse(&network.data).is_err() {
+            return Ok(Vec::new());
+        }
+        let mut held = self.parts.datapath.held(config).await?;
+        let ours = self.attached(&network.name);
+        held.retain(|held| !is_among(&ours, held));
+        if held.is_empty() {
+            // The runtime need not be there for that.
+            return Ok(Vec::new());
+        }
+        let claims = self.claims().await?;
+        let ids = held.into_iter().map(|held| held.cni_id);
+        let others: BTreeSet<String> = ids.filter(|id| !self.is_stray(id, &claims)).collect();
+        Ok(others.into_iter().collect())
     }
 
     /// Our own attachments to a network.

@@ -10,7 +10,7 @@ use circuit_core::{
     labels::{DesiredNetwork, Labels, PortMapping},
     request::Requested,
     runtime::Task,
-    service::{self, Addresses, Connected, ContainerIp, Problem},
+    service::{self, Addresses, Connected, ContainerIp, Problem, StoredNetwork},
 };
 use futures::FutureExt as _;
 
@@ -247,6 +247,10 @@ impl service::Attachments for Attachments {
 
     async fn users_of(&self, network: &str) -> Result<Vec<String>> {
         Ok(self.book().users_of(network))
+    }
+
+    async fn holders(&self, network: &StoredNetwork) -> Result<Vec<String>> {
+        self.others_on(network).await
     }
 
     async fn network_created(&self, _network: &str) {

@@ -52,7 +52,9 @@ pub enum Command {
     /// Delete all networks that no container uses or asks for.
     ///
     /// Networks that labels of containers name are kept, whether those run or
-    /// not; of other nodes of a fleet only connected containers are known.
+    /// not, and those on which other programs hold addresses or ports. Of other nodes
+    /// of a fleet only connected containers are known, with --redis-url; without it,
+    /// networks that they share are kept.
     Prune(Prune),
     /// Show the addresses of a container.
     Ips(Ips),
@@ -76,7 +78,8 @@ pub struct Delete {
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
 
-    /// Disconnect their containers first.
+    /// Disconnect their containers first; those of other programs and nodes are left
+    /// as they are.
     #[arg(short, long)]
     force: bool,
 }

@@ -56,12 +56,10 @@ pub(super) async fn push(client: &Client, args: Push) -> Result<(), Failure> {
         true => names_in(&dir)?,
         false => unique(args.names),
     };
-    let there = stored(client).await?;
+    let there = stored(client).await?.networks;
     let mut failures = Failures::default();
     for name in names {
-        let path = file(&dir, &name)?;
-        let data = fs::read(&path).map_err(|e| cannot("read", &path, &e));
-        let data = match data {
+        let data = match read(&dir, &name) {
             Ok(data) => data,
             Err(failure) => {
                 failures.keep(Err(failure));
@@ -78,6 +76,11 @@ pub(super) async fn push(client: &Client, args: Push) -> Result<(), Failure> {
     failures.finish()
 }
 
+fn read(dir: &Path, name: &str) -> Result<Vec<u8>, Failure> {
+    let path = file(dir, name)?;
+    fs::read(&path).map_err(|e| cannot("read", &path, &e))
+}
+
 async fn create(client: &Client, name: &str, data: Vec<u8>, force: bool) -> Result<(), Failure> {
     let request = v1::CreateNetworkRequest {
         name: name.to_owned(),
@@ -90,12 +93,18 @@ async fn create(client: &Client, name: &str, data: Vec<u8>, force: bool) -> Resu
 
 pub(super) async fn pull(client: &Client, args: Pull) -> Result<(), Failure> {
     let dir = folder(&args.to)?;
-    let mut networks = stored(client).await?;
+    let v1::ListNetworksResponse {
+        mut networks,
+        mut problems,
+    } = stored(client).await?;
     let mut failures = Failures::default();
     if !args.names.is_empty() {
         let wanted = unique(args.names);
+        problems.retain(|problem| wanted.contains(&problem.network));
         for name in &wanted {
-            if !networks.iter().any(|network| network.name == *name) {
+            let is_there = networks.iter().any(|network| network.name == *name)
+                || problems.iter().any(|problem| problem.network == *name);
+            if !is_there {
                 let text = format!(
                     "network {name} does not exist; `circuit network ls` shows those that do"
                 );
@@ -103,6 +112,14 @@ pub(super) async fn pull(client: &Client, args: Pull) -> Result<(), Failure> {
             }
         }
         networks.retain(|network| wanted.contains(&network.name));
+    }
+    // Of what cannot be read there is nothing to write; the rest is only doubtful.
+    let (doubts, unreadable): (Vec<v1::Problem>, Vec<v1::Problem>) = problems
+        .into_iter()
+        .partition(|problem| networks.iter().any(|it| it.name == problem.network));
+    output::print_problems(&doubts);
+    for problem in unreadable {
+        failures.keep(Err(problem.message.into()));
     }
     fs::create_dir_all(&dir).map_err(|e| cannot("make", &dir, &e))?;
     for network in networks {
@@ -130,12 +147,11 @@ fn write(dir: &Path, network: &v1::Network, force: bool) -> Result<(), Failure> 
     output::print_line(&format!("pulled {name}"))
 }
 
-async fn stored(client: &Client) -> Result<Vec<v1::Network>, Failure> {
+async fn stored(client: &Client) -> Result<v1::ListNetworksResponse, Failure> {
     let request = question(v1::ListNetworksRequest {});
-    let answer = answer(client.circuit().list_networks(request).await)?;
-    let mut networks = answer.networks;
-    networks.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(networks)
+    let mut answer = answer(client.circuit().list_networks(request).await)?;
+    answer.networks.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(answer)
 }
 
 /// A folder, or the one of a datastore.
@@ -157,7 +173,7 @@ fn names_in(dir: &Path) -> Result<Vec<String>, Failure> {
     let mut names: Vec<String> = entries
         .filter_map(|entry| {
             let path = entry.ok()?.path();
-            let name = path.file_stem()?.to_str()?.to_owned();
+            let name = path.file_stem()?.to_string_lossy().into_owned();
             let is_network = path.extension() == Some(OsStr::new("json")) && !name.starts_with('.');
             is_network.then_some(name)
         })

@@ -25,7 +25,7 @@ use crate::{
     events::{EventLog, Watched},
     grpc::{self, Backends, Listeners, Security, Services, tls::TlsFiles},
     metrics,
-    networks::{Host, NetworkService, Surroundings},
+    networks::{Host, NetworkService, Sharing, Surroundings},
     overview::NodeOverview,
     reconciler::Reconciler,
     redis::Store,
@@ -61,6 +61,7 @@ impl Daemon {
             nodes: Arc::clone(&shown.nodes),
             names: Arc::clone(&naming.dns) as _,
             answers_names: !options.dns_listen.is_empty(),
+            datastore: networks.redis.clone(),
             state_dir: options.state_dir.clone(),
             pins: pins(options),
         });
@@ -180,10 +181,14 @@ fn shown(
     host: Arc<dyn Surroundings>,
 ) -> web::Shown {
     let events = Arc::clone(&attachments.parts.events);
-    let elsewhere = fleet.lookups.clone().filter(|_| networks.is_shared());
+    let sharing = match (networks.is_shared(), fleet.lookups.clone()) {
+        (false, _) => Sharing::Alone,
+        (true, Some(lookups)) => Sharing::Known(lookups),
+        (true, None) => Sharing::Unknown,
+    };
     let store = Arc::clone(&networks.store);
     let service = NetworkService::on(store, Arc::clone(attachments) as _, host)
-        .shared(elsewhere)
+        .shared(sharing)
         .with_pools(options.default_pools.clone())
         .telling(Arc::clone(&events));
     let others = fleet.elsewhere.clone();

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use circuit_core::cni::ConfigList;
 use circuit_core::event::Kind;
 use circuit_core::service::Attachments as _;
 use circuit_core::{Error, Result};
@@ -15,7 +14,7 @@ use crate::{
     attachments::{Attachments, NetworkSource},
     cli::server::ServerOptions,
     events::Happening,
-    networks::{Surroundings, remove_bridge},
+    networks::{Fate, Surroundings, remove_left_bridge},
     redis::{self, Failure},
     store::{Change, Datastore, LocalStore, SharedStore, Store},
 };
@@ -109,8 +108,9 @@ impl Networks {
                 clear(&store, self.host.as_ref(), change).await;
             }
             while let Some(change) = changes.recv().await {
-                told(&attachments, &change).await;
+                // Before a container comes that waits for the network.
                 clear(&store, self.host.as_ref(), &change).await;
+                told(&attachments, &change).await;
             }
         };
         tokio::join!(shared.follow(stop, tell), wake);
@@ -121,6 +121,7 @@ impl Networks {
 async fn told(attachments: &Attachments, change: &Change) {
     let (kind, name, verb) = match change {
         Change::Came(name) => (Kind::NetworkCreated, name, "comes from"),
+        Change::Replaced(network) => (Kind::NetworkCreated, &network.name, "is replaced in"),
         Change::Went(network) => (Kind::NetworkDeleted, &network.name, "is deleted in"),
     };
     tracing::info!("network {name} {verb} the shared datastore");
@@ -137,16 +138,21 @@ async fn told(attachments: &Attachments, change: &Change) {
     }
 }
 
-/// Removes what this node still has of a network that is gone.
+/// Removes what this node still has of a network that is gone, or was another.
 async fn clear(store: &SharedStore, host: &dyn Surroundings, change: &Change) {
-    let Change::Went(network) = change else {
-        return;
+    let (before, fate) = match change {
+        Change::Came(_) => return,
+        Change::Replaced(network) => (network, Fate::Replaced),
+        Change::Went(network) => (network, Fate::Gone),
     };
-    let Ok(list) = ConfigList::parse(&network.data) else {
-        return;
+    let mut others = match store.networks().await {
+        Ok(others) => others,
+        Err(error) => {
+            tracing::warn!(network = before.name, "its bridge stays: {error}");
+            return;
+        }
     };
-    match store.networks().await {
-        Ok(others) => remove_bridge(host, &list, &others).await,
-        Err(error) => tracing::warn!(network = network.name, "its bridge stays: {error}"),
-    }
+    // One that is back under its name has the bridge.
+    others.retain(|other| fate == Fate::Gone || other.name != before.name);
+    remove_left_bridge(host, (before, fate), &others).await;
 }

@@ -3,6 +3,7 @@
 use circuit_core::cni::ConfigList;
 use circuit_core::doctor::Finding;
 use circuit_core::{Error, Result};
+use circuit_net::driver::has_legacy;
 use circuit_net::nft::{ChainInfo, Family, HookPoint, Nft};
 
 use super::host::on_host;
@@ -15,11 +16,15 @@ pub(super) async fn firewall(lists: &[ConfigList]) -> Vec<Finding> {
         for family in [Family::Inet, Family::Ip, Family::Ip6] {
             chains.extend(nft.chains(family).map_err(failed)?);
         }
-        Ok(chains)
+        Ok((chains, has_legacy()))
     });
-    let chains: Result<Vec<ChainInfo>> = chains.await;
+    let chains: Result<(Vec<ChainInfo>, bool)> = chains.await;
     match chains {
-        Ok(chains) => dropping(&chains, lists),
+        Ok((chains, legacy)) => {
+            let mut findings = dropping(&chains, lists);
+            findings.extend(beside(legacy, lists));
+            findings
+        }
         Err(error) => vec![Finding::problem(
             "firewall",
             error.to_string(),
@@ -56,6 +61,33 @@ fn dropping(chains: &[ChainInfo], lists: &[ConfigList]) -> Vec<Finding> {
     findings
 }
 
+/// The older iptables drops beside nftables, which does not show its rules: whether
+/// each network has a plugin that has it accept.
+fn beside(legacy: bool, lists: &[ConfigList]) -> Option<Finding> {
+    let unknown = without_plugin(lists);
+    if !legacy || unknown.is_empty() {
+        return None;
+    }
+    Some(Finding::warning(
+        "firewall",
+        format!(
+            "iptables-legacy has a table filter, which may drop forwarded packets, such as those \
+             of {}: iptables-legacy -S FORWARD shows it",
+            unknown.join(", ")
+        ),
+        "add {\"type\":\"firewall\"} to the plugins of these networks, or move the host to \
+         iptables-nft",
+    ))
+}
+
+/// The networks behind the host of which no plugin tells its firewall.
+fn without_plugin(lists: &[ConfigList]) -> Vec<&str> {
+    let behind = |list: &&ConfigList| list.uses("bridge") || list.uses("ptp");
+    let unknown = lists.iter().filter(behind);
+    let unknown = unknown.filter(|list| !list.uses("firewall"));
+    unknown.map(|list| list.name.as_str()).collect()
+}
+
 fn drops(chain: &&ChainInfo) -> bool {
     // firewalld has a rule for it, the last one.
     let firewalld = chain.table == "firewalld";
@@ -90,11 +122,7 @@ fn what(chains: &[&ChainInfo]) -> String {
 
 /// Where plugins have a say: whether each network has one that says it.
 fn by_plugins(chains: &[&ChainInfo], lists: &[ConfigList]) -> Finding {
-    let unknown: Vec<&str> = lists
-        .iter()
-        .filter(|list| (list.uses("bridge") || list.uses("ptp")) && !list.uses("firewall"))
-        .map(|list| list.name.as_str())
-        .collect();
+    let unknown = without_plugin(lists);
     let what = what(chains);
     if !unknown.is_empty() {
         return Finding::warning(
@@ -163,6 +191,17 @@ mod tests {
         let published = format!(r#"{known},{{"type":"portmap"}}"#);
         assert_eq!(levels(&[iptables(true)], &published), [Level::Note]);
         assert_eq!(levels(&[firewalld], &published), [Level::Fine]);
+    }
+
+    #[test]
+    fn the_older_iptables_is_told_of_where_no_plugin_tells_it() {
+        let known = format!(r#"{BRIDGE},{{"type":"firewall"}}"#);
+        assert_eq!(beside(false, &[list(BRIDGE)]), None);
+        assert_eq!(beside(true, &[list(&known)]), None);
+        assert_eq!(beside(true, &[list(r#"{"type":"macvlan"}"#)]), None);
+        let found = beside(true, &[list(&known), list(BRIDGE)]).unwrap();
+        assert_eq!(found.level, Level::Warning);
+        assert!(found.message.contains("such as those of web"), "{found:?}");
     }
 
     #[test]

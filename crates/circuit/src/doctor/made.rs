@@ -1,7 +1,6 @@
 //! What the daemon has made: whether it is as it was, and whether something is left
 //! that nobody has.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use circuit_core::ErrorKind;
@@ -31,6 +30,30 @@ fn hides(port: &PortMapping, program: &Listening) -> bool {
         ip.is_unspecified() || program.address.is_unspecified() || ip == program.address
     });
     port.protocol == program.protocol && port.host_port == program.port && same_address
+}
+
+/// Something that is left over.
+struct Leak {
+    /// The network it is of; empty for pinned namespaces.
+    network: String,
+    finding: Finding,
+}
+
+impl Leak {
+    fn of(network: &str, finding: Finding) -> Self {
+        let network = network.to_owned();
+        Self { network, finding }
+    }
+}
+
+/// What there is to tell after a mending. Counts may have changed: what is left of the
+/// same kind says that it was not done.
+fn after(found: Vec<Leak>, left: Vec<Leak>) -> Vec<Finding> {
+    let is_left = |leak: &Leak| left.iter().any(|it| it.network == leak.network);
+    let fixed = found.into_iter().filter(|leak| !is_left(leak));
+    let fixed: Vec<Finding> = fixed.map(|leak| leak.finding.fixed()).collect();
+    let left = left.into_iter().map(|leak| leak.finding);
+    fixed.into_iter().chain(left).collect()
 }
 
 impl NodeDoctor {
@@ -126,7 +149,7 @@ impl NodeDoctor {
 
     /// Pins and addresses that nobody has.
     pub(super) async fn leaks(&self, lists: &[ConfigList], fix: bool) -> Vec<Finding> {
-        let mut found = self.leaked(lists).await;
+        let found = self.leaked(lists).await;
         if found.is_empty() {
             return vec![Finding::fine("leaks", "nothing is left over")];
         }
@@ -137,22 +160,12 @@ impl NodeDoctor {
             if let Err(error) = self.of.attachments.collect_garbage().await {
                 tracing::warn!(%error, "cannot clean up");
             }
-            let left: BTreeSet<String> = self
-                .leaked(lists)
-                .await
-                .into_iter()
-                .map(|finding| finding.message)
-                .collect();
-            for finding in &mut found {
-                if !left.contains(&finding.message) {
-                    *finding = finding.clone().fixed();
-                }
-            }
+            return after(found, self.leaked(lists).await);
         }
-        found
+        found.into_iter().map(|leak| leak.finding).collect()
     }
 
-    async fn leaked(&self, lists: &[ConfigList]) -> Vec<Finding> {
+    async fn leaked(&self, lists: &[ConfigList]) -> Vec<Leak> {
         let mut found = Vec::new();
         let parts = &self.of.attachments.parts;
         let records = parts.book.records();
@@ -161,14 +174,12 @@ impl NodeDoctor {
         let used = |pin: &std::path::PathBuf| attachments().any(|a| a.netns.as_ref() == Some(pin));
         let unused = pins.iter().filter(|pin| !used(pin)).count();
         if unused > 0 {
-            found.push(
-                Finding::warning(
-                    "leaks",
-                    format!("{unused} pinned namespaces that no container uses"),
-                    "circuit doctor --fix",
-                )
-                .fixable(),
+            let finding = Finding::warning(
+                "leaks",
+                format!("{unused} pinned namespaces that no container uses"),
+                "circuit doctor --fix",
             );
+            found.push(Leak::of("", finding.fixable()));
         }
         // Other runtimes use networks that are not to be cleaned up.
         for list in lists.iter().filter(|list| !list.disable_gc) {
@@ -183,20 +194,19 @@ impl NodeDoctor {
                 Err(error) if is_silence(error.kind()) => continue,
                 Err(error) => {
                     let remedy = "see that circuit may read it";
-                    found.push(Finding::problem("leaks", error.to_string(), remedy));
+                    let finding = Finding::problem("leaks", error.to_string(), remedy);
+                    found.push(Leak::of(name, finding));
                     continue;
                 }
             };
             let over = stray.iter().filter(|held| held.address.is_some()).count();
             if over > 0 {
-                found.push(
-                    Finding::warning(
-                        "leaks",
-                        format!("{over} addresses of network {name} that no container has"),
-                        "circuit doctor --fix, for networks of cniVersion 1.1.0",
-                    )
-                    .fixable(),
+                let finding = Finding::warning(
+                    "leaks",
+                    format!("{over} addresses of network {name} that no container has"),
+                    "circuit doctor --fix, for networks of cniVersion 1.1.0",
                 );
+                found.push(Leak::of(name, finding.fixable()));
             }
         }
         found
@@ -235,7 +245,32 @@ impl NodeDoctor {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use circuit_core::doctor::Level;
+
     use super::*;
+
+    #[test]
+    fn what_was_mended_in_part_is_not_fixed() {
+        let leak = |network: &str, count: u32| {
+            let message = format!("{count} addresses of network {network}");
+            Leak::of(network, Finding::warning("leaks", message, "").fixable())
+        };
+        let found = vec![leak("", 2), leak("db", 3), leak("web", 3)];
+        let told = after(found, vec![leak("web", 1), leak("new", 1)]);
+        let told: Vec<(&str, bool)> = told
+            .iter()
+            .map(|finding| (&*finding.message, finding.level == Level::Fixed))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("2 addresses of network ", true),
+                ("3 addresses of network db", true),
+                ("1 addresses of network web", false),
+                ("1 addresses of network new", false),
+            ]
+        );
+    }
 
     #[test]
     fn ports_that_take_a_programs_place() {

@@ -17,6 +17,7 @@ use circuit_core::service::{Names, Networks, Nodes};
 
 use crate::attachments::Attachments;
 use crate::networks::Surroundings;
+use crate::redis;
 
 pub use parts::{PINS_END, PINS_REMEDY};
 
@@ -34,6 +35,8 @@ pub struct Patients {
     pub names: Arc<dyn Names>,
     /// Whether names are answered beside the gateways of networks.
     pub answers_names: bool,
+    /// The Redis with the networks, where a fleet shares them.
+    pub datastore: Option<redis::Store>,
     /// Where attachments are remembered.
     pub state_dir: PathBuf,
     /// Where namespaces are pinned.
@@ -72,6 +75,7 @@ impl Doctor for NodeDoctor {
         let all = |findings: Vec<Finding>| findings.into_iter().all(tell);
         let go_on = all(self.containerd().await)
             && all(self.store().await)
+            && all(self.datastore().await)
             && all(self.pins())
             && all(host::kernel(&lists).await)
             && all(host::forwarding(&lists, fix).await)

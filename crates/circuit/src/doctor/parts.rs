@@ -87,6 +87,25 @@ impl NodeDoctor {
         findings
     }
 
+    /// Networks that a fleet shares are changed in its Redis; they are used without.
+    pub(super) async fn datastore(&self) -> Vec<Finding> {
+        let Some(redis) = &self.of.datastore else {
+            return Vec::new();
+        };
+        match redis.query(&redis::cmd("PING")).await {
+            Ok(_) => Vec::new(),
+            Err(failure) => vec![Finding::problem(
+                "store",
+                format!(
+                    "{}, which shares the networks, does not answer: {failure}",
+                    redis.url()
+                ),
+                "start it, or put --datastore right; containers are connected all the same, but no \
+                 network can be changed",
+            )],
+        }
+    }
+
     pub(super) async fn plugins(&self, lists: &[ConfigList]) -> Vec<Finding> {
         let mut findings = Vec::new();
         for list in lists {

@@ -1,43 +1,42 @@
 //! The networks of this node: checked before they are stored, and never taken
 //! away from under a container.
 
+mod bridge;
 mod host;
 mod made;
 mod prune;
+mod users;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use circuit_core::cni::{AnyCase as _, ConfigList, Description};
 use circuit_core::event::Kind;
-use circuit_core::service::{
-    Attachments, Lookups, NetworkListing, Networks, Pruned, StoredNetwork,
-};
+use circuit_core::service::{Attachments, NetworkListing, Networks, Pruned, StoredNetwork};
 use circuit_core::{Error, Result};
 use circuit_net::cni::CniRuntime;
 use circuit_net::host::{Clash, overlaps};
 use circuit_net::netlink::Route;
 use tokio::sync::Mutex;
 
+pub(crate) use bridge::{Fate, remove_left_bridge};
 pub use circuit_core::cni::SubnetPool;
 pub use host::{Facts, Host, Surroundings};
+pub use users::Sharing;
 
 use crate::events::{EventLog, Happening};
-use crate::store::{Store, check_name};
+use crate::store::{Store, Turn, check_name};
 
-/// As many containers are named in an error; of more, the number is told.
-const NAMED_USERS: usize = 10;
-/// How often containers that join a network while it is deleted by force are
-/// disconnected.
-const FORCED_ROUNDS: usize = 3;
+/// How often a change is decided anew because other nodes were faster.
+const ROUNDS: usize = 20;
 
 /// The service of networks.
 pub struct NetworkService {
     store: Arc<dyn Store>,
     attachments: Arc<dyn Attachments>,
     host: Arc<dyn Surroundings>,
-    /// Whom the other nodes have on networks that are theirs too.
-    elsewhere: Option<Arc<dyn Lookups>>,
+    /// Who else has these networks.
+    sharing: Sharing,
     /// Where subnets are taken from for networks that name none.
     pools: Vec<SubnetPool>,
     events: Option<Arc<EventLog>>,
@@ -61,7 +60,7 @@ impl NetworkService {
             store,
             attachments,
             host,
-            elsewhere: None,
+            sharing: Sharing::Alone,
             pools: Vec::new(),
             events: None,
             changing: Mutex::default(),
@@ -71,8 +70,8 @@ impl NetworkService {
     /// The same for networks that are shared: those that other nodes use are not
     /// replaced or deleted.
     #[must_use]
-    pub fn shared(self, elsewhere: Option<Arc<dyn Lookups>>) -> Self {
-        Self { elsewhere, ..self }
+    pub fn shared(self, sharing: Sharing) -> Self {
+        Self { sharing, ..self }
     }
 
     /// The same, with subnets from those pools for networks that name none.
@@ -144,12 +143,14 @@ impl NetworkService {
     async fn check(&self, name: &str, list: &ConfigList, force: bool) -> Result<()> {
         let exists = self.store.has(name);
         if exists && !force {
+            let unknown = self.unknown().map(|unknown| format!(": {unknown}"));
             return Err(Error::already_exists(format!(
-                "network {name} already exists; delete it first, or give --force to replace it"
+                "network {name} already exists; delete it first, or give --force to replace it{}",
+                unknown.unwrap_or_default()
             )));
         }
         if exists {
-            let remedy = "disconnect them before it is replaced";
+            let remedy = "disconnect them before it is replaced, or delete it with --force";
             self.refuse_while_used(name, remedy).await?;
         }
         if !force {
@@ -159,62 +160,55 @@ impl NetworkService {
         probed.map_err(|e| e.context(format!("network {name}")))
     }
 
+    /// Stores a network that was checked in this turn. False when somebody else has
+    /// changed networks since.
     async fn store_it(
         &self,
-        name: &str,
-        data: &[u8],
+        turn: Turn,
+        network: &StoredNetwork,
         list: &ConfigList,
         force: bool,
-    ) -> Result<()> {
-        let (file, bytes) = (name.to_owned(), data.to_vec());
-        self.on_disk(move |store| store.write(&file, &bytes, force))
-            .await?;
+    ) -> Result<bool> {
+        let StoredNetwork { name, data } = network;
+        let before = self.store.get(name).ok();
+        let (file, bytes) = (name.clone(), data.clone());
+        let writing = move |store: &dyn Store| store.write(&file, &bytes, force, &turn);
+        if !self.on_disk(writing).await? {
+            return Ok(false);
+        }
         let kind = list.first_kind();
         tracing::info!("created network {name} of type {kind}");
         self.tell(Kind::NetworkCreated, name, format!("of type {kind}"));
+        if let Some(before) = before.filter(|before| before.data != *data) {
+            // Before a container comes that waits for it.
+            let others = self.others(name).await;
+            let replaced = (&before, Fate::Replaced);
+            remove_left_bridge(self.host.as_ref(), replaced, &others).await;
+        }
         self.attachments.network_created(name).await;
-        Ok(())
+        Ok(true)
     }
 
     /// Takes a network that nobody uses out of the store.
     async fn remove(&self, name: &str) -> Result<()> {
-        let stored = self.store.get(name);
-        let list = stored.and_then(|it| ConfigList::parse(&it.data)).ok();
+        let before = self.store.get(name).ok();
         let file = name.to_owned();
         self.on_disk(move |store| store.remove(&file)).await?;
         tracing::info!("deleted network {name}");
         self.tell(Kind::NetworkDeleted, name, String::new());
-        if let Some(list) = list {
-            let others = self.on_disk(|store| store.list()).await;
-            let others = others.map_or_else(|_| Vec::new(), |listing| listing.networks);
-            remove_bridge(self.host.as_ref(), &list, &others).await;
+        if let Some(before) = before {
+            let others = self.others(name).await;
+            remove_left_bridge(self.host.as_ref(), (&before, Fate::Gone), &others).await;
         }
         Ok(())
     }
 
-    async fn refuse_while_used(&self, name: &str, remedy: &str) -> Result<()> {
-        let mut users = self.attachments.users_of(name).await?;
-        if let Some(elsewhere) = &self.elsewhere {
-            users.extend(elsewhere.users_elsewhere(name));
-        }
-        if users.is_empty() {
-            return Ok(());
-        }
-        Err(Error::precondition(format!(
-            "network {name} is used by {}; {remedy}",
-            named(&users)
-        )))
-    }
-
-    async fn disconnect_users(&self, name: &str) -> Result<()> {
-        for _ in 0..FORCED_ROUNDS {
-            if self.attachments.users_of(name).await?.is_empty() {
-                return Ok(());
-            }
-            self.attachments.disconnect_all(name).await?;
-        }
-        self.refuse_while_used(name, "they join again and again, stop them first")
-            .await
+    /// The networks but that one.
+    async fn others(&self, name: &str) -> Vec<StoredNetwork> {
+        let listing = self.on_disk(|store| store.list()).await;
+        let mut others = listing.map_or_else(|_| Vec::new(), |listing| listing.networks);
+        others.retain(|other| other.name != name);
+        others
     }
 
     /// Disk writes wait for the disk; other requests must not wait with them.
@@ -234,9 +228,19 @@ impl Networks for NetworkService {
     async fn create(&self, name: &str, data: &[u8], force: bool) -> Result<()> {
         check_name(name)?;
         let list = read(name, data)?;
+        let network = StoredNetwork {
+            name: name.to_owned(),
+            data: data.to_vec(),
+        };
         let _changing = self.changing.lock().await;
-        self.check(name, &list, force).await?;
-        self.store_it(name, data, &list, force).await
+        for _ in 0..ROUNDS {
+            let turn = self.on_disk(|store| store.turn()).await?;
+            self.check(name, &list, force).await?;
+            if self.store_it(turn, &network, &list, force).await? {
+                return Ok(());
+            }
+        }
+        Err(outrun(name))
     }
 
     async fn make(
@@ -248,15 +252,22 @@ impl Networks for NetworkService {
         let name = description.name.clone();
         check_name(&name)?;
         let _changing = self.changing.lock().await;
-        let listing = self.on_disk(|store| store.list()).await?;
-        let facts = self.host.facts().await?;
-        let data = made::complete(description, &self.pools, &listing, &facts)?;
-        let list = read(&name, &data)?;
-        self.check(&name, &list, force).await?;
-        if !dry_run {
-            self.store_it(&name, &data, &list, force).await?;
+        for _ in 0..ROUNDS {
+            let turn = self.on_disk(|store| store.turn()).await?;
+            let listing = self.on_disk(|store| store.list()).await?;
+            let facts = self.host.facts().await?;
+            let data = made::complete(description.clone(), &self.pools, &listing, &facts)?;
+            let list = read(&name, &data)?;
+            self.check(&name, &list, force).await?;
+            let network = StoredNetwork {
+                name: name.clone(),
+                data,
+            };
+            if dry_run || self.store_it(turn, &network, &list, force).await? {
+                return Ok(network);
+            }
         }
-        Ok(StoredNetwork { name, data })
+        Err(outrun(&name))
     }
 
     async fn prune(
@@ -286,34 +297,16 @@ impl Networks for NetworkService {
         if force {
             self.disconnect_users(name).await?;
         } else {
-            let remedy = "disconnect them first, or give --force";
-            self.refuse_while_used(name, remedy).await?;
+            self.refuse_while_usable(name).await?;
         }
         self.remove(name).await
     }
 }
 
-/// A bridge whose name was made from that of a network that is gone goes with it: one
-/// of that name with another subnet could not use it. Others may be the host's own, and
-/// those that one of `others` names are its.
-pub(crate) async fn remove_bridge(
-    host: &dyn Surroundings,
-    list: &ConfigList,
-    others: &[StoredNetwork],
-) {
-    let Some(bridge) = made::own_bridge(list) else {
-        return;
-    };
-    let uses = |other: &StoredNetwork| {
-        let other = ConfigList::parse(&other.data);
-        other.is_ok_and(|other| made::bridges(&other).any(|it| it == bridge))
-    };
-    if others.iter().any(uses) {
-        return;
-    }
-    if let Err(error) = host.remove_bridge(bridge, &list.subnets()).await {
-        tracing::warn!(network = list.name, "its bridge stays: {error}");
-    }
+fn outrun(name: &str) -> Error {
+    Error::unavailable(format!(
+        "network {name} is not stored, as others change networks all the time: try again"
+    ))
 }
 
 /// The configuration of a network of that name.
@@ -371,24 +364,6 @@ fn own_interfaces(list: &ConfigList) -> Vec<String> {
         .filter(|name| !name.is_empty())
         .map(str::to_owned)
         .collect()
-}
-
-fn named(users: &[String]) -> String {
-    let shown = users
-        .iter()
-        .take(NAMED_USERS)
-        .map(String::as_str)
-        .collect::<Vec<_>>()
-        .join(", ");
-    let noun = if users.len() == 1 {
-        "container"
-    } else {
-        "containers"
-    };
-    match users.len().saturating_sub(NAMED_USERS) {
-        0 => format!("{noun} {shown}"),
-        more => format!("{noun} {shown} and {more} more"),
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 use circuit_core::Result;
 use circuit_core::service::Pruned;
 
-use super::{NetworkService, named};
+use super::NetworkService;
+use super::users::named;
 
 impl NetworkService {
     /// Looks at one network after the other, until `each` says to stop. Networks that
@@ -36,12 +37,12 @@ impl NetworkService {
 
     /// Who keeps a network.
     async fn kept_by(&self, name: &str) -> Result<Option<String>> {
-        let mut users = self.attachments.users_of(name).await?;
-        if let Some(elsewhere) = &self.elsewhere {
-            users.extend(elsewhere.users_elsewhere(name));
-        }
+        let users = self.users(name).await?;
         if !users.is_empty() {
             return Ok(Some(format!("used by {}", named(&users))));
+        }
+        if let Some(unknown) = self.unknown() {
+            return Ok(Some(format!("shared, and {unknown}")));
         }
         let wanted = self.attachments.wanted().await?;
         let who = wanted.get(name);

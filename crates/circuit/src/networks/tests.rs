@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+mod together_tests;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Mutex as StdMutex;
@@ -17,6 +19,7 @@ struct Users {
     users: StdMutex<Vec<String>>,
     sticky: bool,
     wanted: StdMutex<BTreeMap<String, String>>,
+    holders: StdMutex<Vec<String>>,
     created: StdMutex<Vec<String>>,
 }
 
@@ -42,6 +45,9 @@ impl Attachments for Users {
     }
     async fn users_of(&self, _: &str) -> Result<Vec<String>> {
         Ok(self.users.lock().unwrap().clone())
+    }
+    async fn holders(&self, _: &StoredNetwork) -> Result<Vec<String>> {
+        Ok(self.holders.lock().unwrap().clone())
     }
     async fn network_created(&self, network: &str) {
         self.created.lock().unwrap().push(network.to_owned());
@@ -98,9 +104,8 @@ struct Setup {
     service: NetworkService,
 }
 
-fn setup_with(users: Users, missing: bool) -> Setup {
-    let dir = tempfile::tempdir().unwrap();
-    let users = Arc::new(users);
+/// A host with routes and resolvers.
+fn here(missing: bool) -> Here {
     let facts = Facts {
         routes: vec![
             route("0.0.0.0/0", "eth0"),
@@ -116,13 +121,19 @@ fn setup_with(users: Users, missing: bool) -> Setup {
             IpAddr::from([172, 20, 0, 53]),
         ],
     };
-    let store = LocalStore::open(&format!("local://{}", dir.path().display())).unwrap();
-    let removed = Arc::<StdMutex<Vec<String>>>::default();
-    let here = Here {
+    Here {
         facts,
         missing,
-        removed: Arc::clone(&removed),
-    };
+        removed: Arc::default(),
+    }
+}
+
+fn setup_with(users: Users, missing: bool) -> Setup {
+    let dir = tempfile::tempdir().unwrap();
+    let users = Arc::new(users);
+    let store = LocalStore::open(&format!("local://{}", dir.path().display())).unwrap();
+    let here = here(missing);
+    let removed = Arc::clone(&here.removed);
     let service = NetworkService::on(Arc::new(store), users.clone(), Arc::new(here));
     Setup {
         _dir: dir,
@@ -464,6 +475,71 @@ async fn networks_that_nobody_wants_are_pruned() {
 }
 
 #[tokio::test]
+async fn what_other_programs_hold_keeps_a_network() {
+    let Setup {
+        _dir,
+        service,
+        users,
+        ..
+    } = setup();
+    let data = bridge("a", "10.1.0.0/16");
+    service.create("a", &data, false).await.unwrap();
+    users.holders.lock().unwrap().push("other-web".to_owned());
+    let error = kind(
+        service.delete("a", false).await,
+        ErrorKind::FailedPrecondition,
+    );
+    assert_eq!(
+        error,
+        "network a is used by container other-web of another program; disconnect them first, or \
+         give --force"
+    );
+    let replaced = service.create("a", &data, true).await;
+    assert!(kind(replaced, ErrorKind::FailedPrecondition).contains("other-web"));
+    let kept = StdMutex::new(Vec::new());
+    let note = |pruned: Pruned| {
+        kept.lock().unwrap().extend(pruned.kept);
+        true
+    };
+    service.prune(false, &note).await.unwrap();
+    assert_eq!(
+        *kept.lock().unwrap(),
+        ["used by container other-web of another program"]
+    );
+    service.delete("a", true).await.unwrap();
+    assert_eq!(*users.holders.lock().unwrap(), ["other-web"]);
+}
+
+#[tokio::test]
+async fn a_network_that_unknown_nodes_may_use_stays() {
+    let setup = setup();
+    let service = setup.service.shared(Sharing::Unknown);
+    let data = bridge("a", "10.1.0.0/16");
+    service.create("a", &data, false).await.unwrap();
+    let there = service.create("a", &data, false).await;
+    let error = kind(there, ErrorKind::AlreadyExists);
+    assert!(error.contains("--redis-url"), "{error}");
+    let deleted = service.delete("a", false).await;
+    let error = kind(deleted, ErrorKind::FailedPrecondition);
+    for part in ["network a is shared", "--redis-url", "--force"] {
+        assert!(error.contains(part), "{error}");
+    }
+    let kept = StdMutex::new(Vec::new());
+    let note = |pruned: Pruned| {
+        kept.lock().unwrap().extend(pruned.kept);
+        true
+    };
+    service.prune(false, &note).await.unwrap();
+    let kept = kept.into_inner().unwrap();
+    assert!(kept[0].contains("--redis-url"), "{kept:?}");
+    service.get("a").await.unwrap();
+    // Who says so knows.
+    let other = bridge("a", "10.2.0.0/16");
+    service.create("a", &other, true).await.unwrap();
+    service.delete("a", true).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_bridge_goes_with_the_network_that_it_is_named_after() {
     let setup = setup();
     let service = &setup.service;
@@ -484,9 +560,19 @@ async fn a_bridge_goes_with_the_network_that_it_is_named_after() {
             .await
             .unwrap();
     }
+    // The same once more leaves nothing behind.
+    service
+        .create("web", &config("web", "br-web"), true)
+        .await
+        .unwrap();
+    assert!(setup.removed.lock().unwrap().is_empty());
+    let other = String::from_utf8(config("web", "br-web")).unwrap();
+    let other = other.replace("1.0.0", "1.1.0");
+    service.create("web", other.as_bytes(), true).await.unwrap();
+    assert_eq!(*setup.removed.lock().unwrap(), ["br-web"]);
     for name in ["web", "lan", "guest", "other"] {
         service.delete(name, false).await.unwrap();
     }
     // br0 may be the host's, and another network was on br-guest.
-    assert_eq!(*setup.removed.lock().unwrap(), ["br-web"]);
+    assert_eq!(*setup.removed.lock().unwrap(), ["br-web", "br-web"]);
 }

@@ -2,19 +2,21 @@
 //! given to `create`.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use circuit_core::cni::{ConfigList, MAX_CONFIG_BYTES};
 use circuit_core::service::{NetworkListing, Problem, StoredNetwork};
 use circuit_core::{Error, Result};
 
-use super::{Store, check_name};
+use super::{Store, Turn, check_name};
 use crate::attachments::NetworkSource;
 use crate::text;
 
@@ -22,6 +24,11 @@ use crate::text;
 const SUFFIX: &str = ".json";
 /// The end of a file that is being written; no network's file ends so.
 const UNFINISHED: &str = ".tmp";
+
+/// How long another process may take over its turn: it may ask plugins.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often it is looked whether the turn has come.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// The networks in a folder.
 pub struct LocalStore {
@@ -186,10 +193,41 @@ impl Store for LocalStore {
         Ok(listing)
     }
 
-    fn write(&self, name: &str, data: &[u8], replace: bool) -> Result<()> {
+    fn turn(&self) -> Result<Turn> {
+        let folder = File::open(&self.dir).map_err(|e| self.broken(&e))?;
+        let deadline = Instant::now() + PATIENCE;
+        let locked = loop {
+            match folder.try_lock() {
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    thread::sleep(PAUSE);
+                }
+                locked => break locked,
+            }
+        };
+        match locked {
+            Ok(()) => Ok(Turn {
+                _folder: Some(folder),
+                ..Turn::default()
+            }),
+            Err(TryLockError::WouldBlock) => Err(Error::unavailable(format!(
+                "another server has been changing the networks in {} for {} s: see what keeps it, \
+                 then try again",
+                self.dir.display(),
+                PATIENCE.as_secs()
+            ))),
+            // Not every file system locks folders; changes must go on there too.
+            Err(TryLockError::Error(error)) => {
+                let dir = self.dir.display();
+                tracing::debug!(%error, "cannot lock the datastore {dir}");
+                Ok(Turn::default())
+            }
+        }
+    }
+
+    fn write(&self, name: &str, data: &[u8], replace: bool, _: &Turn) -> Result<bool> {
         check_name(name)?;
         match self.put(name, data, replace) {
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(true),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(already_there(name)),
             Err(e) => {
                 let path = self.path(name);
@@ -405,6 +443,11 @@ mod tests {
         (dir, store)
     }
 
+    fn put(store: &LocalStore, name: &str, data: &[u8], replace: bool) -> Result<()> {
+        let written = store.write(name, data, replace, &Turn::default());
+        written.map(|written| assert!(written))
+    }
+
     fn names(listing: &NetworkListing) -> Vec<&str> {
         listing
             .networks
@@ -417,7 +460,7 @@ mod tests {
     fn what_is_written_is_read() {
         let (_dir, store) = store();
         for name in ["b", "a", "a-b"] {
-            store.write(name, &config(name), false).unwrap();
+            put(&store, name, &config(name), false).unwrap();
         }
         assert_eq!(store.get("a").unwrap().data, config("a"));
         let listing = store.list().unwrap();
@@ -430,8 +473,8 @@ mod tests {
     #[test]
     fn only_the_owner_reads_it_and_nothing_else_is_left() {
         let (_dir, store) = store();
-        store.write("a", &config("a"), false).unwrap();
-        store.write("a", &config("a"), true).unwrap();
+        put(&store, "a", &config("a"), false).unwrap();
+        put(&store, "a", &config("a"), true).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&store.dir), 0o700);
         assert_eq!(mode(&store.path("a")), 0o600);
@@ -441,22 +484,22 @@ mod tests {
     #[test]
     fn a_name_is_taken_until_it_is_removed_or_replaced() {
         let (_dir, store) = store();
-        store.write("a", b"1", false).unwrap();
-        let error = store.write("a", b"2", false).unwrap_err();
+        put(&store, "a", b"1", false).unwrap();
+        let error = put(&store, "a", b"2", false).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AlreadyExists);
         assert_eq!(store.get("a").unwrap().data, b"1");
-        store.write("a", b"2", true).unwrap();
+        put(&store, "a", b"2", true).unwrap();
         assert_eq!(store.get("a").unwrap().data, b"2");
         store.remove("a").unwrap();
         assert_eq!(store.get("a").unwrap_err().kind(), ErrorKind::NotFound);
         assert_eq!(store.remove("a").unwrap_err().kind(), ErrorKind::NotFound);
-        store.write("a", b"3", false).unwrap();
+        put(&store, "a", b"3", false).unwrap();
     }
 
     #[test]
     fn a_bad_file_spoils_only_itself() {
         let (_dir, store) = store();
-        store.write("good", &config("good"), false).unwrap();
+        put(&store, "good", &config("good"), false).unwrap();
         let dir = &store.dir;
         fs::write(dir.join("broken.json"), "{").unwrap();
         fs::write(dir.join("bad name.json"), config("x")).unwrap();
@@ -492,7 +535,7 @@ mod tests {
     #[test]
     fn changes_by_hand_are_noticed() {
         let (_dir, store) = store();
-        store.write("a", b"one", false).unwrap();
+        put(&store, "a", b"one", false).unwrap();
         assert_eq!(store.get("a").unwrap().data, b"one");
         fs::write(store.path("a"), "two").unwrap();
         assert_eq!(store.get("a").unwrap().data, b"two");
@@ -515,7 +558,7 @@ mod tests {
         for name in ["../a", "a/b", "", ".", "a\0"] {
             for error in [
                 store.get(name).map(drop),
-                store.write(name, b"", true),
+                put(&store, name, b"", true),
                 store.remove(name),
             ] {
                 assert_eq!(
@@ -534,7 +577,7 @@ mod tests {
         let message = |name: &str| store.get(name).unwrap_err().message().to_owned();
         assert!(message("ctr0").contains("there is none yet"));
         for name in ["ctr0", "production"] {
-            store.write(name, b"", false).unwrap();
+            put(&store, name, b"", false).unwrap();
         }
         assert_eq!(
             message("crt0"),

@@ -3,6 +3,7 @@
 mod local;
 mod shared;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use circuit_core::service::{NetworkListing, StoredNetwork};
@@ -30,13 +31,21 @@ pub trait Store: Send + Sync {
     /// When the store fails.
     fn list(&self) -> Result<NetworkListing>;
 
+    /// Begins a change that is decided by what other networks there are.
+    ///
+    /// # Errors
+    /// When another process of this host does not end its turn.
+    fn turn(&self) -> Result<Turn>;
+
     /// Keeps a network so that after a crash there is all of it or nothing, and
-    /// after the return it is there for good.
+    /// after the return it is there for good. False, and nothing is kept, when other
+    /// nodes have changed networks since the turn began: what they are now is there
+    /// to be looked at.
     ///
     /// # Errors
     /// `AlreadyExists` when there is one of that name and `replace` is not set,
     /// or when the store fails.
-    fn write(&self, name: &str, data: &[u8], replace: bool) -> Result<()>;
+    fn write(&self, name: &str, data: &[u8], replace: bool, turn: &Turn) -> Result<bool>;
 
     /// Removes a network for good.
     ///
@@ -46,6 +55,17 @@ pub trait Store: Send + Sync {
 
     /// Whether something has that name, usable or not.
     fn has(&self, name: &str) -> bool;
+}
+
+/// A turn to change networks: while it lasts nobody else of this host has one, and
+/// changes of other nodes are noticed. The default is for changes that depend on no
+/// other network.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// The folder, locked.
+    _folder: Option<File>,
+    /// How many changes it takes into account.
+    count: Option<u64>,
 }
 
 /// The folder that a datastore's URL names.

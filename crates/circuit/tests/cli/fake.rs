@@ -352,6 +352,9 @@ impl Attachments for World {
     async fn users_of(&self, _: &str) -> Result<Vec<String>> {
         Ok(Vec::new())
     }
+    async fn holders(&self, _: &StoredNetwork) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
     async fn network_created(&self, _: &str) {}
     async fn disconnect_all(&self, _: &str) -> Result<()> {
         Ok(())

@@ -9,6 +9,7 @@ mod generate;
 mod interrupt;
 mod printed;
 mod tls;
+mod transfer;
 
 use std::process::{Output, Stdio};
 

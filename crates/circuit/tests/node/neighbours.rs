@@ -4,7 +4,7 @@
 use circuit_testing::{IMAGE, PATIENCE, Plugins, Ran, TestNode, wait_until};
 use serde_json::{Value, json};
 
-use crate::support::assert_names;
+use crate::support::{assert_names, error_of};
 
 const NETWORK: &str = "shared";
 
@@ -131,6 +131,51 @@ fn others_keep_what_they_have() {
     node.assert_nothing_left();
 }
 
+/// What pruning says of each network, and does not do.
+fn pruned(node: &TestNode) -> String {
+    assert_eq!(node.circuit(&["network", "prune"]).ok(), "");
+    node.circuit(&["network", "prune", "--dry-run"]).ok()
+}
+
+#[test]
+fn what_others_hold_keeps_a_network() {
+    let node = node();
+    node.run("ip", &["netns", "add", "theirs"]).ok();
+    by_another(&node, "ADD", "other-web", "/run/netns/theirs", 8081);
+    node.run_container("theirs", &[], &[]);
+    let theirs = format!("/proc/{}/ns/net", node.task_pid("theirs").unwrap());
+    by_another(&node, "ADD", "default-theirs", &theirs, 8082);
+    // What nobody has keeps nothing.
+    stray(&node, "10.88.0.77", "default-gone");
+    stray(&node, "10.88.0.78", "4194999");
+    let refused = error_of(node.circuit(&["network", "rm", NETWORK]));
+    let by = "used by containers default-theirs of another program, other-web of another program;";
+    assert_names(&refused, &[by, "--force"]);
+    let other = json!({"cniVersion": "1.1.0", "name": NETWORK, "plugins": [
+        {"type": "bridge", "bridge": "shared1"}]});
+    let replace = ["network", "create", "--force", NETWORK, "-"];
+    let replaced = node.circuit_with_input(&replace, other.to_string().as_bytes());
+    assert_names(&error_of(replaced), &[by]);
+    let pruned = pruned(&node);
+    assert_names(
+        &pruned,
+        &["shared: kept, used by containers default-theirs"],
+    );
+    assert_names(&node.circuit(&["network", "ls"]).ok(), &[NETWORK]);
+
+    by_another(&node, "DEL", "other-web", "/run/netns/theirs", 8081);
+    by_another(&node, "DEL", "default-theirs", &theirs, 8082);
+    let left = node.leases();
+    assert_eq!(left, ["shared/10.88.0.77", "shared/10.88.0.78"]);
+    node.circuit(&["network", "rm", NETWORK]).ok();
+    for address in ["10.88.0.77", "10.88.0.78"] {
+        let lease = format!("/var/lib/cni/networks/{NETWORK}/{address}");
+        std::fs::remove_file(node.path(&lease)).unwrap();
+    }
+    node.remove_container("theirs");
+    node.assert_nothing_left();
+}
+
 /// nerdctl attaches a container in the middle of the making of its task, of which the
 /// runtime does not know yet.
 #[test]
@@ -210,6 +255,11 @@ fn two_daemons_look_after_a_namespace_each() {
             .worked()
     };
     assert!(reached());
+    let refused = error_of(second.circuit(&["network", "rm", NETWORK]));
+    assert_names(
+        &refused,
+        &["containers web, default-web of another program"],
+    );
 
     // Each starts anew, and cleans up.
     second.kill();
@@ -237,6 +287,10 @@ fn two_daemons_look_after_a_namespace_each() {
     assert_names(&rules.join("\n"), &["masquerade of network shared", "8081"]);
     let told = second.circuit(&["network", "ips", "web"]).ok();
     assert_names(&told, &["10.88.0.3"]);
+    let refused = error_of(node.circuit(&["network", "rm", NETWORK]));
+    assert_names(&refused, &["container other-web of another program"]);
+    let kept = pruned(&node);
+    assert_names(&kept, &["shared: kept", "other-web"]);
     second
         .circuit(&["network", "disconnect", "web", NETWORK])
         .ok();

@@ -280,6 +280,70 @@ fn a_replaced_network_is_used_from_then_on() {
 }
 
 #[test]
+fn a_bridge_that_is_called_as_its_network_becomes_another_with_it() {
+    let node = crate::node().start();
+    create_ctr0(&node);
+    node.run_container("shell", &[], &[]);
+    node.circuit(&["network", "connect", "shell", "ctr0"]).ok();
+    node.circuit(&["network", "disconnect", "shell", "ctr0"])
+        .ok();
+    // As docs/commands.md has it.
+    let other = network::bridge("ctr0", "10.255.0.0/16").replace("10.255", "10.254");
+    let create = ["network", "create", "--force", "ctr0", "-"];
+    node.circuit_with_input(&create, other.as_bytes()).ok();
+    let printed = node.circuit(&["network", "connect", "shell", "ctr0"]).ok();
+    assert!(printed.contains("ip=10.254.0."), "{printed}");
+    node.remove_container("shell");
+    node.assert_nothing_left();
+}
+
+#[test]
+fn a_replaced_network_leaves_its_bridge_behind() {
+    let node = crate::node().start();
+    let create = |more: &[&str]| {
+        let create = ["network", "create", "web"];
+        node.circuit(&[&create, more].concat()).ok()
+    };
+    let use_once = |subnet: &str| {
+        let printed = node.circuit(&["network", "connect", "shell", "web"]).ok();
+        let told = format!("connected shell to web with ip={subnet}.");
+        assert!(printed.starts_with(&told), "{printed}");
+        node.circuit(&["network", "disconnect", "shell", "web"])
+            .ok();
+        node.run("ip", &["link", "show", "br-web"]).ok();
+    };
+    node.run_container("shell", &[], &[]);
+    assert_eq!(create(&[]), "created web with 10.88.0.0/24\n");
+    use_once("10.88.0");
+    // Its own bridge is in the way of nothing.
+    let planned = create(&["--force", "--dry-run"]);
+    assert_names(&planned, &["\"10.88.0.0/24\""]);
+    node.run("ip", &["link", "show", "br-web"]).ok();
+    assert_eq!(create(&["--force"]), "created web with 10.88.0.0/24\n");
+    use_once("10.88.0");
+    let given = create(&["--force", "--subnet", "10.66.0.0/24", "--mtu", "1400"]);
+    assert_eq!(given, "created web with 10.66.0.0/24\n");
+    assert!(!node.run("ip", &["link", "show", "br-web"]).worked());
+    use_once("10.66.0");
+
+    // As docs/commands.md has it.
+    let config = node.circuit(&["network", "info", "web"]).ok();
+    let other = config.replace("10.66.0", "10.67.0");
+    let force = ["network", "create", "--force", "web", "-"];
+    node.circuit_with_input(&force, other.as_bytes()).ok();
+    use_once("10.67.0");
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("web.json"), config).unwrap();
+    let from = folder.path().to_str().unwrap();
+    node.circuit(&["network", "push", "--force", "--from", from])
+        .ok();
+    use_once("10.66.0");
+    node.circuit(&["network", "rm", "web"]).ok();
+    node.remove_container("shell");
+    node.assert_nothing_left();
+}
+
+#[test]
 fn a_network_changed_by_hand_is_still_left_cleanly() {
     let node = crate::node().start();
     create_ctr0(&node);

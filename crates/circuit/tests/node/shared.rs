@@ -2,7 +2,7 @@
 
 use circuit_testing::{PATIENCE, RedisServer, TestNode, network, wait_until};
 
-use crate::support::{error_of, json};
+use crate::support::{assert_names, error_of, json};
 
 fn node(redis: &RedisServer) -> TestNode {
     let url = redis.url();
@@ -39,7 +39,14 @@ fn a_network_made_on_one_node_is_used_on_the_other() {
     for container in ["early", "late"] {
         there.remove_container(container);
     }
-    there.circuit(&["network", "rm", "web"]).ok();
+    // Nobody tells of what others have.
+    let error = error_of(here.circuit(&["network", "rm", "web"]));
+    assert_names(&error, &["web", "--redis-url", "--force"]);
+    assert_eq!(here.circuit(&["network", "prune"]).ok(), "");
+    let kept = here.circuit(&["network", "prune", "--dry-run"]).ok();
+    assert_names(&kept, &["web: kept, shared", "--redis-url"]);
+    assert_eq!(names(&there), ["web"]);
+    there.circuit(&["network", "rm", "--force", "web"]).ok();
     wait_until("it is gone here too", PATIENCE, || names(&here).is_empty());
 }
 
@@ -54,9 +61,30 @@ fn a_network_leaves_no_bridge_on_other_nodes() {
     there.circuit(&["network", "disconnect", "a", "web"]).ok();
     let bridge = || there.run("ip", &["link", "show", "br-web"]).worked();
     assert!(bridge(), "a bridge stays as long as its network");
-    here.circuit(&["network", "rm", "web"]).ok();
+    here.circuit(&["network", "rm", "--force", "web"]).ok();
     wait_until("its bridge is gone", PATIENCE, || !bridge());
     assert_eq!(here.circuit(&["network", "create", "web"]).ok(), made);
+    there.remove_container("a");
+    there.assert_nothing_left();
+}
+
+#[test]
+fn a_replaced_network_leaves_no_bridge_on_other_nodes() {
+    let redis = RedisServer::start();
+    let (here, there) = (node(&redis), node(&redis));
+    here.circuit(&["network", "create", "web"]).ok();
+    wait_until("it is shared", PATIENCE, || names(&there) == ["web"]);
+    there.run_container("a", &[], &[]);
+    there.circuit(&["network", "connect", "a", "web"]).ok();
+    there.circuit(&["network", "disconnect", "a", "web"]).ok();
+    let bridge = || there.run("ip", &["link", "show", "br-web"]).worked();
+    assert!(bridge(), "a bridge stays as long as its network");
+    let replace = ["network", "create", "web", "--force", "--subnet"];
+    here.circuit(&[&replace[..], &["10.66.0.0/24"]].concat())
+        .ok();
+    wait_until("the bridge is gone", PATIENCE, || !bridge());
+    let told = there.circuit(&["network", "connect", "a", "web"]).ok();
+    assert_eq!(told, "connected a to web with ip=10.66.0.2\n");
     there.remove_container("a");
     there.assert_nothing_left();
 }
@@ -76,12 +104,16 @@ fn a_node_starts_and_connects_without_redis() {
     let error = error_of(refused);
     assert!(error.contains("shared by redis"), "{error}");
     assert_eq!(names(&node), ["web"]);
+    let examined = node.circuit(&["doctor"]);
+    assert_names(&examined.stdout, &["which shares the networks, does not"]);
     redis.come_back();
     let create = || {
         node.circuit_with_input(&["network", "create", "db", "-"], config.as_bytes())
             .worked()
     };
     wait_until("networks can be made again", PATIENCE, create);
+    let examined = node.circuit(&["doctor"]).stdout;
+    assert!(!examined.contains("shares the networks"), "{examined}");
     node.remove_container("one");
 }
 

@@ -209,11 +209,38 @@ fn what_does_not_fit_is_named_with_the_remedy() {
 
 #[test]
 fn bridges_have_names_that_the_kernel_takes() {
-    assert_eq!(bridge_name("web"), "br-web");
-    assert_eq!(bridge_name("exactly-12-c"), "br-exactly-12-c");
-    let long = bridge_name("a-name-that-is-too-long");
+    assert_eq!(bridge_name("web", 0), "br-web");
+    assert_eq!(bridge_name("web", 4094), "br-web");
+    assert_eq!(bridge_name("exactly-12-c", 0), "br-exactly-12-c");
+    let long = bridge_name("a-name-that-is-too-long", 0);
     assert_eq!(long.len(), 15);
-    assert_ne!(long, bridge_name("a-name-that-is-too-lonh"));
+    assert_ne!(long, bridge_name("a-name-that-is-too-lonh", 0));
+    assert_eq!(bridge_name("exactly-12-c", 7).len(), 13);
+}
+
+#[test]
+fn a_bridge_without_room_for_its_vlan_is_refused() {
+    let validate = |plugin: serde_json::Value| {
+        let list = json!({"cniVersion": "1.0.0", "name": "web", "plugins": [plugin]});
+        ConfigList::parse(list.to_string().as_bytes())
+            .unwrap()
+            .validate()
+    };
+    let ipam = json!({"type": "host-local", "subnet": "10.88.0.0/24"});
+    let bridge = |name: &str, vlan: u32, gateway: bool| {
+        json!({"type": "bridge", "bridge": name, "vlan": vlan, "isGateway": gateway,
+            "ipam": ipam})
+    };
+    let refused = validate(bridge("br-exactly-12-c", 100, true)).unwrap_err();
+    for part in ["plugins[0]", "br-exactly-12-c.100", "\"bridge\"", "11"] {
+        assert!(refused.message().contains(part), "{refused}");
+    }
+    validate(bridge("br-exactly-", 100, true)).unwrap();
+    validate(bridge("br-exactly-12-c", 0, true)).unwrap();
+    // Without a gateway the host needs no interface there.
+    validate(bridge("br-exactly-12-c", 100, false)).unwrap();
+    validate(json!({"type": "bridge", "vlan": 4094, "isDefaultGateway": true, "ipam": ipam}))
+        .unwrap();
 }
 
 proptest! {
@@ -232,5 +259,20 @@ proptest! {
         list.validate().unwrap();
         let want: Vec<IpNet> = description.subnets.iter().map(IpNet::trunc).collect();
         prop_assert_eq!(list.subnets(), want);
+    }
+
+    /// The host's own interface in the VLAN has a name that the kernel takes.
+    #[test]
+    fn a_vlan_fits_behind_the_name_of_its_bridge(
+        name in "[a-zA-Z0-9][a-zA-Z0-9_.-]{0,40}", vlan in 1_u32..=4094,
+    ) {
+        let bridge = bridge_name(&name, vlan);
+        let interface = format!("{bridge}.{vlan}");
+        prop_assert!(check_interface(&interface).is_ok(), "{}", interface);
+        prop_assert!(bridge.starts_with("br-") && bridge.len() >= 4);
+        let subnets = nets(&["10.88.0.0/24"]);
+        let description = Description { subnets, vlan, ..named(&name) };
+        let config = description.config(&bridge).unwrap();
+        ConfigList::parse(&config).unwrap().validate().unwrap();
     }
 }

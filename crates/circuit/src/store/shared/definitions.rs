@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use super::entry::{Entries, Entry};
-use crate::redis::answer::{array, digits, number, pairs, unexpected};
+use crate::redis::answer::{array, bytes, digits, number, pairs, unexpected};
 use crate::redis::{Arg, Failure, Script, Store, Subscription, Value};
 
 /// Name to configuration; name to revision, of those and of deleted ones; the
@@ -18,12 +18,15 @@ const KEYS: [&str; 4] = [
 const CHANNEL: &str = "circuit:{fleet}:networks";
 
 /// ARGV: name, configuration, whether to replace, the highest revision the
-/// caller has heard of, channel. Returns the revision, or 0 when there is one
-/// of that name.
+/// caller has heard of, channel, the count of changes that the caller has looked at,
+/// or '' when that does not matter. Returns the revision, 0 when there is one of that
+/// name, or 'changed' when there were more changes.
 static WRITE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
 local name = ARGV[1]
+local seen = tonumber(ARGV[6])
+if seen and tonumber(redis.call('GET', KEYS[4]) or '0') > seen then return 'changed' end
 if ARGV[3] == '0' and redis.call('HEXISTS', KEYS[1], name) == 1 then return 0 end
 local known = tonumber(redis.call('GET', KEYS[4]) or '0')
 local revision = math.max(known, tonumber(ARGV[4])) + 1
@@ -53,7 +56,7 @@ return revision",
     )
 });
 
-/// Everything there is.
+/// Everything there is, and the count of changes.
 static READ: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -61,6 +64,7 @@ return {
     redis.call('HGETALL', KEYS[1]),
     redis.call('HGETALL', KEYS[2]),
     redis.call('HGETALL', KEYS[3]),
+    redis.call('GET', KEYS[4]) or '0',
 }",
     )
 });
@@ -96,29 +100,49 @@ return revision",
     )
 });
 
+/// What became of a definition that was to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Written {
+    /// It has this revision.
+    As(u64),
+    /// There is one of that name, and it is not to be replaced.
+    Taken,
+    /// There were more changes than the writer has looked at.
+    Changed,
+}
+
 /// The definitions that a fleet shares.
 #[derive(Clone)]
 pub(super) struct Definitions(pub(super) Store);
 
 impl Definitions {
-    /// Writes one. None when there is one of that name, and it is not to be
-    /// replaced.
+    /// Writes one; `seen` is the count of changes that were looked at before, where
+    /// that matters.
     pub(super) async fn write(
         &self,
         name: &str,
         data: &[u8],
         replace: bool,
         heard: u64,
-    ) -> Result<Option<u64>, Failure> {
+        seen: Option<u64>,
+    ) -> Result<Written, Failure> {
+        let seen = seen.map(|seen| seen.to_string()).unwrap_or_default();
         let arguments = [
             name.into(),
             data.into(),
             u64::from(replace).into(),
             heard.into(),
             CHANNEL.into(),
+            seen.as_str().into(),
         ];
-        let revision = count(&self.0.script(&WRITE, &KEYS, &arguments).await?)?;
-        Ok((revision > 0).then_some(revision))
+        let answer = self.0.script(&WRITE, &KEYS, &arguments).await?;
+        if bytes(&answer) == Some(b"changed") {
+            return Ok(Written::Changed);
+        }
+        Ok(match count(&answer)? {
+            0 => Written::Taken,
+            revision => Written::As(revision),
+        })
     }
 
     /// Removes one; that there is none is no error.
@@ -127,10 +151,11 @@ impl Definitions {
         count(&self.0.script(&REMOVE, &KEYS, &arguments).await?)
     }
 
-    /// All of them. What is no definition is left out.
-    pub(super) async fn read(&self) -> Result<Entries, Failure> {
+    /// All of them, and the count of changes that made them. What is no definition is
+    /// left out.
+    pub(super) async fn read(&self) -> Result<(Entries, u64), Failure> {
         let answer = self.0.script(&READ, &KEYS, &[]).await?;
-        let Some([data, revisions, deleted]) = array(&answer) else {
+        let Some([data, revisions, deleted, changes]) = array(&answer) else {
             return Err(unexpected(&answer));
         };
         let data: Vec<(String, Vec<u8>)> = pairs(data).collect();
@@ -155,7 +180,7 @@ impl Definitions {
             let data = Some(data);
             entries.insert(name, Entry { revision, data });
         }
-        Ok(entries)
+        Ok((entries, count(changes)?))
     }
 
     /// Brings back what Redis has lost, unless it has something newer.

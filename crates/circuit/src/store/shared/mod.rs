@@ -10,7 +10,8 @@ mod tests;
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex as StdMutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -23,10 +24,10 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
 use super::local::already_there;
-use super::{LocalStore, Store};
+use super::{LocalStore, Store, Turn};
 use crate::attachments::NetworkSource;
 use crate::{files, redis, text};
-use definitions::Definitions;
+use definitions::{Definitions, Written};
 use entry::{Entries, Entry, Index, exchange};
 
 /// How often everything is compared, should a message have been lost.
@@ -38,8 +39,10 @@ const INDEX: &str = ".revisions";
 /// What another node has done to a network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// It is new, or other than it was.
+    /// It is new.
     Came(String),
+    /// It is other than it was; this is what it was.
+    Replaced(StoredNetwork),
     /// It was deleted; this is what it was.
     Went(StoredNetwork),
 }
@@ -52,6 +55,10 @@ pub struct SharedStore {
     /// The revisions of what is in the copy. Held while copy and index change.
     index: Mutex<Index>,
     runtime: Handle,
+    /// How many changes the copy has in it.
+    seen: AtomicU64,
+    /// What others have done and nobody was told of yet.
+    untold: StdMutex<Vec<Change>>,
     /// What in Redis is no network, and was told of.
     nonsense: StdMutex<HashSet<String>>,
 }
@@ -81,6 +88,8 @@ impl SharedStore {
             definitions: Definitions(redis),
             index: Mutex::new(index),
             runtime: Handle::current(),
+            seen: AtomicU64::new(0),
+            untold: StdMutex::default(),
             nonsense: StdMutex::default(),
         })
     }
@@ -116,22 +125,31 @@ impl SharedStore {
     /// When Redis is away, or the folder cannot be written.
     pub async fn compare(&self) -> Result<Vec<Change>> {
         let mut index = self.index.lock().await;
-        let mut theirs = self.definitions.read().await?;
+        self.catch_up(&mut index).await?;
+        Ok(std::mem::take(&mut *self.untold()))
+    }
+
+    fn untold(&self) -> MutexGuard<'_, Vec<Change>> {
+        self.untold.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn catch_up(&self, index: &mut Index) -> Result<()> {
+        let (mut theirs, count) = self.definitions.read().await?;
         theirs.retain(|name, entry| self.makes_sense(name, entry));
-        let ours = self.entries(&index)?;
+        let ours = self.entries(index)?;
         let exchange = exchange(&ours, &theirs);
-        let mut changes = Vec::new();
         for (name, entry) in &exchange.take {
-            match self.take(&mut index, name, entry) {
-                Ok(change) => changes.extend(change),
+            match self.take(index, name, entry) {
+                Ok(change) => self.untold().extend(change),
                 Err(error) => {
                     tracing::warn!(network = name, %error, "a shared network is not taken over");
                 }
             }
         }
         if !exchange.take.is_empty() {
-            self.save(&index)?;
+            self.save(index)?;
         }
+        self.seen.store(count, Ordering::SeqCst);
         if !exchange.give.is_empty() {
             let names: Vec<&str> = exchange.give.keys().map(String::as_str).collect();
             tracing::info!(
@@ -140,7 +158,7 @@ impl SharedStore {
             );
             self.definitions.restore(&exchange.give).await?;
         }
-        Ok(changes)
+        Ok(())
     }
 
     /// Whether an entry in Redis is one of a network; others are left alone, and
@@ -189,8 +207,11 @@ impl SharedStore {
     fn take(&self, index: &mut Index, name: &str, entry: &Entry) -> Result<Option<Change>> {
         let change = match &entry.data {
             Some(data) => {
-                self.copy.write(name, data, true)?;
-                Some(Change::Came(name.to_owned()))
+                // One that cannot be read has nothing to leave behind.
+                let before = self.copy.get(name).ok();
+                self.copy.write(name, data, true, &Turn::default())?;
+                let came = || Change::Came(name.to_owned());
+                Some(before.map_or_else(came, Change::Replaced))
             }
             None if self.copy.has(name) => {
                 let gone = self.copy.get(name)?;
@@ -219,22 +240,41 @@ impl SharedStore {
         })
     }
 
-    async fn write_both(&self, name: &str, data: &[u8], replace: bool) -> Result<()> {
+    async fn write_both(
+        &self,
+        name: &str,
+        data: &[u8],
+        replace: bool,
+        turn: &Turn,
+    ) -> Result<bool> {
         let mut index = self.index.lock().await;
         let written = self
             .definitions
-            .write(name, data, replace, index.highest())
+            .write(name, data, replace, index.highest(), turn.count)
             .await
             .map_err(unreachable)?;
-        let Some(revision) = written else {
-            return Err(already_there(name));
+        let revision = match written {
+            Written::As(revision) => revision,
+            Written::Taken => return Err(already_there(name)),
+            Written::Changed => {
+                // Whoever follows is told of it; the writer looks at the copy.
+                self.catch_up(&mut index).await.map_err(|error| {
+                    error.context(format!("network {name}: others have changed networks"))
+                })?;
+                return Ok(false);
+            }
         };
         let entry = Entry {
             revision: Some(revision),
             data: Some(data.to_vec()),
         };
         self.take(&mut index, name, &entry)?;
-        self.save(&index)
+        if turn.count.is_some() {
+            // It came right after what was seen.
+            self.seen.store(revision, Ordering::SeqCst);
+        }
+        self.save(&index)?;
+        Ok(true)
     }
 
     async fn remove_both(&self, name: &str) -> Result<()> {
@@ -265,9 +305,18 @@ impl Store for SharedStore {
         self.copy.list()
     }
 
-    fn write(&self, name: &str, data: &[u8], replace: bool) -> Result<()> {
+    fn turn(&self) -> Result<Turn> {
+        let count = Some(self.seen.load(Ordering::SeqCst));
+        Ok(Turn {
+            count,
+            ..Turn::default()
+        })
+    }
+
+    fn write(&self, name: &str, data: &[u8], replace: bool, turn: &Turn) -> Result<bool> {
         super::check_name(name)?;
-        self.runtime.block_on(self.write_both(name, data, replace))
+        self.runtime
+            .block_on(self.write_both(name, data, replace, turn))
     }
 
     fn remove(&self, name: &str) -> Result<()> {

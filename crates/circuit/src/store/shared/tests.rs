@@ -29,12 +29,7 @@ impl Node {
     }
 
     async fn start_in(dir: tempfile::TempDir, redis: &RedisServer, up: bool) -> Self {
-        let url = redis::Url::parse(&redis.url()).unwrap();
-        let handle = redis::Store::open(&url).unwrap();
-        if up {
-            handle.wait_up(circuit_testing::PATIENCE).await.unwrap();
-        }
-        let store = Arc::new(SharedStore::open(handle, dir.path()).unwrap());
+        let store = Self::open(redis, dir.path(), up).await;
         let (tell, changed) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
         let (followed, stopped) = (Arc::clone(&store), stop.clone());
@@ -47,6 +42,15 @@ impl Node {
             changed,
             stop,
         }
+    }
+
+    async fn open(redis: &RedisServer, dir: &Path, up: bool) -> Arc<SharedStore> {
+        let url = redis::Url::parse(&redis.url()).unwrap();
+        let handle = redis::Store::open(&url).unwrap();
+        if up {
+            handle.wait_up(circuit_testing::PATIENCE).await.unwrap();
+        }
+        Arc::new(SharedStore::open(handle, dir).unwrap())
     }
 
     /// The same node later.
@@ -62,8 +66,10 @@ impl Node {
 
     async fn write(&self, name: &str, mtu: u32, replace: bool) -> Result<()> {
         let (store, name) = (Arc::clone(&self.store), name.to_owned());
-        let work = move || store.write(&name, config(&name, mtu).as_bytes(), replace);
-        tokio::task::spawn_blocking(work).await.unwrap()
+        let turn = Turn::default();
+        let work = move || store.write(&name, config(&name, mtu).as_bytes(), replace, &turn);
+        let written = tokio::task::spawn_blocking(work).await.unwrap();
+        written.map(|written| assert!(written))
     }
 
     async fn remove(&self, name: &str) -> Result<()> {
@@ -115,16 +121,23 @@ async fn a_network_of_one_node_is_one_of_all() {
     );
     b.write("web", 1500, true).await.unwrap();
     a.comes_to(&[("web", 1500)]).await;
+    a.write("web", 1450, true).await.unwrap();
+    b.comes_to(&[("web", 1450)]).await;
+    let replaced = Change::Replaced(StoredNetwork {
+        name: "web".into(),
+        data: config("web", 1500).into_bytes(),
+    });
+    assert_eq!(b.changed.recv().await.unwrap(), replaced);
     let twice = a.write("web", 1600, false).await.unwrap_err();
     assert_eq!(twice.kind(), ErrorKind::AlreadyExists);
     a.remove("web").await.unwrap();
     b.comes_to(&[]).await;
     let gone = match b.changed.recv().await.unwrap() {
         Change::Went(gone) => gone,
-        Change::Came(name) => panic!("{name} is not deleted"),
+        other => panic!("{other:?} is not a deletion"),
     };
     assert_eq!(gone.name, "web");
-    assert_eq!(gone.data, config("web", 1500).as_bytes());
+    assert_eq!(gone.data, config("web", 1450).as_bytes());
     let gone = b.remove("web").await.unwrap_err();
     assert_eq!(gone.kind(), ErrorKind::NotFound);
 }
@@ -180,6 +193,35 @@ async fn what_lies_in_the_folder_becomes_the_fleets() {
     let _a = Node::start_in(dir, &redis, true).await;
     let b = Node::start(&redis).await;
     b.comes_to(&[("web", 1400)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_turn_in_which_others_change_something_is_lost() {
+    let redis = RedisServer::start();
+    let a = Node::start(&redis).await;
+    // This one hears of nothing by itself.
+    let dir = tempfile::tempdir().unwrap();
+    let b = Node::open(&redis, dir.path(), true).await;
+    a.write("web", 1400, false).await.unwrap();
+    let written = |turn: Turn, name: &'static str| {
+        let store = Arc::clone(&b);
+        let work = move || store.write(name, config(name, 1500).as_bytes(), false, &turn);
+        async { tokio::task::spawn_blocking(work).await.unwrap() }
+    };
+    let turn = || b.turn().unwrap();
+    assert!(!written(turn(), "db").await.unwrap());
+    // By now it has looked.
+    assert!(b.has("web"));
+    let second = turn();
+    assert!(written(turn(), "db").await.unwrap());
+    assert!(!written(second, "late").await.unwrap());
+    assert!(written(turn(), "late").await.unwrap());
+    assert!(written(turn(), "later").await.unwrap());
+    let taken = written(turn(), "web").await.unwrap_err();
+    assert_eq!(taken.kind(), ErrorKind::AlreadyExists);
+    // Whoever follows is told yet.
+    let told = b.compare().await.unwrap();
+    assert_eq!(told, [Change::Came("web".into())]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
