@@ -112,12 +112,7 @@ impl Attachments {
         let pin = self.pin_path(&record.container, join.sandbox);
         let _sandbox = self.sandboxes.lock(&join.sandbox.netns.to_string()).await;
         let _no_gc = self.collecting.read().await;
-        let taken = traced(span!("pin"), datapath.prepare(join.sandbox, &pin)).await;
-        let chosen = taken.and_then(|taken| {
-            let interface = choose(&taken, join.interface.as_deref())?;
-            Ok((interface, foreign(taken, record, join.sandbox.netns)))
-        });
-        let (interface, behind) = match chosen {
+        let (interface, behind) = match self.prepare(record, join, &pin).await {
             Ok(chosen) => chosen,
             Err(error) => {
                 self.unpin_unused(record, &pin).await;
@@ -151,19 +146,34 @@ impl Attachments {
                 return Err(error);
             }
         };
-        if let Err(error) = self.still_there(&attachment).await {
-            record.take(&attachment.network, &attachment.interface);
-            let unused = self.forget(record, &attachment)?;
-            self.unpin(unused).await;
-            return Err(error);
-        }
-        match traced(span!("ADD"), datapath.add(&attachment)).await {
+        let added = match self.still_there(&attachment).await {
+            Ok(()) => traced(span!("ADD"), datapath.add(&attachment)).await,
+            Err(error) => Err(AddFailure {
+                error,
+                cleanup_owed: false,
+                so_far: None,
+            }),
+        };
+        match added {
             Ok(added) => {
                 finish(&mut attachment, added);
                 self.keep(record, attachment, intent).await
             }
             Err(failure) => Err(self.undo(record, attachment, failure).await),
         }
+    }
+
+    /// Pins the namespace, and chooses the interface; tells those of others, too.
+    async fn prepare(
+        &self,
+        record: &ContainerRecord,
+        join: &Join<'_>,
+        pin: &Path,
+    ) -> Result<(String, Vec<String>)> {
+        let preparing = self.parts.datapath.prepare(join.sandbox, pin);
+        let taken = traced(span!("pin"), preparing).await?;
+        let interface = choose(&taken, join.interface.as_deref())?;
+        Ok((interface, foreign(taken, record, join.sandbox.netns)))
     }
 
     /// Whether the network is what it was when it was read. From the intent on it counts

@@ -115,8 +115,7 @@ impl Attachments {
             ips: entry
                 .ip
                 .parse::<IpAddr>()
-                .ok()
-                .map(ipnet::IpNet::from)
+                .map(Into::into)
                 .into_iter()
                 .collect(),
             mac: None,

@@ -124,10 +124,7 @@ impl Dns {
             return self.refuse(&question, ResponseCode::Refused, client, out);
         }
         // Through a program of this host many may ask.
-        let share = match is_here {
-            true => None,
-            false => self.shares.take(client.peer),
-        };
+        let share = self.shares.take(client.peer).filter(|_| !is_here);
         if share.is_none() && !is_here {
             self.figures.limited();
             return self.refuse(&question, ResponseCode::ServFail, client, out);

@@ -34,6 +34,17 @@ pub(super) struct Findings {
 }
 
 impl Findings {
+    /// What the labels get wrong.
+    fn of(labels: &Labels, by: Found) -> Self {
+        let wrong = labels.problems.iter();
+        let wrong = wrong.map(|it| (it.network.clone(), it.message.clone()));
+        Self {
+            problems: wrong.collect(),
+            by,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn add(&mut self, network: &str, error: &Error) {
         // A network that is missing wakes its containers when it is made, and
         // what the labels get wrong is wrong until they change.
@@ -43,6 +54,13 @@ impl Findings {
         self.problems
             .insert(network.to_owned(), error.message().to_owned());
     }
+}
+
+/// Whether the task that lives is on a network.
+fn is_attached(record: &ContainerRecord, seen: &Seen) -> bool {
+    let task = seen.alive();
+    let here = |a: &Attachment| task.is_some_and(|task| a.sandbox.pid == task.pid);
+    record.attachments.iter().any(here)
 }
 
 fn no_publisher() -> String {
@@ -107,16 +125,8 @@ impl Reconciler {
             return Ok(Next::After(STALE));
         }
         self.remember_task(&mut record, &seen).await?;
-        let mut findings = Findings {
-            by,
-            ..Findings::default()
-        };
         let labels = Labels::read(&seen.container.labels, self.attachments.label());
-        for problem in &labels.problems {
-            findings
-                .problems
-                .insert(problem.network.clone(), problem.message.clone());
-        }
+        let mut findings = Findings::of(&labels, by);
         if record.restart.restarting {
             return self.finish_restart(&mut record, &seen, &labels).await;
         }
@@ -124,9 +134,7 @@ impl Reconciler {
             Ok(sandbox) => sandbox,
             Err(error) => {
                 findings.add("", &error);
-                let task = seen.alive();
-                let here = |a: &Attachment| task.is_some_and(|task| a.sandbox.pid == task.pid);
-                if record.attachments.iter().any(here) {
+                if is_attached(&record, &seen) {
                     // What cannot be looked at stays as it is.
                     self.tell(container, findings.problems);
                     return Ok(Next::Retry);
@@ -246,21 +254,7 @@ impl Reconciler {
         sandbox: Option<Sandbox>,
         findings: &mut Findings,
     ) {
-        let mut intact = Vec::new();
-        if let Some(sandbox) = sandbox {
-            for attachment in &record.attachments {
-                let intact_or_untold = match self.attachments.intact(attachment, sandbox).await {
-                    Ok(intact) => intact,
-                    Err(error) => {
-                        findings.add(&attachment.network, &error);
-                        true
-                    }
-                };
-                if intact_or_untold {
-                    intact.push((attachment.network.clone(), attachment.interface.clone()));
-                }
-            }
-        }
+        let intact = self.intact(record, sandbox, findings).await;
         let steps = plan(record, &labels.networks, sandbox, |a| {
             intact
                 .iter()
@@ -303,6 +297,30 @@ impl Reconciler {
         if let Err(error) = traced(span!("routes"), ordering).await {
             findings.add("", &error);
         }
+    }
+
+    /// The attachments that are in place, or of which that cannot be told, by network and
+    /// interface.
+    async fn intact(
+        &self,
+        record: &ContainerRecord,
+        sandbox: Option<Sandbox>,
+        findings: &mut Findings,
+    ) -> Vec<(String, String)> {
+        let Some(sandbox) = sandbox else {
+            return Vec::new();
+        };
+        let mut intact = Vec::new();
+        for attachment in &record.attachments {
+            let (network, interface) = (&attachment.network, &attachment.interface);
+            match self.attachments.intact(attachment, sandbox).await {
+                Ok(false) => continue,
+                Ok(true) => {}
+                Err(error) => findings.add(network, &error),
+            }
+            intact.push((network.clone(), interface.clone()));
+        }
+        intact
     }
 
     /// Has a task find the servers for names.
