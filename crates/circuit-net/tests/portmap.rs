@@ -105,6 +105,20 @@ fn elements() -> usize {
     .sum()
 }
 
+/// As systemd-resolved has one.
+#[test]
+fn loopback_addresses_of_programs_stay_theirs() {
+    on_private_host(|| async {
+        let lan = Lan::new(1);
+        serve_udp(Some(&lan.containers[0].path()), "0.0.0.0:53", "dns");
+        serve_udp(None, "127.0.0.53:5353", "resolved");
+        Container::new(&lan, 0, json!([port(5353, 53, "udp")])).add();
+        let ask = |at: &str| ask_udp(&udp_client(None, false), at).unwrap();
+        assert_eq!(ask("127.0.0.1:5353"), "dns 10.77.0.1");
+        assert_eq!(ask("127.0.0.53:5353"), "resolved 127.0.0.1");
+    });
+}
+
 #[test]
 fn tcp_and_udp_reach_the_container_from_everywhere() {
     on_private_host(|| async {

@@ -204,6 +204,9 @@ fn translations() -> Vec<Rule> {
                 .lookup(names.at_address, first, Some(first))
                 .dnat(v6, first, first.after(length)),
         );
+        if !v6 {
+            rules.push(not_of_programs());
+        }
         rules.push(
             Rule::new()
                 .family(v6)
@@ -214,6 +217,20 @@ fn translations() -> Vec<Rule> {
         );
     }
     rules
+}
+
+/// A port without an address is published at all addresses but the loopback's, of which
+/// people know one: the others are for programs of the host, as systemd-resolved has one.
+fn not_of_programs() -> Rule {
+    let loopback = |last, length| {
+        let address = Ipv4Addr::new(127, 0, 0, last);
+        IpNet::V4(Ipv4Net::new_assert(address, length))
+    };
+    Rule::new()
+        .family(false)
+        .daddr(Compare::Equal, loopback(0, 8))
+        .daddr(Compare::Differ, loopback(1, 32))
+        .verdict(&Verdict::Return)
 }
 
 /// What is translated and would not come back this way is masqueraded.
