@@ -1,7 +1,7 @@
 //! What the daemon has made: whether it is as it was, and whether something is left
 //! that nobody has.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use circuit_core::ErrorKind;
 use circuit_core::attachment::{Attachment, Phase};
@@ -26,9 +26,15 @@ fn is_silence(kind: ErrorKind) -> bool {
 
 /// Whether a published port is one that a program listens at.
 fn hides(port: &PortMapping, program: &Listening) -> bool {
-    let same_address = port.host_ip.is_none_or(|ip| {
-        ip.is_unspecified() || program.address.is_unspecified() || ip == program.address
-    });
+    // A port at all addresses is at one of the loopback's only.
+    let is_own = match program.address {
+        IpAddr::V4(ip) => ip.is_loopback() && ip != Ipv4Addr::LOCALHOST,
+        IpAddr::V6(_) => false,
+    };
+    let same_address = match port.host_ip.filter(|ip| !ip.is_unspecified()) {
+        None => !is_own,
+        Some(ip) => program.address.is_unspecified() || ip == program.address,
+    };
     port.protocol == program.protocol && port.host_port == program.port && same_address
 }
 
@@ -292,5 +298,6 @@ mod tests {
         assert!(!hidden("80:8080", "udp", "0.0.0.0"));
         assert!(!hidden("81:80", "tcp", "0.0.0.0"));
         assert!(hidden("80:53/udp", "udp", "::1"));
+        assert!(!hidden("80:53/udp", "udp", "127.0.0.53"));
     }
 }
