@@ -1,7 +1,7 @@
 //! What nerdctl notes in the containers that it makes, and CRI for its pods: the name
 //! that people gave, that somebody stopped it, a `resolv.conf` for it alone.
 
-use std::{fs, thread, time::Duration};
+use std::{fs, path::PathBuf, thread, time::Duration};
 
 use circuit_testing::{PATIENCE, TestNode, wait_until};
 
@@ -119,17 +119,21 @@ fn a_stop_that_another_program_noted_holds() {
     node.assert_nothing_left();
 }
 
-#[test]
-fn a_resolv_conf_for_the_container_alone_is_written_where_it_is() {
-    let node = node();
-    let folder = node.folder().join("files").join(ID);
+/// A `resolv.conf` of the host's in a folder of that name, and its mount for `ctr`.
+fn file_in_a_folder_of(node: &TestNode, name: &str) -> (PathBuf, String) {
+    let folder = node.folder().join("files").join(name);
     fs::create_dir_all(&folder).unwrap();
     let file = folder.join("resolv.conf");
     fs::write(&file, ITS_OWN).unwrap();
-    let mount = format!(
-        "type=bind,src={},dst=/etc/resolv.conf,options=rbind:ro",
-        file.display()
-    );
+    let shown = file.display();
+    let mount = format!("type=bind,src={shown},dst=/etc/resolv.conf,options=rbind:ro");
+    (file, mount)
+}
+
+#[test]
+fn a_resolv_conf_for_the_container_alone_is_written_where_it_is() {
+    let node = node();
+    let (file, mount) = file_in_a_folder_of(&node, ID);
     let labels = [(NETWORK, "web"), (DNS, "true")];
     // A root that is read-only is in nobody's way.
     node.run_container_with(&["--mount", &mount, "--read-only"], ID, &labels, &[]);
@@ -171,14 +175,7 @@ fn a_resolv_conf_for_the_container_alone_is_written_where_it_is() {
 #[test]
 fn a_file_in_a_folder_of_the_hosts_is_left_alone() {
     let node = node();
-    let folder = node.folder().join("files").join("etc");
-    fs::create_dir_all(&folder).unwrap();
-    let file = folder.join("resolv.conf");
-    fs::write(&file, ITS_OWN).unwrap();
-    let mount = format!(
-        "type=bind,src={},dst=/etc/resolv.conf,options=rbind:ro",
-        file.display()
-    );
+    let (file, mount) = file_in_a_folder_of(&node, "etc");
     let labels = [(NETWORK, "web"), (DNS, "true")];
     node.run_container_with(&["--mount", &mount], "etc", &labels, &[]);
     let told = wait_for_problem(&node, "etc", "");

@@ -266,14 +266,7 @@ fn a_last_record_that_cannot_be_read_is_told_of() {
     node.run_container("one", &[(NETWORK, "ctr0")], &[]);
     assert_exactly(&node, &[("one", 1)]);
     node.kill_daemon();
-    let state = node.path("/var/lib/circuit/state");
-    let journal = state.join("default.journal");
-    let bytes = std::fs::read(&journal).unwrap();
-    let end = bytes
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(bytes.len());
-    let text = std::str::from_utf8(&bytes[..end]).unwrap();
+    let (journal, text) = crate::support::journal(&node);
     let (at, _) = text.rmatch_indices("\"one\"").next().unwrap();
     let header = text.lines().next().unwrap();
     let last = text[at..].replacen("one", "ono", 1);

@@ -377,16 +377,18 @@ pub(crate) fn said(node: &TestNode, container: &str, command: &[&str]) -> String
     })
 }
 
+/// The journal of a daemon that is not running, and the lines in it.
+pub(crate) fn journal(node: &TestNode) -> (std::path::PathBuf, String) {
+    let journal = node.path("/var/lib/circuit/state/default.journal");
+    let text = String::from_utf8(std::fs::read(&journal).unwrap()).unwrap();
+    let lines = text.split('\0').next().unwrap_or_default();
+    (journal, lines.to_owned())
+}
+
 /// Changes what a daemon that is not running remembers of a container.
 #[track_caller]
 pub(crate) fn change_record(node: &TestNode, container: &str, change: impl Fn(&mut Value)) {
-    let journal = node.path("/var/lib/circuit/state/default.journal");
-    let bytes = std::fs::read(&journal).unwrap();
-    let end = bytes
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(bytes.len());
-    let text = std::str::from_utf8(&bytes[..end]).unwrap();
+    let (journal, text) = journal(node);
     let mut changed = 0;
     let lines = text.lines().map(|line| {
         let json = line.split_once(' ').map_or("", |(_, json)| json);
