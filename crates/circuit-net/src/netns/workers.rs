@@ -46,6 +46,8 @@ struct Queue {
     /// Threads there are, and those of them that wait for work.
     threads: usize,
     idle: usize,
+    /// Those that have answered and are about to look for more.
+    coming: usize,
 }
 
 impl std::fmt::Debug for Workers {
@@ -65,9 +67,13 @@ impl Workers {
         f: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T> {
         let (answer, answered) = oneshot::channel();
+        let shared = Arc::clone(&self.shared);
         self.give(Box::new(move || {
+            let done = f();
+            // Before the answer: the next piece of work may follow from it.
+            shared.lock().coming += 1;
             // Nobody may be waiting any more.
-            let _ = answer.send(f());
+            let _ = answer.send(done);
         }))?;
         answered
             .await
@@ -77,7 +83,11 @@ impl Workers {
     fn give(&self, job: Job) -> Result<()> {
         let mut queue = self.shared.lock();
         queue.jobs.push_back(job);
-        if queue.jobs.len() <= queue.idle {
+        if queue.jobs.len() <= queue.coming {
+            // Waking another would cost more than the rest of its way.
+            return Ok(());
+        }
+        if queue.jobs.len() <= queue.coming + queue.idle {
             drop(queue);
             self.shared.more.notify_one();
             return Ok(());
@@ -109,18 +119,21 @@ impl Shared {
 
     fn work(&self) {
         let_this_thread_visit();
-        while let Some(job) = self.next() {
+        let mut next = self.next(self.lock());
+        while let Some(job) = next {
             // What a panic may have left half done is the job's own; where the
             // thread is then, nobody knows.
             if catch_unwind(AssertUnwindSafe(job)).is_err() {
                 break;
             }
+            let mut queue = self.lock();
+            queue.coming -= 1;
+            next = self.next(queue);
         }
         self.lock().threads -= 1;
     }
 
-    fn next(&self) -> Option<Job> {
-        let mut queue = self.lock();
+    fn next(&self, mut queue: MutexGuard<'_, Queue>) -> Option<Job> {
         if let Some(job) = queue.jobs.pop_front() {
             return Some(job);
         }
@@ -200,5 +213,27 @@ mod tests {
         for n in 0..20 {
             assert_eq!(workers.run(move || n).await.unwrap(), n);
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn work_that_follows_from_an_answer_needs_no_other_thread() {
+        let workers = Workers::default();
+        let here = || thread::current().id();
+        let first = workers.run(here).await.unwrap();
+        for _ in 0..200 {
+            assert_eq!(workers.run(here).await.unwrap(), first);
+        }
+        // Nothing is forgotten when many ask.
+        let mut askers = tokio::task::JoinSet::new();
+        for asker in 0..16 {
+            let workers = workers.clone();
+            askers.spawn(async move {
+                for n in 0..200 {
+                    assert_eq!(workers.run(move || n * asker).await.unwrap(), n * asker);
+                }
+            });
+        }
+        let all = tokio::time::timeout(Duration::from_secs(60), askers.join_all());
+        all.await.unwrap();
     }
 }

@@ -12,6 +12,7 @@ mod front;
 pub mod listen;
 mod names;
 mod networks;
+mod outlive;
 mod packets;
 pub mod serve;
 pub mod services;

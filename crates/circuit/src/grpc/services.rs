@@ -22,6 +22,7 @@ use futures::FutureExt;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
+use super::outlive::ToItsEnd;
 use super::status::status;
 use crate::traces::{span, traced};
 
@@ -106,11 +107,8 @@ impl Services {
         rpc: &'static str,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Answer<T> {
-        let result = match self.changes.spawn(observed(rpc, work)).await {
-            Ok(result) => result,
-            Err(e) => Err(Error::internal(format!("{rpc} was stopped: {e}"))),
-        };
-        respond(rpc, result)
+        let counted = self.changes.track_future(observed(rpc, work));
+        respond(rpc, ToItsEnd::new(counted).await)
     }
 }
 

@@ -21,6 +21,10 @@ use crate::logging::DependencyLog;
 /// them takes a third of the time that a growing file takes.
 const PIECE: u64 = 1 << 20;
 
+/// After a sync the thread looks by itself for what is written within this time: most
+/// often a result, which follows its intent and need not wake anybody.
+const LINGER: Duration = Duration::from_millis(2);
+
 /// A disk that refuses is tried again after this time.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -54,6 +58,8 @@ struct Log {
     live: HashMap<String, Arc<ContainerRecord>>,
     /// Lines written since a rewrite began, which it must have too.
     since: Option<Vec<u8>>,
+    /// The thread that syncs has nothing to do until it is woken.
+    asleep: bool,
     ended: bool,
 }
 
@@ -94,6 +100,7 @@ impl Journal {
             written: Ticket::default(),
             live: records,
             since: None,
+            asleep: false,
             ended: false,
         };
         let journal = Arc::new(Self {
@@ -131,15 +138,20 @@ impl Journal {
             log.live.insert(record.container.clone(), record);
         }
         log.written.0 += 1;
-        let ticket = log.written;
+        let (ticket, asleep) = (log.written, log.asleep);
         drop(log);
-        self.more.notify_one();
+        if asleep {
+            self.more.notify_one();
+        }
         Ok(ticket)
     }
 
     /// Waits until a record is on disk.
     pub(super) async fn durable(&self, ticket: Ticket) -> Result<(), String> {
         let mut synced = self.synced.subscribe();
+        if synced.borrow().through < ticket {
+            self.more.notify_one();
+        }
         let known = synced
             .wait_for(|synced| {
                 let failed = synced.failed.as_ref().is_some_and(|(to, _)| *to >= ticket);
@@ -162,16 +174,32 @@ impl Journal {
         self.more.notify_one();
     }
 
+    /// Waits until something is to be synced, or the end.
+    fn more_to_sync(&self) -> MutexGuard<'_, Log> {
+        let mut log = self.log();
+        while log.written == self.synced.borrow().through && !log.ended {
+            if log.asleep {
+                log = self.more.wait(log).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let (after, waited) = self
+                .more
+                .wait_timeout(log, LINGER)
+                .unwrap_or_else(PoisonError::into_inner);
+            log = after;
+            log.asleep = waited.timed_out();
+        }
+        log.asleep = false;
+        log
+    }
+
     /// What the thread does: syncs for everybody who has written meanwhile,
     /// and rewrites the journal when it has outgrown its zeros.
     fn sync_on(&self) {
         let outage = DependencyLog::new("the journal");
         loop {
             let (file, to, grown) = {
-                let mut log = self.log();
-                while log.written == self.synced.borrow().through && !log.ended {
-                    log = self.more.wait(log).unwrap_or_else(PoisonError::into_inner);
-                }
+                let log = self.more_to_sync();
                 if log.written == self.synced.borrow().through {
                     break;
                 }
@@ -292,5 +320,28 @@ fn sync_folder(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(folder) => File::open(folder)?.sync_all(),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_written_is_synced_though_nobody_waits_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::create(dir.path().join("ns.journal"), HashMap::new()).unwrap();
+        let mut synced = journal.synced.subscribe();
+        // At once, while the thread looks by itself, and when it has to be woken.
+        for pause in [Duration::ZERO, LINGER / 2, LINGER * 20] {
+            tokio::time::sleep(pause).await;
+            let ticket = journal.put(Arc::new(ContainerRecord::new("a"))).unwrap();
+            let through = synced.wait_for(|synced| synced.through >= ticket);
+            tokio::time::timeout(Duration::from_secs(10), through)
+                .await
+                .unwrap_or_else(|_| panic!("not synced, written after {pause:?}"))
+                .unwrap();
+        }
+        journal.end();
     }
 }
