@@ -13,7 +13,7 @@ mod sightings;
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     ffi::OsStr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
@@ -35,6 +35,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::events::EventLog;
 use crate::figures::Figures;
+
+use original::Left;
 
 pub use attach::Join;
 pub use book::Book;
@@ -87,9 +89,9 @@ pub struct Attachments {
     collecting: RwLock<()>,
     wake: mpsc::UnboundedSender<String>,
     publishing: TaskTracker,
-    /// Containers whose record is the truth: what their extension told of the
-    /// former program's attachments was taken over.
-    settled: Mutex<HashSet<String>>,
+    /// What of each container that was looked at could not be taken over from its
+    /// extension. Where that is nothing, the record is the truth.
+    taken_over: Mutex<HashMap<String, Left>>,
     own_updates: Arc<OwnUpdates>,
     sightings: Sightings,
     nameservers: OnceLock<Arc<dyn Nameservers>>,
@@ -150,7 +152,7 @@ impl Attachments {
             collecting: RwLock::default(),
             wake,
             publishing: TaskTracker::new(),
-            settled: Mutex::default(),
+            taken_over: Mutex::default(),
             own_updates: Arc::default(),
             sightings: Sightings::default(),
             nameservers: OnceLock::new(),
@@ -240,7 +242,7 @@ impl Attachments {
                 asked => return asked,
             },
         };
-        if self.settled().contains(container) {
+        if self.is_settled(container) {
             // Our own changes to it are no news, so this may be an old one.
             seen.container.extension = None;
         }
@@ -261,11 +263,20 @@ impl Attachments {
     pub(crate) async fn retire(&self, container: &str) {
         self.sightings.forget(container);
         self.parts.datapath.retire(&self.cni_id(container)).await;
-        self.settled().remove(container);
+        self.taken_over().remove(container);
     }
 
-    fn settled(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.settled.lock().unwrap_or_else(PoisonError::into_inner)
+    fn taken_over(&self) -> MutexGuard<'_, HashMap<String, Left>> {
+        self.taken_over
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a container's record is the truth.
+    fn is_settled(&self, container: &str) -> bool {
+        self.taken_over()
+            .get(container)
+            .is_some_and(BTreeMap::is_empty)
     }
 
     /// The CNI container id of this node's attachments.
@@ -288,7 +299,9 @@ impl Attachments {
     /// # Errors
     /// When the runtime refuses.
     pub(crate) async fn publish(&self, record: &ContainerRecord, seen: &Seen) -> Result<()> {
-        let ours = extension(record);
+        let Some(ours) = self.extension(record) else {
+            return Ok(());
+        };
         if seen
             .container
             .extension
@@ -300,16 +313,31 @@ impl Attachments {
         write_extension(self.runtime(), &self.own_updates, &record.container, &ours).await
     }
 
+    /// What the extension is to say: the record, and what is left to be taken over;
+    /// `None` when nobody has looked yet whether there is something.
+    fn extension(&self, record: &ContainerRecord) -> Option<BTreeMap<String, ExtensionEntry>> {
+        let left = self.taken_over().get(&record.container).cloned()?;
+        let mut told: BTreeMap<_, _> = left
+            .into_iter()
+            .map(|(network, (entry, _))| (network, entry))
+            .collect();
+        told.extend(extension(record));
+        Some(told)
+    }
+
     /// Writes the extension, and takes a pin away that nothing uses, without
     /// keeping the caller waiting for containerd's disk and the kernel. The
     /// container stays locked until that is done.
     fn publish_later(&self, guard: KeyGuard, record: &ContainerRecord, unused: Option<PathBuf>) {
         let runtime = Arc::clone(&self.parts.runtime);
         let datapath = Arc::clone(&self.parts.datapath);
-        let (ours, container) = (extension(record), record.container.clone());
+        let (ours, container) = (self.extension(record), record.container.clone());
         let (wake, own) = (self.wake.clone(), Arc::clone(&self.own_updates));
         self.publishing.spawn(async move {
-            let written = write_extension(runtime.as_ref(), &own, &container, &ours).await;
+            let written = match &ours {
+                Some(ours) => write_extension(runtime.as_ref(), &own, &container, ours).await,
+                None => Err(Error::unavailable("what it told before was not read yet")),
+            };
             if let Err(error) = written {
                 tracing::warn!(container, %error, "will write the extension later");
                 let _ = wake.send(container);

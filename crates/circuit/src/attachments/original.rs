@@ -9,7 +9,7 @@ use std::{
 };
 
 use circuit_core::{
-    Result,
+    Error, Result,
     attachment::{Attachment, ContainerRecord, Origin, Phase, Sandbox},
     labels::DesiredNetwork,
     runtime::ExtensionEntry,
@@ -18,10 +18,14 @@ use serde_json::Map;
 
 use super::{Attachments, Seen};
 
+/// What a container's extension tells of networks that could not be taken over, and why.
+/// It stays told, and is left as it is.
+pub(crate) type Left = BTreeMap<String, (ExtensionEntry, Error)>;
+
 impl Attachments {
     /// Takes what the extension tells and no record knows into the record:
-    /// attached when its task still runs, to be detached when it has ended.
-    /// Returns true when the record changed.
+    /// attached when its task still runs, to be detached when it has ended. What cannot
+    /// be taken over now is [left](Self::left) to a later look.
     ///
     /// # Errors
     /// When the record cannot be saved.
@@ -30,47 +34,68 @@ impl Attachments {
         record: &mut ContainerRecord,
         seen: &Seen,
         sandbox: Option<Sandbox>,
-    ) -> Result<bool> {
-        let nothing = BTreeMap::new();
-        let told = seen.container.extension.as_ref().unwrap_or(&nothing);
-        let mut adopted = false;
-        for (network, entry) in told {
-            // An interface that a record knows is ours, whatever is still told.
-            let ours = |a: &Attachment| a.network == *network || a.interface == entry.interface;
-            if record.attachments.iter().any(ours) {
-                continue;
-            }
-            if let Some(attachment) = self
-                .original(&record.container, network, entry, sandbox)
-                .await
-            {
-                tracing::info!(
-                    container = record.container,
-                    network,
-                    ip = entry.ip,
-                    "taking over an attachment that no record tells of"
-                );
-                record.put(attachment);
-                adopted = true;
+    ) -> Result<()> {
+        let (mut adopted, mut left) = (false, Left::new());
+        for (network, entry) in untold(record, seen) {
+            let container = &record.container;
+            match self.original(container, network, entry, sandbox).await {
+                Ok(Some(attachment)) => {
+                    tracing::info!(
+                        container,
+                        network,
+                        ip = entry.ip,
+                        "taking over an attachment that no record tells of"
+                    );
+                    record.put(attachment);
+                    adopted = true;
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    let error =
+                        error.context("what an earlier program connected cannot be taken over");
+                    left.insert(network.clone(), (entry.clone(), error));
+                }
             }
         }
         if adopted {
             self.book().save(record).await?;
         }
-        self.settled().insert(record.container.clone());
-        Ok(adopted)
+        self.taken_over().insert(record.container.clone(), left);
+        Ok(())
     }
 
+    /// Whether the extension tells of something that no record knows.
+    pub(crate) fn is_untold(&self, record: &ContainerRecord, seen: &Seen) -> bool {
+        untold(record, seen).next().is_some()
+    }
+
+    /// What of a container could not be taken over.
+    pub(crate) fn left(&self, container: &str) -> Left {
+        let left = self.taken_over().get(container).cloned();
+        left.unwrap_or_default()
+    }
+
+    /// The attachment behind an entry; `None` when there is nothing of it any more.
     async fn original(
         &self,
         container: &str,
         network: &str,
         entry: &ExtensionEntry,
         sandbox: Option<Sandbox>,
-    ) -> Option<Attachment> {
-        // Without its configuration there is nothing to be done about it.
-        let stored = self.parts.networks.network(network).await.ok()?;
-        let config = String::from_utf8(stored.data).ok()?;
+    ) -> Result<Option<Attachment>> {
+        if let Some(sandbox) = sandbox {
+            let netns = PathBuf::from(format!("/proc/{}/ns/net", sandbox.pid));
+            let there = self.parts.datapath.interfaces(&netns).await?;
+            if !there.contains(&entry.interface) {
+                return Ok(None);
+            }
+        }
+        let stored = self.parts.networks.network(network).await?;
+        let config = String::from_utf8(stored.data).map_err(|_| {
+            Error::precondition(format!(
+                "the configuration of network {network} is not UTF-8"
+            ))
+        })?;
         let owner = self.parts.datapath.owner_of(&config, &entry.ip).await;
         let own = owner.clone().filter(|id| *id == self.cni_id(container));
         let natives = own.as_ref().map(|_| self.natives(&config, network));
@@ -78,27 +103,20 @@ impl Attachments {
         let held_by = own.or_else(|| owner.filter(by_pid));
         let (phase, sandbox, cni_id, netns) = match sandbox {
             Some(sandbox) => {
-                let netns = PathBuf::from(format!("/proc/{}/ns/net", sandbox.pid));
-                let there = self.parts.datapath.interfaces(&netns).await.ok()?;
-                if !there.contains(&entry.interface) {
-                    return None;
-                }
                 // Pinned, so that its DEL finds the namespace when the task has
                 // ended: without it, bridge leaves its masquerade rules.
                 let pin = self.pin_path(container, sandbox);
-                self.parts.datapath.pin(sandbox, &pin).await.ok()?;
+                self.parts.datapath.pin(sandbox, &pin).await?;
                 let id = held_by.unwrap_or_else(|| sandbox.pid.to_string());
                 (Phase::Attached, sandbox, id, Some(pin))
             }
             // Its address is still held, under the pid it had or under its name.
-            None => (
-                Phase::Detaching,
-                Sandbox { pid: 0, netns: 0 },
-                held_by?,
-                None,
-            ),
+            None => {
+                let Some(id) = held_by else { return Ok(None) };
+                (Phase::Detaching, Sandbox { pid: 0, netns: 0 }, id, None)
+            }
         };
-        Some(Attachment {
+        Ok(Some(Attachment {
             network: network.to_owned(),
             interface: entry.interface.clone(),
             phase,
@@ -120,7 +138,7 @@ impl Attachments {
                 .collect(),
             mac: None,
             result: None,
-        })
+        }))
     }
 
     /// The plugins of a network that are drivers here, as far as that can be told.
@@ -129,4 +147,21 @@ impl Attachments {
         let arguments = self.parts.datapath.arguments(config, &plainly, None, &[]);
         arguments.map_or_else(|_| BTreeSet::new(), |arguments| arguments.natives)
     }
+}
+
+/// The entries of the extension that no record knows. An interface that a record knows is
+/// ours, whatever is still told.
+fn untold<'a>(
+    record: &ContainerRecord,
+    seen: &'a Seen,
+) -> impl Iterator<Item = (&'a String, &'a ExtensionEntry)> + use<'a> {
+    let known = |network: &str, interface: &str| {
+        let same = |a: &Attachment| a.network == network || a.interface == interface;
+        record.attachments.iter().any(same)
+    };
+    let told = seen.container.extension.iter().flatten();
+    let untold: Vec<_> = told
+        .filter(|(network, entry)| !known(network, &entry.interface))
+        .collect();
+    untold.into_iter()
 }

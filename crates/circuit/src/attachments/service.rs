@@ -9,7 +9,6 @@ use circuit_core::{
     attachment::{Attachment, ContainerRecord, Origin, Sandbox},
     labels::{DesiredNetwork, Labels, PortMapping},
     request::Requested,
-    runtime::Task,
     service::{self, Addresses, Connected, ContainerIp, Problem, StoredNetwork},
 };
 use futures::FutureExt as _;
@@ -38,6 +37,9 @@ impl Attachments {
         let mut record = self.book().record(container);
         self.renew(&mut record, &seen).await?;
         self.adopt(&mut record, &seen, Some(sandbox)).await?;
+        if let Some((_, error)) = self.left(container).remove(network) {
+            return Err(error);
+        }
         if let Some(there) = record.attachment(network).cloned() {
             if self.intact(&there, sandbox).await? {
                 return already(container, &there, asked);
@@ -113,8 +115,7 @@ impl Attachments {
         let task = seen.as_ref().and_then(Seen::alive);
         if let Some(seen) = &seen {
             self.renew(&mut record, seen).await?;
-            let sandbox = self.sandbox_of(task).await;
-            self.adopt(&mut record, seen, sandbox).await?;
+            self.adopt_as_seen(&mut record, seen).await?;
         }
         let requested = record.requested(network).is_some();
         let Some(attachment) = record.attachment(network).cloned() else {
@@ -204,7 +205,7 @@ impl service::Attachments for Attachments {
         let snapshot = self.book().snapshot();
         let known = snapshot.containers(container).first();
         // Of a container that was looked at, the record is the truth.
-        if known.is_none() && problems.is_empty() && !self.settled().contains(container) {
+        if known.is_none() && problems.is_empty() && !self.is_settled(container) {
             return None;
         }
         let attached = known.into_iter().flat_map(|record| &record.attached);
@@ -313,8 +314,20 @@ impl Attachments {
         )))
     }
 
-    async fn sandbox_of(&self, task: Option<&Task>) -> Option<Sandbox> {
-        self.parts.datapath.sandbox(task?.pid).await.ok()
+    /// As [`adopt`](Self::adopt), but where the living task cannot be looked at: then
+    /// everything stays as it is.
+    pub(crate) async fn adopt_as_seen(
+        &self,
+        record: &mut ContainerRecord,
+        seen: &Seen,
+    ) -> Result<()> {
+        let Some(task) = seen.alive() else {
+            return self.adopt(record, seen, None).await;
+        };
+        match self.parts.datapath.sandbox(task.pid).await {
+            Ok(sandbox) => self.adopt(record, seen, Some(sandbox)).await,
+            Err(_) => Ok(()),
+        }
     }
 
     /// True when an attachment is in place in this sandbox.

@@ -134,7 +134,7 @@ impl Reconciler {
             Ok(sandbox) => sandbox,
             Err(error) => {
                 findings.add("", &error);
-                if is_attached(&record, &seen) {
+                if is_attached(&record, &seen) || self.attachments.is_untold(&record, &seen) {
                     // What cannot be looked at stays as it is.
                     self.tell(container, findings.problems);
                     return Ok(Next::Retry);
@@ -143,6 +143,9 @@ impl Reconciler {
             }
         };
         self.attachments.adopt(&mut record, &seen, sandbox).await?;
+        for (network, (_, error)) in self.attachments.left(container) {
+            findings.add(&network, &error);
+        }
         let earlier = record.attachments.clone();
         self.bring_in_line(&mut record, &labels, sandbox, &mut findings)
             .await;
@@ -260,6 +263,13 @@ impl Reconciler {
                 .iter()
                 .any(|(n, i)| *n == a.network && *i == a.interface)
         });
+        // It is on those already, by somebody else's work.
+        let left = self.attachments.left(&record.container);
+        let is_left = |step: &Step| match step {
+            Step::Attach { network, .. } => left.contains_key(&network.network),
+            Step::Detach { .. } => false,
+        };
+        let steps: Vec<Step> = steps.into_iter().filter(|step| !is_left(step)).collect();
         let figures = self.attachments.figures();
         for step in &steps {
             let Step::Detach { network, interface } = step else {

@@ -116,6 +116,7 @@ impl Reconciler {
             self.unwatch(id);
             self.note_seen(seen);
         }
+        self.attachments.adopt_as_seen(&mut record, seen).await?;
         Ok(record)
     }
 

@@ -7,7 +7,7 @@ use circuit_api::v1::{ContainerNetworkConfig, NetworkConfig};
 use circuit_testing::{NodeBuilder, PATIENCE, TestNode, network, wait_until};
 use prost::Message as _;
 
-use crate::support::{Api, NETWORK, RESTART, create_ctr0, ips};
+use crate::support::{Api, NETWORK, RESTART, create_ctr0, error_of, ips, logged};
 
 crate::on_both_plugins!(
     listed_and_disconnected,
@@ -145,5 +145,72 @@ fn a_daemon_that_restarts_still_knows_it() {
     node.start_daemon();
     node.circuit(&["network", "disconnect", "shell", "ctr0"])
         .ok();
+    node.assert_nothing_left();
+}
+
+/// What cannot be taken over yet stays as it is, and stays told of.
+#[test]
+fn its_network_may_come_later() {
+    let node = crate::node().without_daemon().start();
+    node.run_container("shell", &[], &[]);
+    node.run_container("web", &[(NETWORK, "ctr0")], &[]);
+    let [shell, web] = ["shell", "web"].map(|container| {
+        let ip = connect_as_original(&node, container);
+        (node.interfaces(container), node.extension(container), ip)
+    });
+    node.start_daemon();
+    for container in ["shell", "web"] {
+        wait_until("it is told of", PATIENCE, || {
+            logged(&node, &[container, "cannot be taken over"]) > 0
+        });
+    }
+    for (container, (interfaces, extension, _)) in [("shell", &shell), ("web", &web)] {
+        assert_eq!(node.interfaces(container), *interfaces);
+        assert_eq!(node.extension(container), *extension);
+        let told = error_of(node.circuit(&["network", "connect", container, "ctr0"]));
+        assert!(told.contains("network ctr0 does not exist"), "{told}");
+    }
+    // Restarted or not.
+    node.kill_daemon();
+    node.start_daemon();
+    node.create_network("ctr0", &config());
+    for (container, (interfaces, _, ip)) in [("shell", &shell), ("web", &web)] {
+        let row = ["ctr0", ip.as_str(), "eth0"].map(str::to_owned);
+        wait_until("it is taken over", PATIENCE, || {
+            ips(&node, container) == [row.clone()]
+        });
+        assert_eq!(node.interfaces(container), *interfaces);
+        node.circuit(&["network", "disconnect", container, "ctr0"])
+            .ok();
+    }
+    node.assert_nothing_left();
+}
+
+/// A task that cannot be looked at has not ended.
+#[test]
+fn a_task_that_cannot_be_looked_at_keeps_its_address() {
+    let node = crate::node()
+        .server(&["--reconcile-interval", "1s"])
+        .without_daemon()
+        .start();
+    store(&node);
+    node.run_container("shell", &[], &[]);
+    let ip = connect_as_original(&node, "shell");
+    let namespaces = format!("/proc/{}/ns", node.task_pid("shell").unwrap());
+    node.run("mount", &["-t", "tmpfs", "hidden", &namespaces])
+        .ok();
+    node.start_daemon();
+    wait_until("it is told of", PATIENCE, || {
+        logged(&node, &["WARN", "shell"]) > 0
+    });
+    let stays = ["network", "disconnect", "shell", "ctr0"];
+    node.circuit(&stays).fails(1);
+    assert_eq!(node.leases(), [format!("ctr0/{ip}")]);
+    assert!(!is_empty(&node, "shell"));
+    node.run("umount", &[&namespaces]).ok();
+    wait_until("it is taken over", PATIENCE, || {
+        ips(&node, "shell").len() == 1
+    });
+    node.circuit(&stays).ok();
     node.assert_nothing_left();
 }
