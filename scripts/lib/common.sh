@@ -29,6 +29,13 @@ timed() {
     step "$name: done in $((SECONDS - start)) s"
 }
 
+# commit: what the program is built from, as far as git can tell.
+commit() {
+    local dirty=
+    [ -z "$(git -C "$repo" status --porcelain 2>/dev/null)" ] || dirty=-dirty
+    printf '%s%s\n' "$(git -C "$repo" rev-parse --short HEAD 2>/dev/null || echo HEAD)" "$dirty"
+}
+
 # musl_target: rust's name for musl's programs on this kind of processor.
 musl_target() {
     local host
