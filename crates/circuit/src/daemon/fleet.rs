@@ -128,7 +128,7 @@ pub(super) fn node_id(dir: &Path) -> Result<String> {
         return Ok(id);
     }
     let id = format!("{:032x}", rand::random::<u128>());
-    file.write(&id)?;
+    file.write(&id).map_err(|error| file.failed(&error))?;
     Ok(id)
 }
 
@@ -137,7 +137,11 @@ fn node_life(dir: &Path) -> Result<u64> {
     let file = Kept::new(dir, "node-life");
     let before: u64 = file.read()?.and_then(|text| text.parse().ok()).unwrap_or(0);
     let life = before.saturating_add(1);
-    file.write(&life.to_string())?;
+    match file.write(&life.to_string()) {
+        // The journals, too, go on without room for another file.
+        Err(error) if files::is_full(&error) => tracing::error!("{}", file.failed(&error)),
+        written => written.map_err(|error| file.failed(&error))?,
+    }
     Ok(life)
 }
 
@@ -157,9 +161,8 @@ impl Kept {
         }
     }
 
-    fn write(&self, text: &str) -> Result<()> {
-        let written = files::replace(&self.0, format!("{text}\n").as_bytes());
-        written.map_err(|error| self.failed(&error))
+    fn write(&self, text: &str) -> io::Result<()> {
+        files::replace(&self.0, format!("{text}\n").as_bytes())
     }
 
     fn failed(&self, error: &io::Error) -> Error {

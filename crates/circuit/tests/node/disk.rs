@@ -1,14 +1,18 @@
 //! A disk that is full.
 
-use circuit_testing::{PATIENCE, TestNode, wait_until};
+use circuit_testing::{Lan, NodeBuilder, PATIENCE, TestNode, wait_until};
 
-use crate::support::{assert_exactly, assert_names, create_ctr0, error_of, logged};
+use crate::support::{assert_exactly, assert_names, create_ctr0, error_of, logged, member};
 
 const STATE: &str = "/var/lib/circuit/state";
 
 /// A node whose records are on a disk of three megabytes.
 fn node() -> TestNode {
-    let node = crate::node().without_daemon().start();
+    on_small_disk(crate::node())
+}
+
+fn on_small_disk(node: NodeBuilder) -> TestNode {
+    let node = node.without_daemon().start();
     node.run("mkdir", &["-p", STATE]).ok();
     let disk = ["-t", "tmpfs", "-o", "size=3m", "disk", STATE];
     node.run("mount", &disk).ok();
@@ -96,6 +100,27 @@ fn a_start_on_a_full_disk_goes_on_with_what_is_there() {
     for name in ["one", "two"] {
         node.remove_container(name);
     }
+    node.assert_nothing_left();
+}
+
+#[test]
+fn a_member_of_a_cluster_starts_on_a_full_disk() {
+    let lan = Lan::new();
+    let _redis = lan.redis();
+    let node = on_small_disk(member(&lan, "node0", 15));
+    node.run_container("one", &[], &[]);
+    node.circuit(&["network", "connect", "one", "ctr0"]).ok();
+    node.kill_daemon();
+    fill(&node);
+    node.start_daemon();
+    assert_exactly(&node, &[("one", 1)]);
+    wait_until("it is in its place", PATIENCE, || {
+        let nodes = node.circuit(&["cluster", "nodes"]);
+        nodes.worked() && nodes.stdout.contains("node0")
+    });
+    assert!(logged(&node, &["node-life", "no space left on device"]) > 0);
+    empty(&node);
+    node.remove_container("one");
     node.assert_nothing_left();
 }
 
