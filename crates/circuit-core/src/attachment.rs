@@ -196,6 +196,13 @@ impl ContainerRecord {
             && self.restart.is_default()
     }
 
+    /// Whether something of that network and interface is on record: before another is
+    /// made, it is to be taken away.
+    pub fn owes(&self, network: &str, interface: &str) -> bool {
+        let same = |a: &Attachment| a.network == network && a.interface == interface;
+        self.attachments.iter().any(same)
+    }
+
     /// Puts an attachment in the place of the one with the same network and
     /// interface, or at the end.
     pub fn put(&mut self, attachment: Attachment) {

@@ -26,6 +26,9 @@ pub const RESTART_LOG_LABEL: &str = "io.circuit.restart.log";
 /// The label by which containerd's clients say, as `true`, that somebody stopped a
 /// container: `nerdctl stop` and `kill` do, `nerdctl start` takes it back.
 pub const CONTAINERD_STOPPED_LABEL: &str = "containerd.io/restart.explicitly-stopped";
+/// The label by which containerd's clients say with which signal a container wants to be
+/// ended, by name or number: `ctr` and nerdctl take it from the image.
+pub const STOP_SIGNAL_LABEL: &str = "io.containerd.image.config.stop-signal";
 /// The label with the name that people gave a container by nerdctl.
 pub const NERDCTL_NAME_LABEL: &str = "nerdctl/name";
 /// The label of containerd's own restart monitor.

@@ -112,7 +112,17 @@ impl Attachments {
         let pin = self.pin_path(&record.container, join.sandbox);
         let _sandbox = self.sandboxes.lock(&join.sandbox.netns.to_string()).await;
         let _no_gc = self.collecting.read().await;
-        let (interface, behind) = match self.prepare(record, join, &pin).await {
+        let prepared = self.prepare(record, join, &pin).await;
+        let owing = |(interface, behind): (String, Vec<String>)| match record
+            .owes(&join.network.network, &interface)
+        {
+            false => Ok((interface, behind)),
+            true => Err(Error::unavailable(format!(
+                "what the container had on network {} before is still to be taken away",
+                join.network.network
+            ))),
+        };
+        let (interface, behind) = match prepared.and_then(owing) {
             Ok(chosen) => chosen,
             Err(error) => {
                 self.unpin_unused(record, &pin).await;

@@ -271,6 +271,7 @@ impl Reconciler {
         };
         let steps: Vec<Step> = steps.into_iter().filter(|step| !is_left(step)).collect();
         let figures = self.attachments.figures();
+        let mut owed = Vec::new();
         for step in &steps {
             let Step::Detach { network, interface } = step else {
                 figures.found(Difference::Attach, findings.by);
@@ -279,7 +280,10 @@ impl Reconciler {
             figures.found(Difference::Detach, findings.by);
             match self.take_away(record, network, interface, sandbox).await {
                 Ok(()) => figures.mended(Difference::Detach),
-                Err(error) => findings.add(network, &error),
+                Err(error) => {
+                    findings.add(network, &error);
+                    owed.push(network.as_str());
+                }
             }
         }
         let Some(sandbox) = sandbox else { return };
@@ -293,6 +297,7 @@ impl Reconciler {
         let joining: Vec<super::steps::Joining<'_>> = steps
             .iter()
             .filter_map(|step| match step {
+                Step::Attach { network, .. } if owed.contains(&network.network.as_str()) => None,
                 Step::Attach {
                     network,
                     ports,

@@ -2,13 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+
 use circuit_core::{
     Result,
     attachment::ContainerRecord,
     event::Kind,
     labels::{
         CONTAINERD_RESTART_LABEL, CONTAINERD_STOPPED_LABEL, Labels, RESTART_LABEL,
-        RESTART_LOG_LABEL,
+        RESTART_LOG_LABEL, STOP_SIGNAL_LABEL,
     },
     restart::{Decision, LastRun, Policy, decide},
 };
@@ -65,6 +67,47 @@ pub(super) fn log_of(seen: &Seen) -> Result<Option<&str>, String> {
          one like file:///var/log/{}.log",
         seen.container.id
     ))
+}
+
+/// The first of the signals that have no names of their own, as C libraries count.
+const SIGRTMIN: u32 = 34;
+const SIGRTMAX: u32 = 64;
+
+/// The signal that asks the container to end: its own, or SIGTERM.
+pub(super) fn stop_signal(seen: &Seen) -> u32 {
+    let label = seen.container.labels.get(STOP_SIGNAL_LABEL);
+    label
+        .and_then(|label| signal_of(label))
+        .unwrap_or(Signal::SIGTERM as u32)
+}
+
+/// The number of a signal that is written `SIGQUIT`, `quit`, `3` or `SIGRTMIN+3`.
+fn signal_of(text: &str) -> Option<u32> {
+    let text = text.trim().to_ascii_uppercase();
+    if let Ok(number) = text.parse() {
+        return (1..=SIGRTMAX).contains(&number).then_some(number);
+    }
+    let name = text.strip_prefix("SIG").unwrap_or(&text);
+    let from = |base: u32, sign: char| {
+        let offset = name.get("RTMIN".len()..)?;
+        let steps: u32 = match offset.strip_prefix(sign) {
+            Some(steps) => steps.parse().ok()?,
+            None => offset.is_empty().then_some(0)?,
+        };
+        let number = match sign {
+            '+' => base.checked_add(steps)?,
+            _ => base.checked_sub(steps)?,
+        };
+        (SIGRTMIN..=SIGRTMAX).contains(&number).then_some(number)
+    };
+    if name.starts_with("RTMIN") {
+        return from(SIGRTMIN, '+');
+    }
+    if name.starts_with("RTMAX") {
+        return from(SIGRTMAX, '-');
+    }
+    let named: Signal = format!("SIG{name}").parse().ok()?;
+    Some(named as u32)
 }
 
 impl Reconciler {
@@ -181,6 +224,40 @@ impl Reconciler {
         });
         if news {
             tracing::warn!("{line}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_are_read_by_name_and_number() {
+        for (text, number) in [
+            ("SIGQUIT", 3),
+            ("quit", 3),
+            ("3", 3),
+            (" SIGINT ", 2),
+            ("SIGRTMIN+3", 37),
+            ("RTMIN", 34),
+            ("SIGRTMAX-1", 63),
+            ("64", 64),
+        ] {
+            assert_eq!(signal_of(text), Some(number), "{text}");
+        }
+        for text in [
+            "",
+            "SIG",
+            "0",
+            "65",
+            "-3",
+            "TERMINATE",
+            "RTMIN-1",
+            "RTMIN+31",
+            "RTMAX+1",
+        ] {
+            assert_eq!(signal_of(text), None, "{text}");
         }
     }
 }

@@ -22,7 +22,6 @@ use crate::traces::{span, traced};
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// A killed process is gone within this, or the kernel holds it.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
-const SIGTERM: u32 = 15;
 const SIGKILL: u32 = 9;
 
 #[async_trait]
@@ -132,20 +131,21 @@ impl Reconciler {
         record.restart.stopped_pid = seen.task.as_ref().map(|task| task.pid);
         self.attachments.book().save(record).await?;
         if let Some(task) = &seen.task {
-            let ending = self.end(id, task, timeout.unwrap_or(STOP_TIMEOUT));
+            let ending = self.end(seen, task, timeout.unwrap_or(STOP_TIMEOUT));
             traced(span!("end task"), ending).await?;
         }
         self.leave_all(record).await;
         self.attachments.runtime().delete_task(id).await
     }
 
-    async fn end(&self, id: &str, task: &Task, timeout: Duration) -> Result<()> {
+    async fn end(&self, seen: &Seen, task: &Task, timeout: Duration) -> Result<()> {
+        let id = &seen.container.id;
         match task.status {
             TaskStatus::Stopped => return Ok(()),
             // Its process waits to be started and listens to no signal.
             TaskStatus::Created => {}
             TaskStatus::Running | TaskStatus::Unknown => {
-                self.signal(id, SIGTERM).await?;
+                self.signal(id, restarts::stop_signal(seen)).await?;
                 if self.ended_within(id, timeout).await? {
                     return Ok(());
                 }
@@ -198,12 +198,25 @@ impl Reconciler {
         }
         record.restart.begin_anew();
         self.watch(&seen.container.id, |watched| watched.streak = 0);
-        if let Some(task) = seen.alive() {
-            self.attachments.book().save(record).await?;
-            return Ok(task.pid);
-        }
         let labels = Labels::read(&seen.container.labels, self.attachments.label());
-        self.launch(record, seen, &labels).await
+        match seen.alive() {
+            // Made by somebody who did not come to start it.
+            Some(task) if task.status == TaskStatus::Created => {
+                self.attachments.book().save(record).await?;
+                self.connect_task(record, &labels, seen, task.pid).await;
+                let runtime = self.attachments.runtime();
+                traced(span!("start task"), runtime.start_task(&seen.container.id)).await?;
+                record.restart.launching = false;
+                record.restart.pid = Some(task.pid);
+                self.attachments.book().save(record).await?;
+                Ok(task.pid)
+            }
+            Some(task) => {
+                self.attachments.book().save(record).await?;
+                Ok(task.pid)
+            }
+            None => self.launch(record, seen, &labels).await,
+        }
     }
 
     /// Makes a task, connects it, then lets its process run.
@@ -229,7 +242,6 @@ impl Reconciler {
         record.restart.seen = true;
         self.attachments.book().save(record).await?;
         let launched = self.make_and_start(record, seen, labels).await;
-        record.restart.launching = false;
         let saved = self.attachments.book().save(record).await;
         self.publish(record, seen).await;
         let pid = launched?;
@@ -237,6 +249,8 @@ impl Reconciler {
         Ok(pid)
     }
 
+    /// The launch is over with it, unless a task may be left that is to be started: then
+    /// [`finish_launch`](Self::finish_launch) does.
     async fn make_and_start(
         &self,
         record: &mut ContainerRecord,
@@ -247,24 +261,38 @@ impl Reconciler {
         let runtime = self.attachments.runtime();
         // Also when none is seen: a start that was cut off half way leaves one
         // that containerd does not list and that is in the way.
-        runtime.delete_task(id).await?;
+        let deleted = runtime.delete_task(id).await;
+        record.restart.launching = deleted.is_ok();
+        deleted?;
         let log = restarts::log_of(seen).unwrap_or_else(|line| {
             self.say_once(id, format!("container {id}: {line}"));
             None
         });
-        let pid = traced(span!("create task"), runtime.create_task(id, log)).await?;
+        let created = traced(span!("create task"), runtime.create_task(id, log)).await;
+        record.restart.launching = match &created {
+            Ok(_) => true,
+            Err(error) => is_unclear(error),
+        };
+        let pid = created?;
         self.watch(id, |watched| watched.ended_pid = None);
         self.note_alive(id, pid);
         record.restart.pid = Some(pid);
         self.connect_task(record, labels, seen, pid).await;
         if let Err(error) = traced(span!("start task"), runtime.start_task(id)).await {
             // A task that was made and not started would be in the way.
-            self.leave_all(record).await;
-            if let Err(error) = runtime.discard_task(id).await {
-                tracing::warn!(container = id, %error, "a task that was not started stays");
+            match runtime.discard_task(id).await {
+                Ok(()) => {
+                    self.leave_all(record).await;
+                    record.restart.launching = false;
+                }
+                Err(error) => {
+                    tracing::warn!(container = id, %error, "a task that was not started stays");
+                    self.attachments.wake(id);
+                }
             }
             return Err(error);
         }
+        record.restart.launching = false;
         Ok(pid)
     }
 
@@ -278,7 +306,7 @@ impl Reconciler {
     ) -> Result<Next> {
         let id = &seen.container.id;
         if let Some(task) = seen.alive() {
-            self.end(id, task, STOP_TIMEOUT).await?;
+            self.end(seen, task, STOP_TIMEOUT).await?;
         }
         record.restart.begin_anew();
         let begun = Instant::now();
@@ -323,4 +351,12 @@ impl Reconciler {
         record.restart.launching = false;
         self.attachments.book().save(record).await
     }
+}
+
+/// Whether the runtime may have done what it gave no answer to.
+fn is_unclear(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Unavailable | ErrorKind::DeadlineExceeded
+    )
 }

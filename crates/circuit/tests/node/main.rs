@@ -36,6 +36,7 @@ mod networkd;
 mod networks;
 mod original;
 mod original_cluster;
+mod owed;
 mod picture;
 mod plugins;
 mod pools;

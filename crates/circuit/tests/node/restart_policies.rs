@@ -1,6 +1,6 @@
 //! When a container comes back, and when it does not.
 
-use std::{fs, thread, time::Duration};
+use std::{fs, process::Command, thread, time::Duration};
 
 use circuit_testing::{PATIENCE, TestNode, wait_until};
 
@@ -189,4 +189,49 @@ fn containers_of_containerds_own_restarter_are_left_alone() {
     node.end_task("web");
     node.start_task("web");
     node.wait_for_addresses("web");
+}
+
+/// Images say which signal their program wants to be ended by.
+#[test]
+fn a_container_is_stopped_by_its_own_signal() {
+    let node = crate::node().start();
+    let folder = node.folder().join("files");
+    fs::create_dir_all(&folder).unwrap();
+    let mount = format!(
+        "type=bind,src={},dst=/told,options=rbind:rw",
+        folder.display()
+    );
+    let script = "trap '' TERM; trap 'echo asked >/told/told; exit 0' QUIT; \
+                  touch /told/ready; while :; do sleep 0.1; done";
+    node.run_container_with(&["--mount", &mount], "web", &[], &["sh", "-c", script]);
+    node.run_container("other", &[], &[]);
+    // As `ctr run` takes it from the image.
+    for (container, signal) in [("web", "SIGQUIT"), ("other", "LOUD")] {
+        let label = format!("io.containerd.image.config.stop-signal={signal}");
+        node.run("ctr", &["containers", "label", container, &label])
+            .ok();
+    }
+    wait_until("it listens", PATIENCE, || folder.join("ready").exists());
+    node.circuit(&["container", "stop", "web"]).ok();
+    assert_eq!(fs::read_to_string(folder.join("told")).unwrap(), "asked\n");
+    // One that means nothing is passed over.
+    node.circuit(&["container", "stop", "--timeout", "1s", "other"])
+        .ok();
+}
+
+/// Tools ask daemons by it to read their settings anew.
+#[test]
+fn sighup_ends_nothing() {
+    let node = crate::node().start();
+    let daemon = node.daemon_pid();
+    let ended = Command::new("kill")
+        .args(["-HUP", &daemon.to_string()])
+        .status();
+    assert!(ended.unwrap().success());
+    wait_until("it is told of", PATIENCE, || {
+        logged(&node, &["SIGHUP"]) == 1
+    });
+    node.circuit(&["ps"]).ok();
+    assert_eq!(node.daemon_pid(), daemon);
+    assert_eq!(node.stop_daemon(), Some(0));
 }
