@@ -239,10 +239,10 @@ impl ContainerRecord {
         self.requested.iter().find(|r| r.network.network == network)
     }
 
-    /// Whether the ports of the container's labels lead to one of its
-    /// attachments; those that were asked for by hand are not of them.
-    pub fn publishes_labelled_ports(&self) -> bool {
-        self.attachments.iter().any(|attachment| {
+    /// The attachment to which the ports of the container's labels lead; those that were
+    /// asked for by hand are not of them.
+    pub fn labelled_publisher(&self) -> Option<&Attachment> {
+        self.attachments.iter().find(|attachment| {
             let by_hand = self.requested(&attachment.network);
             let by_hand = by_hand.is_some_and(|requested| !requested.ports.is_empty());
             attachment.capability_args.contains_key("portMappings") && !by_hand

@@ -3,7 +3,7 @@
 
 use crate::{
     attachment::{Attachment, ContainerRecord, Origin, Phase, Sandbox},
-    labels::{DesiredNetwork, PortMapping},
+    labels::{DesiredNetwork, Labels, PortMapping},
     request::Requested,
 };
 
@@ -87,6 +87,45 @@ pub fn plan(
         }
     }
     steps
+}
+
+/// What labels ask for and attachments that follow them do not have, in words, by network:
+/// these were made before the labels changed. Where none publishes ports yet, they lead to
+/// the container through the network `publisher`.
+pub fn unmet(
+    record: &ContainerRecord,
+    labels: &Labels,
+    publisher: Option<&str>,
+) -> Vec<(String, String)> {
+    let publishing = record.labelled_publisher();
+    let publishing = publishing.map_or(publisher, |there| Some(there.network.as_str()));
+    let mut unmet = Vec::new();
+    for wanted in &labels.networks {
+        let by_label = |a: &&Attachment| {
+            a.network == wanted.network
+                && a.phase == Phase::Attached
+                && a.origin != Origin::Request
+                && record.requested(&a.network).is_none()
+        };
+        let Some(there) = record.attachments.iter().find(by_label) else {
+            continue;
+        };
+        let mut wanted = Requested {
+            network: wanted.clone(),
+            ports: Vec::new(),
+        };
+        // Not every plugin tells the hardware address.
+        if there.mac.is_none() {
+            wanted.network.mac = None;
+        }
+        if publishing == Some(there.network.as_str()) {
+            wanted.ports.clone_from(&labels.ports);
+        }
+        if let Some(what) = wanted.missing(there) {
+            unmet.push((there.network.clone(), what));
+        }
+    }
+    unmet
 }
 
 /// Gives each of `count` networks that are still to be attached an interface's

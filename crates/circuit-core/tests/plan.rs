@@ -3,8 +3,8 @@
 
 use circuit_core::{
     attachment::{Attachment, ContainerRecord, Origin, Phase, Sandbox},
-    labels::DesiredNetwork,
-    plan::{Step, interface_names, plan},
+    labels::{DesiredNetwork, Labels},
+    plan::{Step, interface_names, plan, unmet},
     request::{Requested, Wishes},
 };
 use proptest::prelude::*;
@@ -251,4 +251,64 @@ proptest! {
         let text = serde_json::to_string(&record).unwrap();
         prop_assert_eq!(serde_json::from_str::<ContainerRecord>(&text).unwrap(), record);
     }
+}
+
+/// What labels of these say, beside that the container is to be on `a`, and what the
+/// attachment to it then lacks.
+fn lacking(there: &Attachment, requested: &[&str], labels: &[(&str, &str)]) -> Option<String> {
+    let labels = [&[("io.circuit.network", "a")], labels].concat();
+    let labels = labels
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+        .collect();
+    let labels = Labels::read(&labels, "io.circuit.network");
+    assert!(labels.problems.is_empty(), "{:?}", labels.problems);
+    let record = record(vec![there.clone()], requested);
+    let mut unmet = unmet(&record, &labels, Some("a"));
+    assert!(unmet.len() <= 1, "{unmet:?}");
+    let (network, what) = unmet.pop()?;
+    assert_eq!(network, "a");
+    Some(what)
+}
+
+#[test]
+fn what_labels_ask_for_since_an_attachment_was_made_is_told() {
+    let mut there = attachment("a", Phase::Attached, Origin::Label);
+    there.ips = vec!["10.88.0.2/24".parse().unwrap()];
+    there.mac = Some("02:00:00:00:00:01".to_owned());
+    assert_eq!(lacking(&there, &[], &[]), None);
+    for (key, value, what) in [
+        ("io.circuit.network.a.ip", "10.88.0.7", "address 10.88.0.7"),
+        (
+            "io.circuit.network.a.mac",
+            "02:00:00:00:00:07",
+            "hardware address 02:00:00:00:00:07",
+        ),
+        ("io.circuit.network.a.aliases", "db", "alias db"),
+        ("io.circuit.network.a.interface", "lan", "interface lan"),
+    ] {
+        let labels = [(key, value)];
+        assert_eq!(lacking(&there, &[], &labels).as_deref(), Some(what));
+        // By hand other wishes count.
+        assert_eq!(lacking(&there, &["a"], &labels), None);
+    }
+    let ports = [("io.circuit.ports", "8080:80")];
+    let told = lacking(&there, &[], &ports).unwrap();
+    assert!(told.starts_with("port 8080:80"), "{told}");
+    let published = Labels::read(
+        &[("io.circuit.network", "a"), ports[0]]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
+        "io.circuit.network",
+    );
+    let published = published.ports.iter().map(|port| port.to_json()).collect();
+    let mappings = serde_json::Value::Array(published);
+    there
+        .capability_args
+        .insert("portMappings".to_owned(), mappings);
+    assert_eq!(lacking(&there, &[], &ports), None);
+    // Not every plugin tells it.
+    there.mac = None;
+    let mac = [("io.circuit.network.a.mac", "02:00:00:00:00:07")];
+    assert_eq!(lacking(&there, &[], &mac), None);
 }

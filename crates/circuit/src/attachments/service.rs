@@ -131,7 +131,9 @@ impl Attachments {
                 "container {container} is not connected to network {network}"
             )));
         };
-        record.decline(network, task.map(|task| task.pid));
+        // Where the runtime cannot be asked, it is for the task that was attached.
+        let unseen = seen.is_none().then_some(attachment.sandbox.pid);
+        record.decline(network, task.map(|task| task.pid).or(unseen));
         let unused = self
             .detach_but_pin(&mut record, network, &attachment.interface)
             .await?;
@@ -288,7 +290,7 @@ impl Attachments {
         let labels = Labels::read(&seen.container.labels, self.label());
         let labelled = labels.networks.into_iter().find(|n| n.network == network);
         let mut ports = match labelled {
-            Some(_) if !record.publishes_labelled_ports() => labels.ports,
+            Some(_) if record.labelled_publisher().is_none() => labels.ports,
             _ => Vec::new(),
         };
         let labelled = labelled.unwrap_or_else(|| DesiredNetwork::named(network));

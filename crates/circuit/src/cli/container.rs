@@ -34,7 +34,7 @@ pub struct Stopping {
     #[arg(required = true, value_name = "CONTAINER")]
     names: Vec<String>,
 
-    /// Time between SIGTERM and SIGKILL; the daemon's default is 10s.
+    /// Time between the image's stop signal, or SIGTERM, and SIGKILL; the daemon's default is 10s.
     #[arg(short, long, value_name = "DURATION", value_parser = duration)]
     timeout: Option<Duration>,
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use circuit_core::{
@@ -10,7 +10,7 @@ use circuit_core::{
     attachment::{Attachment, ContainerRecord, Origin, Phase, Sandbox},
     event::Kind,
     labels::Labels,
-    plan::{Step, plan},
+    plan::{Step, plan, unmet},
     service::Problem,
 };
 
@@ -114,13 +114,14 @@ impl Reconciler {
 
     async fn look_locked(&self, container: &str, by: Found) -> Result<Next> {
         let mut record = self.attachments.book().record(container);
+        let asked = Instant::now();
         let Some(seen) = self.attachments.see(container).await? else {
             return self.bury(record).await;
         };
         if self.attachments.renew(&mut record, &seen).await? {
             self.unwatch(container);
         }
-        if !self.note_seen(&seen) {
+        if !self.note_seen(&seen, asked) {
             // Its end was told already; the runtime will know in a moment.
             return Ok(Next::After(STALE));
         }
@@ -308,6 +309,15 @@ impl Reconciler {
             .collect();
         self.join_all(record, &joining, labels, publisher, sandbox, findings)
             .await;
+        for (network, what) in unmet(record, labels, publisher) {
+            let problem = || {
+                format!(
+                    "it was connected without {what}, which its labels ask for by now: disconnect \
+                     and connect it, or start the container again"
+                )
+            };
+            findings.problems.entry(network).or_insert_with(problem);
+        }
         let ordering = self.attachments.order_routes(record, labels);
         if let Err(error) = traced(span!("routes"), ordering).await {
             findings.add("", &error);

@@ -59,6 +59,32 @@ struct Watched {
     told: Option<SystemTime>,
 }
 
+impl Watched {
+    fn end(&mut self, pid: u32, status: u32) {
+        let ran = match self.alive {
+            Some((known, since)) if known == pid => since.elapsed(),
+            // The end of a task that was already replaced.
+            Some(_) => return,
+            None if self.ended.is_some() => return,
+            None => Duration::ZERO,
+        };
+        self.alive = None;
+        self.ended_pid = Some(pid);
+        self.ended = Some((status, ran, Instant::now()));
+        if ran >= circuit_core::restart::STEADY_AFTER {
+            self.streak = 0;
+        }
+    }
+
+    /// As [`end`](Self::end), of a task that the runtime shows when it is asked at that
+    /// time: one that was alive before has been replaced by it while nobody looked.
+    fn see_end(&mut self, pid: u32, status: u32, asked: Instant) {
+        self.alive
+            .take_if(|(known, since)| *known != pid && *since < asked);
+        self.end(pid, status);
+    }
+}
+
 /// Keeps containers as they should be.
 pub struct Reconciler {
     attachments: Arc<Attachments>,
@@ -165,32 +191,19 @@ impl Reconciler {
     }
 
     fn note_end(&self, container: &str, pid: u32, status: u32) {
-        self.watch(container, |watched| {
-            let ran = match watched.alive {
-                Some((known, since)) if known == pid => since.elapsed(),
-                // The end of a task that was already replaced.
-                Some(_) => return,
-                None if watched.ended.is_some() => return,
-                None => Duration::ZERO,
-            };
-            watched.alive = None;
-            watched.ended_pid = Some(pid);
-            watched.ended = Some((status, ran, Instant::now()));
-            if ran >= circuit_core::restart::STEADY_AFTER {
-                watched.streak = 0;
-            }
-        });
+        self.watch(container, |watched| watched.end(pid, status));
     }
 
     /// Takes note of what a look finds: an event may have been missed. Returns
-    /// false when the runtime calls a task alive whose end it has told.
-    fn note_seen(&self, seen: &Seen) -> bool {
+    /// false when the runtime calls a task alive whose end it has told. The runtime was
+    /// asked at `asked`.
+    fn note_seen(&self, seen: &Seen, asked: Instant) -> bool {
         let id = &seen.container.id;
         match &seen.task {
             Some(task) if task.is_alive() => return self.note_alive(id, task.pid),
             Some(Task {
                 pid, exit_status, ..
-            }) => self.note_end(id, *pid, *exit_status),
+            }) => self.watch(id, |watched| watched.see_end(*pid, *exit_status, asked)),
             // Its end was missed, and how it ended is not known.
             None => self.watch(id, |watched| {
                 watched.alive = None;
@@ -289,5 +302,31 @@ async fn sleep_until(due: Option<tokio::time::Instant>) {
     match due {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_seen_replaces_what_was_known_before_and_no_later_task() {
+        let before = Instant::now();
+        let asked = before + Duration::from_millis(1);
+        let later = asked + Duration::from_millis(1);
+        let mut watched = Watched {
+            alive: Some((1, before)),
+            ..Watched::default()
+        };
+        watched.see_end(2, 137, asked);
+        assert_eq!((watched.alive, watched.ended_pid), (None, Some(2)));
+        assert_eq!(watched.ended.map(|(status, ..)| status), Some(137));
+        // A task that was told of since is not ended by what was seen before.
+        let mut watched = Watched {
+            alive: Some((3, later)),
+            ..Watched::default()
+        };
+        watched.see_end(2, 137, asked);
+        assert_eq!((watched.alive, watched.ended), (Some((3, later)), None));
     }
 }

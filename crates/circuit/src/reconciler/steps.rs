@@ -83,7 +83,7 @@ impl Reconciler {
         };
         for ((wanted, by_hand, origin), interface) in joining.iter().zip(names) {
             let network = &wanted.network;
-            let here = publisher == Some(network.as_str()) && !record.publishes_labelled_ports();
+            let here = publisher == Some(network.as_str()) && record.labelled_publisher().is_none();
             let ports: &[PortMapping] = if here { &labels.ports } else { &[] };
             let ports = [ports, by_hand].concat();
             let join = Join {

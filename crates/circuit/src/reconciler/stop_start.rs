@@ -23,6 +23,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// A killed process is gone within this, or the kernel holds it.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 const SIGKILL: u32 = 9;
+/// A runtime that is away is asked again after this time.
+const AGAIN: Duration = Duration::from_millis(500);
 
 #[async_trait]
 impl Containers for Reconciler {
@@ -92,6 +94,7 @@ impl Reconciler {
     }
 
     async fn see(&self, container: &str) -> Result<Seen> {
+        let asked = Instant::now();
         let seen = self
             .attachments
             .see(container)
@@ -103,7 +106,7 @@ impl Reconciler {
                  it, so stop and start it there"
             )));
         }
-        self.note_seen(&seen);
+        self.note_seen(&seen, asked);
         Ok(seen)
     }
 
@@ -113,7 +116,7 @@ impl Reconciler {
         let mut record = self.attachments.book().record(id);
         if self.attachments.renew(&mut record, seen).await? {
             self.unwatch(id);
-            self.note_seen(seen);
+            self.note_seen(seen, Instant::now());
         }
         self.attachments.adopt_as_seen(&mut record, seen).await?;
         Ok(record)
@@ -169,8 +172,17 @@ impl Reconciler {
         }
     }
 
+    /// Waits for a task's end. A runtime that is started anew meanwhile is asked again.
     async fn ended_within(&self, id: &str, timeout: Duration) -> Result<bool> {
-        match tokio::time::timeout(timeout, self.attachments.runtime().wait_task(id)).await {
+        let ended = async {
+            loop {
+                match self.attachments.runtime().wait_task(id).await {
+                    Err(error) if is_unclear(&error) => tokio::time::sleep(AGAIN).await,
+                    other => return other,
+                }
+            }
+        };
+        match tokio::time::timeout(timeout, ended).await {
             Ok(ended) => ended.map(|()| true),
             Err(_) => Ok(false),
         }

@@ -333,6 +333,32 @@ fn labels_that_cannot_be_read_spoil_only_themselves() {
 }
 
 #[test]
+fn what_labels_ask_for_of_a_network_it_is_on_is_told() {
+    let node = crate::node().start();
+    create_ctr0(&node);
+    node.run_container("web", &[(NETWORK, "ctr0")], &[]);
+    assert_exactly(&node, &[("web", 1)]);
+    let told = "without address 10.255.0.77, which its labels ask for";
+    let label = |value: &str| {
+        let label = format!("io.circuit.network.ctr0.ip={value}");
+        node.ctr(&["container", "label", "web", &label]).ok();
+    };
+    label("10.255.0.77");
+    wait_until("it is told", PATIENCE, || {
+        node.circuit(&["network", "ips", "web"])
+            .stderr
+            .contains(told)
+    });
+    let ask = |verb| node.circuit(&["network", verb, "web", "ctr0"]).ok();
+    ask("disconnect");
+    ask("connect");
+    wait_until("it is as the label says", PATIENCE, || {
+        let ran = node.circuit(&["network", "ips", "web"]);
+        ran.stdout.contains("10.255.0.77") && !ran.stderr.contains(told)
+    });
+}
+
+#[test]
 fn a_label_that_changes_is_followed() {
     let node = crate::node().start();
     create_ctr0(&node);

@@ -1,12 +1,15 @@
 //! What is still owed when a container's next task comes: it is done first, and nothing of
 //! a task that was made is forgotten.
 
-use std::{fs, thread};
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
 
 use circuit_testing::{PATIENCE, TestNode, network, wait_until};
 use serde_json::json;
 
-use crate::support::{NETWORK, RESTART, assert_exactly, ips};
+use crate::support::{NETWORK, RESTART, assert_exactly, create_ctr0, ips};
 
 /// Notes each ADD and DEL; DEL fails while there is a file.
 const FAILING: &str = "#!/bin/sh\n\
@@ -96,7 +99,7 @@ fn a_task_that_was_made_is_started_when_containerd_is_back() {
         });
         node.start_containerd();
         wait_until("its process runs", PATIENCE, || {
-            let tasks = node.run("ctr", &["tasks", "ls"]).ok();
+            let tasks = node.ctr(&["tasks", "ls"]).ok();
             let task = tasks.lines().find(|line| line.starts_with(name));
             task.is_some_and(|task| task.contains("RUNNING"))
         });
@@ -105,4 +108,48 @@ fn a_task_that_was_made_is_started_when_containerd_is_back() {
         node.remove_container(name);
         node.assert_nothing_left();
     }
+}
+
+#[test]
+fn a_disconnect_holds_though_containerd_cannot_be_asked() {
+    let node = crate::node()
+        .server(&["--reconcile-interval", "1s"])
+        .start();
+    create_ctr0(&node);
+    node.run_container("web", &[(NETWORK, "ctr0")], &[]);
+    assert_exactly(&node, &[("web", 1)]);
+    node.stop_containerd();
+    // One that knows nothing of the task but what is on record.
+    node.kill_daemon();
+    node.start_daemon();
+    node.circuit(&["network", "disconnect", "web", "ctr0"]).ok();
+    node.start_containerd();
+    node.run_container("later", &[(NETWORK, "ctr0")], &[]);
+    assert_exactly(&node, &[("later", 1)]);
+    // Several passes look at both.
+    thread::sleep(Duration::from_secs(3));
+    assert_eq!(node.interfaces("web"), []);
+    assert_eq!(ips(&node, "web").len(), 0);
+}
+
+#[test]
+fn a_restart_by_hand_waits_over_a_restart_of_containerd() {
+    let node = crate::node().start();
+    // Ends a while after it was asked to.
+    let script = "trap 'sleep 13; exit 0' TERM; while :; do sleep 0.1; done";
+    node.run_container_with(&[], "web", &[], &["sh", "-c", script]);
+    let first = node.task_pid("web").unwrap();
+    let restart = ["container", "restart", "--timeout", "60s", "web"];
+    let (begun, restarted) = thread::scope(|scope| {
+        let begun = Instant::now();
+        let asked = scope.spawn(|| node.circuit(&restart));
+        thread::sleep(Duration::from_secs(1));
+        node.stop_containerd();
+        node.start_containerd();
+        (begun, asked.join().unwrap())
+    });
+    restarted.ok();
+    // Nobody has killed it before its time.
+    assert!(begun.elapsed() > Duration::from_secs(12));
+    assert_ne!(node.task_pid("web"), Some(first));
 }

@@ -208,8 +208,7 @@ fn a_container_is_stopped_by_its_own_signal() {
     // As `ctr run` takes it from the image.
     for (container, signal) in [("web", "SIGQUIT"), ("other", "LOUD")] {
         let label = format!("io.containerd.image.config.stop-signal={signal}");
-        node.run("ctr", &["containers", "label", container, &label])
-            .ok();
+        node.ctr(&["containers", "label", container, &label]).ok();
     }
     wait_until("it listens", PATIENCE, || folder.join("ready").exists());
     node.circuit(&["container", "stop", "web"]).ok();
