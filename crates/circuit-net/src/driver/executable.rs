@@ -111,15 +111,23 @@ fn serve(kind: &str, version: &mut CniVersion) -> Answer<Option<Value>> {
         delegate: &delegate,
         sockets: &sockets,
     };
-    if let Err(unsupported) = driver.supports(&config)
-        && unsupported.documented
-    {
-        return Err(ErrorReport::new(
+    check_keys(driver, kind, &call)?;
+    dispatch(driver, &call).map(|result| result.map(|result| result.to_version(*version)))
+}
+
+/// Refuses a network that would be another one without a key. What is ours must go
+/// all the same: the firewall of the host, or the configuration, may be another since ADD.
+fn check_keys(driver: &dyn Driver, kind: &str, call: &Call<'_>) -> Answer<()> {
+    if matches!(call.command, Command::Del | Command::Gc) {
+        return Ok(());
+    }
+    match driver.supports(call.config) {
+        Err(unsupported) if unsupported.documented => Err(ErrorReport::new(
             code::UNSUPPORTED_FIELD,
             format!("{unsupported}: use the stock plugin {kind} for this network"),
-        ));
+        )),
+        _ => Ok(()),
     }
-    dispatch(driver, &call).map(|result| result.map(|result| result.to_version(*version)))
 }
 
 /// Has a driver do what the call says.

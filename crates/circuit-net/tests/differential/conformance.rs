@@ -340,6 +340,33 @@ fn del_of_nothing_succeeds() {
 }
 
 #[test]
+fn what_add_refuses_can_be_taken_away() {
+    World::with(|_| {
+        for (kind, key, value) in [
+            ("bridge", "macspoofchk", json!(true)),
+            ("bridge", "ipMasqBackend", json!("iptables")),
+            ("ptp", "ipMasqBackend", json!("iptables")),
+            ("portmap", "backend", json!("iptables")),
+            ("portmap", "externalSetMarkChain", json!("MARK")),
+        ] {
+            let side = Side::Ours;
+            let plugin = Plugin { kind, side };
+            let mut config = minimal(kind);
+            config["cni.dev/valid-attachments"] = json!([]);
+            config[key] = value;
+            for command in ["ADD", "CHECK", "STATUS"] {
+                let ran = plugin.ask_with(command, &config);
+                plugin.refuses(&format!("{command} with {key}"), &ran, &[2]);
+            }
+            for command in ["DEL", "GC"] {
+                let ran = plugin.ask_with(command, &config);
+                assert!(ran.is_ok(), "{kind} {command} with {key}: {ran:?}");
+            }
+        }
+    });
+}
+
+#[test]
 fn add_to_no_namespace_fails() {
     of_each(|plugin| {
         // Address management does not look at it, nor do those who find no
