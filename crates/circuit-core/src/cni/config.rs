@@ -16,6 +16,17 @@ pub const GW_PRIORITY_KEY: &str = "io.circuit.gw-priority";
 /// server for them in their `/etc/resolv.conf`.
 pub const DNS_KEY: &str = "io.circuit.dns";
 
+/// Keys of a list that say nothing to its plugins.
+const LIST_KEYS: [&str; 7] = [
+    "cniVersions",
+    "disableCheck",
+    "disableGC",
+    "loadOnlyInlinedPlugins",
+    DataPath::KEY,
+    GW_PRIORITY_KEY,
+    DNS_KEY,
+];
+
 /// The largest configuration that is read; a real one has a few kilobytes.
 pub const MAX_CONFIG_BYTES: usize = 1 << 20;
 
@@ -270,9 +281,11 @@ fn parse_object(bytes: &[u8]) -> Result<JsonObject> {
 fn parse_plugins(top: &JsonObject) -> Result<Vec<PluginConfig>> {
     let plugins = match top.get("plugins") {
         None if top.contains_key("type") => {
-            let single = PluginConfig::parse(&Value::Object(top.clone()))
-                .map_err(|e| e.context("plugin"))?;
-            return Ok(vec![single]);
+            // It is the list and its plugin in one: a driver would not know the list's keys.
+            let mut single = top.clone();
+            single.retain(|key, _| !LIST_KEYS.contains(&key.as_str()));
+            let single = PluginConfig::parse(&Value::Object(single));
+            return Ok(vec![single.map_err(|e| e.context("plugin"))?]);
         }
         None => {
             return Err(Error::invalid(
