@@ -347,12 +347,11 @@ fn parse_versions(top: &JsonObject) -> Result<Vec<CniVersion>> {
         }
         Some(_) => return Err(Error::invalid("cniVersions is not an array of strings")),
     }
-    if offered.is_empty() {
-        return Err(Error::invalid(
-            "cniVersion is missing: add \"cniVersion\": \"1.0.0\"",
-        ));
-    }
     let usable = CniVersion::usable(offered.iter().copied());
+    let is_old = |text: &&str| text.parse::<CniVersion>().is_ok();
+    if usable.is_empty() && (offered.is_empty() || offered.iter().any(is_old)) {
+        return Ok(vec![CniVersion::FOR_OLDER]);
+    }
     if usable.is_empty() {
         return Err(Error::invalid(format!(
             "cniVersion {} is not supported, use one of {}",
@@ -533,14 +532,12 @@ mod tests {
     #[test]
     fn names_and_versions_are_checked() {
         let with = |rest: &str| message(&format!(r#"{{"type":"bridge",{rest}}}"#));
-        assert!(with(r#""name":"a""#).contains("add \"cniVersion\": \"1.0.0\""));
         assert!(with(r#""cniVersion":"1.0.0""#).contains("name is missing"));
         assert!(with(r#""cniVersion":"1.0.0","name":"-a""#).contains("not a network name"));
         assert!(with(r#""cniVersion":"1.0.0","name":"a/b""#).contains("not a network name"));
         assert!(
-            with(r#""cniVersion":"0.2.0","name":"a""#).contains("is not supported, use one of")
+            with(r#""cniVersion":"7","name":"a""#).contains("\"7\" is not supported, use one of")
         );
-        assert!(with(r#""cniVersion":"7","name":"a""#).contains("\"7\" is not supported"));
         assert!(with(r#""cniVersion":1,"name":"a""#).contains("cniVersion is a number"));
         assert!(
             with(r#""cniVersion":"1.0.0","name":"a","disableGC":"maybe""#)
@@ -558,6 +555,26 @@ mod tests {
             with(r#""cniVersion":"1.0.0","name":"a","capabilities":{"ips":1}"#)
                 .contains("capabilities.ips is a number")
         );
+    }
+
+    #[test]
+    fn lists_of_before_0_3_0_are_spoken_in_0_3_1() {
+        for version in [
+            "",
+            r#""cniVersion":"","#,
+            r#""cniVersion":null,"#,
+            r#""cniVersion":"0.1.0","#,
+            r#""cniVersion":"0.2.0","#,
+            r#""cniVersions":["0.1.0","0.2.0","7"],"#,
+        ] {
+            let text = format!(r#"{{{version}"type":"bridge","name":"a"}}"#);
+            let list = ConfigList::parse(text.as_bytes()).unwrap();
+            assert_eq!(list.versions, [CniVersion::V0_3_1], "{version}");
+            assert_eq!(list.cni_version, CniVersion::V0_3_1);
+        }
+        let newer = br#"{"cniVersion":"0.2.0","cniVersions":["1.0.0"],"type":"x","name":"a"}"#;
+        let newer = ConfigList::parse(newer).unwrap();
+        assert_eq!(newer.versions, [CniVersion::V1_0_0]);
     }
 
     #[test]
