@@ -7,7 +7,7 @@ mod common;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use circuit_core::cni::code;
+use circuit_core::cni::{CniVersion, DataPath, code};
 use circuit_core::{Error, ErrorKind};
 use circuit_net::cni::{AttachmentArgs, CniError, CniRuntime, OperationLock, PluginPath};
 use common::{Scripts, attach, eventually, is_running, list, list_with};
@@ -551,6 +551,24 @@ async fn a_plugin_is_asked_for_its_versions_once_until_it_is_replaced() {
         error.to_string().contains("no supportedVersions"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn address_management_speaks_the_lists_version_too() {
+    let scripts = Scripts::new();
+    let spoken = r#"{"cniVersion":"1.0.0","supportedVersions":["0.4.0","1.0.0"]}"#;
+    scripts.plugin("theirs", &format!("echo '{spoken}'"));
+    scripts.recorder("it");
+    let runtime = scripts.runtime(LIMIT).on(DataPath::Auto);
+    for kind in ["bridge", "it"] {
+        let plugin = json!({"type": kind, "ipam": {"type": "theirs"}});
+        let both = json!({"cniVersions": ["1.0.0", "1.1.0"], "name": "n", "plugins": [plugin]});
+        let version = runtime.probe(&list_with(both)).await.unwrap();
+        assert_eq!(version, CniVersion::V1_0_0, "{kind}");
+        let error = runtime.probe(&list("1.1.0", &[plugin])).await.unwrap_err();
+        let told = "cni plugin theirs speaks 0.4.0, 1.0.0, not 1.1.0";
+        assert!(error.message().contains(told), "{kind}: {error}");
+    }
 }
 
 #[tokio::test]
