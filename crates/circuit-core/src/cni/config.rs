@@ -16,6 +16,17 @@ pub const GW_PRIORITY_KEY: &str = "io.circuit.gw-priority";
 /// server for them in their `/etc/resolv.conf`.
 pub const DNS_KEY: &str = "io.circuit.dns";
 
+/// Keys of a list that say nothing to its plugins.
+const LIST_KEYS: [&str; 7] = [
+    "cniVersions",
+    "disableCheck",
+    "disableGC",
+    "loadOnlyInlinedPlugins",
+    DataPath::KEY,
+    GW_PRIORITY_KEY,
+    DNS_KEY,
+];
+
 /// The largest configuration that is read; a real one has a few kilobytes.
 pub const MAX_CONFIG_BYTES: usize = 1 << 20;
 
@@ -270,9 +281,11 @@ fn parse_object(bytes: &[u8]) -> Result<JsonObject> {
 fn parse_plugins(top: &JsonObject) -> Result<Vec<PluginConfig>> {
     let plugins = match top.get("plugins") {
         None if top.contains_key("type") => {
-            let single = PluginConfig::parse(&Value::Object(top.clone()))
-                .map_err(|e| e.context("plugin"))?;
-            return Ok(vec![single]);
+            // It is the list and its plugin in one: a driver would not know the list's keys.
+            let mut single = top.clone();
+            single.retain(|key, _| !LIST_KEYS.contains(&key.as_str()));
+            let single = PluginConfig::parse(&Value::Object(single));
+            return Ok(vec![single.map_err(|e| e.context("plugin"))?]);
         }
         None => {
             return Err(Error::invalid(
@@ -334,12 +347,11 @@ fn parse_versions(top: &JsonObject) -> Result<Vec<CniVersion>> {
         }
         Some(_) => return Err(Error::invalid("cniVersions is not an array of strings")),
     }
-    if offered.is_empty() {
-        return Err(Error::invalid(
-            "cniVersion is missing: add \"cniVersion\": \"1.0.0\"",
-        ));
-    }
     let usable = CniVersion::usable(offered.iter().copied());
+    let is_old = |text: &&str| text.parse::<CniVersion>().is_ok();
+    if usable.is_empty() && (offered.is_empty() || offered.iter().any(is_old)) {
+        return Ok(vec![CniVersion::FOR_OLDER]);
+    }
     if usable.is_empty() {
         return Err(Error::invalid(format!(
             "cniVersion {} is not supported, use one of {}",
@@ -520,14 +532,12 @@ mod tests {
     #[test]
     fn names_and_versions_are_checked() {
         let with = |rest: &str| message(&format!(r#"{{"type":"bridge",{rest}}}"#));
-        assert!(with(r#""name":"a""#).contains("add \"cniVersion\": \"1.0.0\""));
         assert!(with(r#""cniVersion":"1.0.0""#).contains("name is missing"));
         assert!(with(r#""cniVersion":"1.0.0","name":"-a""#).contains("not a network name"));
         assert!(with(r#""cniVersion":"1.0.0","name":"a/b""#).contains("not a network name"));
         assert!(
-            with(r#""cniVersion":"0.2.0","name":"a""#).contains("is not supported, use one of")
+            with(r#""cniVersion":"7","name":"a""#).contains("\"7\" is not supported, use one of")
         );
-        assert!(with(r#""cniVersion":"7","name":"a""#).contains("\"7\" is not supported"));
         assert!(with(r#""cniVersion":1,"name":"a""#).contains("cniVersion is a number"));
         assert!(
             with(r#""cniVersion":"1.0.0","name":"a","disableGC":"maybe""#)
@@ -545,6 +555,26 @@ mod tests {
             with(r#""cniVersion":"1.0.0","name":"a","capabilities":{"ips":1}"#)
                 .contains("capabilities.ips is a number")
         );
+    }
+
+    #[test]
+    fn lists_of_before_0_3_0_are_spoken_in_0_3_1() {
+        for version in [
+            "",
+            r#""cniVersion":"","#,
+            r#""cniVersion":null,"#,
+            r#""cniVersion":"0.1.0","#,
+            r#""cniVersion":"0.2.0","#,
+            r#""cniVersions":["0.1.0","0.2.0","7"],"#,
+        ] {
+            let text = format!(r#"{{{version}"type":"bridge","name":"a"}}"#);
+            let list = ConfigList::parse(text.as_bytes()).unwrap();
+            assert_eq!(list.versions, [CniVersion::V0_3_1], "{version}");
+            assert_eq!(list.cni_version, CniVersion::V0_3_1);
+        }
+        let newer = br#"{"cniVersion":"0.2.0","cniVersions":["1.0.0"],"type":"x","name":"a"}"#;
+        let newer = ConfigList::parse(newer).unwrap();
+        assert_eq!(newer.versions, [CniVersion::V1_0_0]);
     }
 
     #[test]

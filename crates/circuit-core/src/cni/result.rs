@@ -163,8 +163,10 @@ impl CniResult {
     }
 
     /// The addresses of the container's interface of that name. One that names
-    /// no interface counts too: plugins before 0.3 knew but one.
+    /// no interface counts too: plugins before 0.3 knew but one. Where no interface
+    /// is in `sandbox`, the plugin has written its path in another way.
     pub fn ips_of(&self, ifname: &str, sandbox: Option<&str>) -> Vec<IpNet> {
+        let sandbox = sandbox.filter(|_| self.interface(ifname, sandbox).is_some());
         let belongs = |ip: &&IpConfig| match ip.interface {
             None => true,
             Some(index) => self

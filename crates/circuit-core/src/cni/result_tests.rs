@@ -53,9 +53,27 @@ fn the_containers_addresses_are_told_from_the_bridges() {
     };
     assert_eq!(texts(None), ["10.1.2.3/16", "fd00::3/64"]);
     assert_eq!(texts(Some("/run/ns/a")), ["10.1.2.3/16", "fd00::3/64"]);
-    assert_eq!(texts(Some("/elsewhere")), ["fd00::3/64"]);
     assert_eq!(result.mac_of("eth0"), Some("02:00:00:00:00:02"));
     assert_eq!(result.mac_of("br0"), None, "not in a container");
+}
+
+#[test]
+fn a_namespace_may_be_written_in_another_way() {
+    let of = |sandboxes: [&str; 2]| {
+        let interface = |sandbox: &str| json!({"name": "eth0", "sandbox": sandbox});
+        let ips = json!([{"address": "10.0.0.2/8", "interface": 0},
+            {"address": "10.0.0.3/8", "interface": 1}]);
+        let result = json!({"cniVersion": "1.0.0", "ips": ips,
+            "interfaces": sandboxes.map(interface)});
+        let ips = CniResult::parse(&result)
+            .unwrap()
+            .ips_of("eth0", Some("/run/pin"));
+        ips.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(of(["/proc/7/ns/net", ""]), ["10.0.0.2/8"]);
+    assert_eq!(of(["", ""]), [""; 0]);
+    // The one that is meant is the one of that name.
+    assert_eq!(of(["/run/other", "/run/pin"]), ["10.0.0.3/8"]);
 }
 
 #[test]

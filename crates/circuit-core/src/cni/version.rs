@@ -8,7 +8,7 @@ use crate::{Error, Result};
 /// A version of the CNI specification, ordered by age.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum CniVersion {
-    /// 0.1.0: known, not supported.
+    /// 0.1.0, which is also that of a list without a version: known, not supported.
     V0_1_0,
     /// 0.2.0: known, not supported.
     V0_2_0,
@@ -33,6 +33,10 @@ impl CniVersion {
         Self::V1_0_0,
         Self::V1_1_0,
     ];
+
+    /// The version in which lists older than that are spoken: plugins that know the older
+    /// ones know it, too, and results are the same to containers.
+    pub(super) const FOR_OLDER: Self = Self::V0_3_1;
 
     /// The newest version.
     pub const LATEST: Self = Self::V1_1_0;

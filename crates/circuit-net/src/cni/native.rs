@@ -233,3 +233,38 @@ impl Delegate for Delegation<'_> {
         written(kind, command, &stdout, call)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_single_plugin_with_keys_of_a_list_is_native() {
+        for key in [
+            r#""io.circuit.data-path":"native""#,
+            r#""io.circuit.dns":true"#,
+            r#""io.circuit.gw-priority":3"#,
+            r#""disableCheck":true"#,
+            r#""disableGC":true"#,
+            r#""loadOnlyInlinedPlugins":true"#,
+            r#""cniVersions":["1.0.0"]"#,
+        ] {
+            let text = format!(
+                r#"{{"cniVersion":"1.0.0","name":"web","type":"bridge",{key},
+                     "ipam":{{"type":"host-local","subnet":"10.1.0.0/16"}}}}"#
+            );
+            let list = ConfigList::parse(text.as_bytes()).unwrap();
+            assert_eq!(
+                way(DataPath::Native, &list.plugins[0]),
+                Way::Native,
+                "{key}"
+            );
+        }
+        let list = br#"{"cniVersion":"1.0.0","name":"web","type":"bridge","mystery":1}"#;
+        let list = ConfigList::parse(list).unwrap();
+        assert!(matches!(
+            way(DataPath::Auto, &list.plugins[0]),
+            Way::Fallback(_)
+        ));
+    }
+}

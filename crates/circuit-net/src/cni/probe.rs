@@ -53,7 +53,7 @@ impl CniRuntime {
     }
 
     /// Makes sure that a list can be run: every plugin, and every executable
-    /// of address management, is there, and all plugins speak one of the
+    /// of address management, is there, and all of them speak one of the
     /// list's versions. Returns the highest such version.
     ///
     /// # Errors
@@ -63,12 +63,9 @@ impl CniRuntime {
         let natives = self.natives(list)?;
         self.find_all(list, &natives, true)?;
         let mut common = list.versions.clone();
-        for (index, plugin) in list.plugins.iter().enumerate() {
-            let spoken = if natives.contains(&index) {
-                CniVersion::SUPPORTED.to_vec()
-            } else {
-                self.versions(&plugin.kind).await?
-            };
+        // Drivers speak every version.
+        for kind in executables(list, &natives, true) {
+            let spoken = self.versions(kind).await?;
             if CniVersion::highest_common(&common, &spoken).is_none() {
                 let text = |versions: &[CniVersion]| {
                     versions
@@ -78,8 +75,7 @@ impl CniRuntime {
                         .join(", ")
                 };
                 return Err(Error::precondition(format!(
-                    "cni plugin {} speaks {}, not {}: change cniVersion or install another version of the plugin",
-                    plugin.kind,
+                    "cni plugin {kind} speaks {}, not {}: change cniVersion or install another version of the plugin",
                     if spoken.is_empty() {
                         "no known version".to_owned()
                     } else {
@@ -104,18 +100,8 @@ impl CniRuntime {
         natives: &Natives,
         with_ipam: bool,
     ) -> Result<(), CniError> {
-        for (index, plugin) in list.plugins.iter().enumerate() {
-            let native = natives.contains(&index);
-            if !native {
-                self.path.find(&plugin.kind)?;
-            }
-            // A driver gives out addresses itself, where it can.
-            if let Some(ipam) = plugin.ipam().and_then(|ipam| ipam.kind())
-                && with_ipam
-                && !(native && native::way_of_ipam(ipam, plugin) == Way::Native)
-            {
-                self.path.find(ipam)?;
-            }
+        for kind in executables(list, natives, with_ipam) {
+            self.path.find(kind)?;
         }
         Ok(())
     }
@@ -167,4 +153,18 @@ impl CniRuntime {
     fn spoken(&self) -> std::sync::MutexGuard<'_, HashMap<Executable, Vec<CniVersion>>> {
         self.spoken.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The executables that a list needs, with those of address management on request.
+fn executables<'a>(list: &'a ConfigList, natives: &Natives, with_ipam: bool) -> Vec<&'a str> {
+    let mut kinds = Vec::new();
+    for (index, plugin) in list.plugins.iter().enumerate() {
+        let native = natives.contains(&index);
+        kinds.extend((!native).then_some(plugin.kind.as_str()));
+        // A driver gives out addresses itself, where it can.
+        let ipam = plugin.ipam().and_then(|ipam| ipam.kind());
+        let by_driver = |ipam: &&str| native && native::way_of_ipam(ipam, plugin) == Way::Native;
+        kinds.extend(ipam.filter(|ipam| with_ipam && !by_driver(ipam)));
+    }
+    kinds
 }

@@ -180,16 +180,17 @@ impl CniRuntime {
     ) -> Result<(), CniError> {
         check_args(args)?;
         let list = self.list_for(list, prev).await;
-        let prev = prev.filter(|_| list.cni_version.has_check());
-        let call = Call {
-            command: Command::Del,
-            args,
-            prev,
-            valid: None,
-        };
         let mut first = None;
         let mut sockets = Sockets::default();
         for index in (0..list.plugins.len()).rev() {
+            // Old versions have it not, which drivers need not mind.
+            let told = list.cni_version.has_check() || args.natives.contains(&index);
+            let call = Call {
+                command: Command::Del,
+                args,
+                prev: prev.filter(|_| told),
+                valid: None,
+            };
             match self.call(&list, index, &call, &mut sockets, lock).await {
                 Ok(_) => {}
                 Err(e) if e.code() == Some(code::UNKNOWN_CONTAINER) => {}
@@ -252,7 +253,7 @@ impl CniRuntime {
         let (mut first, mut sockets) = (None, Sockets::default());
         for index in args.natives.iter().copied() {
             let (plugin, config) = configuration(&list, index, &call)?;
-            let mut native = self.native_call(&list, plugin, &call, config, lock)?;
+            let mut native = self.native_call(&list, plugin, &call, config, lock);
             native.mend = true;
             if let Err(e) = native.run(&self.workers, &mut sockets).await {
                 keep_first(&mut first, e);
@@ -384,7 +385,7 @@ impl CniRuntime {
     ) -> Result<Output, CniError> {
         let (plugin, config) = configuration(list, index, call)?;
         if call.args.natives.contains(&index) {
-            let native = self.native_call(list, plugin, call, config, lock)?;
+            let native = self.native_call(list, plugin, call, config, lock);
             return native
                 .run(&self.workers, sockets)
                 .await
@@ -411,8 +412,8 @@ impl CniRuntime {
         call: &Call<'_>,
         config: JsonObject,
         lock: Option<&OperationLock>,
-    ) -> Result<NativeCall, CniError> {
-        Ok(NativeCall {
+    ) -> NativeCall {
+        NativeCall {
             kind: plugin.kind.clone(),
             command: call.command,
             container_id: call.args.container_id.clone(),
@@ -422,16 +423,13 @@ impl CniRuntime {
             config,
             version: list.cni_version,
             mend: false,
-            lock: lock
-                .map(OperationLock::share)
-                .transpose()
-                .map_err(CniError::NotRun)?,
+            lock: lock.map(OperationLock::share),
             others: Others {
                 path: self.path.clone(),
                 timeout: self.timeout,
                 data_path: self.data_path_of(list),
             },
-        })
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 use circuit_core::cni::{CniResult, ErrorReport, JsonObject, code};
 use serde_json::Value;
 
-use super::{Answer, Call, Command, dispatch, driver};
+use super::{Answer, Call, Command, Driver, dispatch, driver};
 
 /// Runs another plugin for a driver, in this process or as an executable.
 pub trait Delegate {
@@ -22,6 +22,12 @@ pub trait Delegate {
     ) -> Answer<Option<CniResult>>;
 }
 
+/// The driver of a plugin that another one runs, if there is one that does this
+/// configuration.
+pub(crate) fn driver_for(kind: &str, config: &JsonObject) -> Option<&'static dyn Driver> {
+    driver(kind).filter(|driver| driver.supports(config).is_ok())
+}
+
 /// Runs the plugin by its driver, for the attachment of `call`; `None` when
 /// there is no driver that does this configuration.
 pub(crate) fn by_driver(
@@ -31,7 +37,7 @@ pub(crate) fn by_driver(
     config: &JsonObject,
     call: &Call<'_>,
 ) -> Option<Answer<Option<CniResult>>> {
-    let driver = driver(kind).filter(|driver| driver.supports(config).is_ok())?;
+    let driver = driver_for(kind, config)?;
     let call = Call {
         command,
         config,

@@ -3,6 +3,7 @@
 use circuit_core::cni::{CniResult, Dns, ErrorReport, code};
 use serde_json::{Value, json};
 
+use super::delegate::driver_for;
 use super::{Answer, Call, Command, Options};
 
 /// The plugin that manages the addresses.
@@ -55,7 +56,13 @@ impl<'a> Managed<'a> {
 
     /// Leases addresses, be it none.
     pub(super) fn lease(&self) -> Answer<CniResult> {
-        Ok(self.run(Command::Add)?.unwrap_or_default())
+        let leased = self.run(Command::Add);
+        // An executable that failed may have leased something, as it has when its result
+        // cannot be read. A driver takes back what it did, and refuses whoever has a lease.
+        if leased.is_err() && driver_for(self.kind, self.call.config).is_none() {
+            self.release_again();
+        }
+        Ok(leased?.unwrap_or_default())
     }
 
     /// Releases what was leased; no error when nothing is.
@@ -111,4 +118,60 @@ pub(super) fn dns_of(call: &Call<'_>) -> Answer<Option<Dns>> {
     let result = CniResult::parse_or(&only_dns, call.version)
         .map_err(|e| ErrorReport::new(code::DECODING_FAILURE, e.message()))?;
     Ok(Some(result.dns))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use circuit_core::cni::{CniVersion, JsonObject};
+
+    use super::*;
+    use crate::driver::{Delegate, Sockets};
+
+    /// Address management that leases nothing, and what it was asked for.
+    #[derive(Default)]
+    struct Fails(RefCell<Vec<Command>>);
+
+    impl Delegate for Fails {
+        fn run(
+            &self,
+            _kind: &str,
+            command: Command,
+            _config: &JsonObject,
+            _call: &Call<'_>,
+        ) -> Answer<Option<CniResult>> {
+            self.0.borrow_mut().push(command);
+            match command {
+                Command::Add => Err(ErrorReport::new(code::DECODING_FAILURE, "no result")),
+                _ => Ok(None),
+            }
+        }
+    }
+
+    #[test]
+    fn an_executable_that_fails_is_told_to_release() {
+        let asked = |kind: &str| {
+            let config = json!({"name": "net", "type": "bridge", "ipam": {"type": kind}});
+            let delegate = Fails::default();
+            let call = Call {
+                command: Command::Add,
+                container_id: "web",
+                netns: None,
+                ifname: "eth0",
+                args: &[],
+                config: config.as_object().unwrap(),
+                version: CniVersion::LATEST,
+                prev: None,
+                delegate: &delegate,
+                sockets: &Sockets::default(),
+            };
+            let error = Managed::needed(&call).unwrap().add().unwrap_err();
+            assert_eq!(error.code, code::DECODING_FAILURE);
+            delegate.0.into_inner()
+        };
+        assert_eq!(asked("theirs"), [Command::Add, Command::Del]);
+        // Who has a lease already keeps it.
+        assert_eq!(asked("host-local"), [Command::Add]);
+    }
 }

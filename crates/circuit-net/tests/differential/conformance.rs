@@ -129,19 +129,21 @@ fn version_needs_nothing_but_the_command() {
 /// By hand, VERSION is asked with a terminal or a pipe that nobody ends.
 #[test]
 fn version_does_not_wait_for_a_question() {
-    for kind in native_kinds() {
-        let (unused, _open) = std::io::pipe().unwrap();
-        let answer = std::process::Command::new(Side::Ours.folder().join(kind))
-            .env("CNI_COMMAND", "VERSION")
-            .stdin(unused)
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&answer.stdout);
-        assert!(
-            answer.status.success() && text.contains("1.1.0"),
-            "{kind}: {text}"
-        );
-    }
+    World::with(|_| {
+        for kind in native_kinds() {
+            let (unused, _open) = std::io::pipe().unwrap();
+            let answer = std::process::Command::new(Side::Ours.folder().join(kind))
+                .env("CNI_COMMAND", "VERSION")
+                .stdin(unused)
+                .output()
+                .unwrap();
+            let text = String::from_utf8_lossy(&answer.stdout);
+            assert!(
+                answer.status.success() && text.contains("1.1.0"),
+                "{kind}: {text}"
+            );
+        }
+    });
 }
 
 /// Called for nothing, it tells its version, which programs compare, and waits for no
@@ -212,6 +214,27 @@ fn wrong_variables_are_code_4() {
             for command in ["ADD", "CHECK", "DEL"] {
                 let ran = plugin.ask(command, &[(name, Some(value))], &config);
                 plugin.refuses(&format!("{command} with {name}={value}"), &ran, &[4]);
+            }
+        }
+    });
+}
+
+#[test]
+fn malformed_arguments_matter_to_what_is_made_only() {
+    World::with(|_| {
+        for kind in ["bridge", "host-local", "portmap"] {
+            let side = Side::Ours;
+            let plugin = Plugin { kind, side };
+            let mut config = minimal(kind);
+            config["cni.dev/valid-attachments"] = json!([]);
+            let config = config.to_string();
+            let ask = |command| plugin.ask(command, &[("CNI_ARGS", Some("oops"))], &config);
+            for command in ["ADD", "CHECK"] {
+                plugin.refuses(command, &ask(command), &[4]);
+            }
+            for command in ["VERSION", "STATUS", "DEL", "GC"] {
+                let ran = ask(command);
+                assert!(ran.is_ok(), "{kind} {command}: {ran:?}");
             }
         }
     });
@@ -335,6 +358,33 @@ fn del_of_nothing_succeeds() {
             let ran = plugin.ask("DEL", &[("CNI_NETNS", netns)], &config);
             assert!(ran.is_ok(), "{:?} {}: {ran:?}", plugin.side, plugin.kind);
             assert_eq!(ran.stdout, "", "{}", plugin.kind);
+        }
+    });
+}
+
+#[test]
+fn what_add_refuses_can_be_taken_away() {
+    World::with(|_| {
+        for (kind, key, value) in [
+            ("bridge", "macspoofchk", json!(true)),
+            ("bridge", "ipMasqBackend", json!("iptables")),
+            ("ptp", "ipMasqBackend", json!("iptables")),
+            ("portmap", "backend", json!("iptables")),
+            ("portmap", "externalSetMarkChain", json!("MARK")),
+        ] {
+            let side = Side::Ours;
+            let plugin = Plugin { kind, side };
+            let mut config = minimal(kind);
+            config["cni.dev/valid-attachments"] = json!([]);
+            config[key] = value;
+            for command in ["ADD", "CHECK", "STATUS"] {
+                let ran = plugin.ask_with(command, &config);
+                plugin.refuses(&format!("{command} with {key}"), &ran, &[2]);
+            }
+            for command in ["DEL", "GC"] {
+                let ran = plugin.ask_with(command, &config);
+                assert!(ran.is_ok(), "{kind} {command} with {key}: {ran:?}");
+            }
         }
     });
 }

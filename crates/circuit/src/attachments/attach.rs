@@ -74,7 +74,10 @@ impl Attachments {
         let last = record.last.get(&network.name).cloned();
         let arguments = self.arguments(&config, &join, last.as_ref())?;
         let second = arguments.preferred_only;
-        match self.attempt(record, &config, &join, arguments).await {
+        let attempt = self.attempt(record, &config, &join, arguments).await;
+        // Not before the DEL that is owed to the first attempt.
+        let second = second && !record.attachments.iter().any(|a| a.network == network.name);
+        match attempt {
             // The address it had before is taken: another will do.
             Err(error) if second && error.kind() != ErrorKind::DeadlineExceeded => {
                 tracing::debug!(

@@ -26,14 +26,20 @@ pub(super) struct Accounts {
 
 impl Accounts {
     /// Whether this daemon knows for whom a network's addresses are held: those by
-    /// DHCP and of pools are the business of the one that others ask.
+    /// DHCP and of pools are the business of the one that others ask, and whom another's
+    /// executable has given addresses is not known.
     pub(super) fn are_complete(&self, config: &ConfigList) -> bool {
+        if config.ipam_kind().is_none() {
+            return tells_by_rules(config);
+        }
         let kinds = config.plugins.iter().filter_map(|plugin| plugin.ipam());
         let mut kinds = kinds.filter_map(|ipam| ipam.kind().map(str::to_owned));
         kinds.all(|kind| match kind.as_str() {
             "dhcp" => self.lender.as_ref().is_some_and(|it| it.lends(config)),
             "circuit" => self.pools.is_some(),
-            _ => true,
+            "host-local" => true,
+            "static" => tells_by_rules(config),
+            _ => false,
         })
     }
 
@@ -55,6 +61,14 @@ impl Accounts {
     }
 }
 
+/// Whether all that these plugins' GC removes is known without leases. Ports and the
+/// firewall's rules name their container; the devices of `bandwidth` do not, and what
+/// plugins without a driver keep is their own.
+fn tells_by_rules(config: &ConfigList) -> bool {
+    let tells = |kind: &str| driver::driver(kind).is_some() && kind != "bandwidth";
+    config.plugins.iter().all(|plugin| tells(&plugin.kind))
+}
+
 /// The CNI container id that has an address of host-local's.
 pub(super) fn owner_of(config: &ConfigList, ip: &str) -> Option<String> {
     let ipam = config.plugins.iter().find_map(|plugin| plugin.ipam())?;
@@ -71,4 +85,41 @@ pub(super) async fn pools(config: ConfigList) -> Vec<Pool> {
     // Leases are files, and there may be thousands.
     let counted = tokio::task::spawn_blocking(move || driver::pools(&config));
     counted.await.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_complete(plugins: &str) -> bool {
+        let list = format!(r#"{{"cniVersion":"1.1.0","name":"net","plugins":[{plugins}]}}"#);
+        let config = ConfigList::parse(list.as_bytes()).unwrap();
+        let nobody = Accounts {
+            lender: None,
+            pools: None,
+        };
+        nobody.are_complete(&config)
+    }
+
+    #[test]
+    fn only_those_who_are_known_can_be_told_from_those_who_are_gone() {
+        for known in [
+            r#"{"type":"bridge","ipam":{"type":"host-local"}},{"type":"theirs"}"#,
+            r#"{"type":"bridge","ipam":{"type":"host-local"}},{"type":"bandwidth"}"#,
+            r#"{"type":"macvlan","ipam":{"type":"static"}},{"type":"portmap"}"#,
+            r#"{"type":"bridge"},{"type":"firewall"}"#,
+        ] {
+            assert!(is_complete(known), "{known}");
+        }
+        for unknown in [
+            r#"{"type":"bridge","ipam":{"type":"theirs"}}"#,
+            r#"{"type":"bridge","ipam":{"type":"host-local"}},{"type":"x","ipam":{"type":"y"}}"#,
+            r#"{"type":"bridge","ipam":{"type":"dhcp"}}"#,
+            r#"{"type":"bridge","ipam":{"type":"static"}},{"type":"theirs"}"#,
+            r#"{"type":"bridge","ipam":{"type":"static"}},{"type":"bandwidth"}"#,
+            r#"{"type":"theirs"}"#,
+        ] {
+            assert!(!is_complete(unknown), "{unknown}");
+        }
+    }
 }

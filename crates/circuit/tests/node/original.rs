@@ -13,6 +13,7 @@ crate::on_both_plugins!(
     listed_and_disconnected,
     cleaned_when_its_task_ends,
     cleaned_when_its_task_is_gone_already,
+    disconnected_from_a_network_without_a_version,
 );
 
 fn config() -> String {
@@ -21,11 +22,16 @@ fn config() -> String {
 
 /// Connects a running container as the original did.
 fn connect_as_original(node: &TestNode, container: &str) -> String {
+    connect_by(node, container, &config())
+}
+
+fn connect_by(node: &TestNode, container: &str, config: &str) -> String {
     let pid = node.task_pid(container).unwrap().to_string();
     let netns = format!("/proc/{pid}/ns/net");
-    let added = node.run_plugin("ADD", &config(), &pid, &netns, "eth0").ok();
+    let added = node.run_plugin("ADD", config, &pid, &netns, "eth0").ok();
     let result: serde_json::Value = serde_json::from_str(&added).unwrap();
-    let address = result["ips"][0]["address"].as_str().unwrap();
+    let address = result["ips"][0]["address"].as_str();
+    let address = address.or(result["ip4"]["ip"].as_str()).unwrap();
     let ip = address.split('/').next().unwrap().to_owned();
     let entry = ContainerNetworkConfig {
         interface: "eth0".to_owned(),
@@ -39,6 +45,28 @@ fn connect_as_original(node: &TestNode, container: &str) -> String {
 fn store(node: &TestNode) {
     std::fs::create_dir_all(node.store()).unwrap();
     std::fs::write(node.store().join("ctr0.json"), config()).unwrap();
+}
+
+fn disconnected_from_a_network_without_a_version(node: NodeBuilder) {
+    let node = node.without_daemon().start();
+    let mut config: serde_json::Value = serde_json::from_str(&config()).unwrap();
+    config.as_object_mut().unwrap().remove("cniVersion");
+    let config = config.to_string();
+    std::fs::create_dir_all(node.store()).unwrap();
+    std::fs::write(node.store().join("ctr0.json"), &config).unwrap();
+    node.run_container("shell", &[], &[]);
+    node.run_container("web", &[], &[]);
+    connect_by(&node, "shell", &config);
+    node.start_daemon();
+    wait_until("it is listed", PATIENCE, || ips(&node, "shell").len() == 1);
+    node.circuit(&["network", "connect", "web", "ctr0"]).ok();
+    assert_eq!(ips(&node, "web").len(), 1);
+    for container in ["shell", "web"] {
+        let disconnect = ["network", "disconnect", container, "ctr0"];
+        node.circuit(&disconnect).ok();
+        assert_eq!(node.interfaces(container), []);
+    }
+    node.assert_nothing_left();
 }
 
 fn is_empty(node: &TestNode, container: &str) -> bool {

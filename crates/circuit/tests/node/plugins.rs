@@ -93,6 +93,37 @@ fn a_chain_that_fails_at_its_end_leaves_nothing() {
     node.assert_nothing_left();
 }
 
+/// Does nothing but write down what it is asked, while there is a file.
+const BROKEN_AT_TIMES: &str = "#!/bin/sh\n\
+     [ -e /run/broken ] || exec %STOCK%/bridge\n\
+     [ $CNI_COMMAND = VERSION ] && exec %STOCK%/bridge\n\
+     echo $CNI_COMMAND >> /run/witness\n\
+     echo '{\"cniVersion\":\"1.0.0\",\"code\":999,\"msg\":\"not today\"}'; exit 1\n";
+
+#[test]
+fn an_add_is_not_tried_with_another_address_while_a_del_is_owed() {
+    let node = crate::node().start();
+    node.script_plugin("broken", BROKEN_AT_TIMES);
+    node.create_network("ctr0", &network::by_plugin("broken", "ctr0", "10.9.0.0/24"));
+    node.run_container("web", &[(NETWORK, "ctr0")], &[]);
+    let before = node.wait_for_addresses("web");
+    node.end_task("web");
+    node.assert_nothing_left();
+    std::fs::write(node.path("/run/broken"), "").unwrap();
+    node.start_task("web");
+    let asked = || std::fs::read_to_string(node.path("/run/witness")).unwrap_or_default();
+    let asked = || asked().lines().map(str::to_owned).collect::<Vec<_>>();
+    // A DEL is repeated at once, and later by the reconciler.
+    wait_until("DEL is asked again and again", PATIENCE, || {
+        asked().iter().filter(|command| *command == "DEL").count() > 5
+    });
+    assert_eq!(asked().iter().filter(|it| *it == "ADD").count(), 1);
+    std::fs::remove_file(node.path("/run/broken")).unwrap();
+    assert_eq!(node.wait_for_addresses("web"), before);
+    node.remove_container("web");
+    node.assert_nothing_left();
+}
+
 #[test]
 fn a_broken_attachment_is_told_after_a_restart_and_not_cut() {
     let node = crate::node().plugins(Plugins::Newer).start();
