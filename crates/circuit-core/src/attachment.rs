@@ -97,6 +97,9 @@ pub struct Attachment {
     /// The final ADD result, the `prevResult` of CHECK and DEL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Value>,
+    /// It was whole when it began to be taken away, so that its end is to be told.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaving: bool,
 }
 
 /// What a container had on a network, to ask for it again after a restart.

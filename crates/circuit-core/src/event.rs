@@ -106,8 +106,34 @@ pub struct Event {
 pub struct Since {
     /// After the event of this id, as far as it is remembered.
     pub after: Option<u64>,
-    /// With so many that have happened before, at most.
+    /// With so many of those that are wanted that have happened before, at most.
     pub last: usize,
+}
+
+/// Which events somebody wants; by default all of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Of these kinds; empty for all.
+    pub kinds: Vec<Kind>,
+    /// Of this container; empty for all.
+    pub container: String,
+    /// Of this network; empty for all.
+    pub network: String,
+    /// Of the node of this name alone.
+    pub node: Option<String>,
+}
+
+impl Filter {
+    /// Whether an event is wanted. What was missed concerns everybody.
+    pub fn takes(&self, event: &Event) -> bool {
+        let kind = self.kinds.is_empty() || self.kinds.contains(&event.kind);
+        let is = |wanted: &str, told: &str| wanted.is_empty() || wanted == told;
+        event.kind == Kind::Missed
+            || kind
+                && is(&self.container, &event.container)
+                && is(&self.network, &event.network)
+                && self.node.as_ref().is_none_or(|node| **node == *event.node)
+    }
 }
 
 /// Tells what happens.
@@ -115,7 +141,8 @@ pub trait Events: Send + Sync {
     /// This node's name.
     fn node(&self) -> &str;
 
-    /// What has happened since, and what happens from now on; it never ends.
-    /// Whoever is too slow gets a [`Kind::Missed`] in the place of what was missed.
-    fn watch(&self, since: Since) -> BoxStream<'static, Arc<Event>>;
+    /// What has happened since, and what happens from now on, as far as it is wanted; it
+    /// never ends. Whoever is too slow gets a [`Kind::Missed`] in the place of what was
+    /// missed.
+    fn watch(&self, since: Since, wanted: Filter) -> BoxStream<'static, Arc<Event>>;
 }

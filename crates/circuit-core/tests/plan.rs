@@ -30,6 +30,7 @@ fn attachment(network: &str, phase: Phase, origin: Origin) -> Attachment {
         ips: Vec::new(),
         mac: None,
         result: None,
+        leaving: false,
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use circuit_core::cni::{AnyCase as _, CniResult, ErrorReport, JsonObject, ValidAttachment, code};
 use circuit_core::{Error, Result};
@@ -84,7 +85,11 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
+/// A listener that can accept nobody tries again after this time.
+const PAUSE: Duration = Duration::from_millis(100);
+
 fn accept(listener: &UnixListener, keeper: &LeaseKeeper, stopping: &AtomicBool) {
+    let mut refused = false;
     for stream in listener.incoming() {
         if stopping.load(Ordering::Relaxed) {
             return;
@@ -102,8 +107,16 @@ fn accept(listener: &UnixListener, keeper: &LeaseKeeper, stopping: &AtomicBool) 
                     }
                 })
         });
-        if let Err(error) = served {
-            tracing::warn!(%error, "a client of the keeper of leases is not served");
+        match served {
+            Ok(_) => refused = false,
+            // Without descriptors the same client is there again at once.
+            Err(error) => {
+                if !refused {
+                    tracing::warn!(%error, "a client of the keeper of leases is not served");
+                }
+                refused = true;
+                thread::sleep(PAUSE);
+            }
         }
     }
 }

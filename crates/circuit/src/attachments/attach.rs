@@ -149,6 +149,7 @@ impl Attachments {
             ips: Vec::new(),
             mac: None,
             result: None,
+            leaving: false,
         };
         record.put(attachment.clone());
         let intent = match self.book().note(record) {
@@ -317,14 +318,16 @@ impl Attachments {
             return Ok(None);
         };
         let mut intent = None;
-        let was_there = attachment.phase == Phase::Attached;
-        if was_there {
+        if attachment.phase == Phase::Attached {
             record.put(Attachment {
                 phase: Phase::Detaching,
+                leaving: true,
                 ..attachment.clone()
             });
             intent = Some(self.book().note(record)?);
         }
+        // Also where an earlier try has failed.
+        let was_there = attachment.phase == Phase::Attached || attachment.leaving;
         let reachable = self.reachable(attachment.clone()).await;
         let _sandbox = self
             .sandboxes

@@ -200,14 +200,13 @@ impl Book {
         (news, solved)
     }
 
-    /// Forgets a container's problem with a network: it was just connected to
-    /// it, or taken off it, by hand.
-    pub fn solved(&self, container: &str, network: &str) {
+    /// Forgets a container's problem with a network and returns it: it was just
+    /// connected to it, or taken off it, by hand.
+    pub fn solve(&self, container: &str, network: &str) -> Option<Problem> {
         let key = (container.to_owned(), network.to_owned());
-        self.problems
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&key);
+        let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        let message = problems.remove(&key)?;
+        Some(problem(&key, &message))
     }
 
     /// The problems of a container.

@@ -138,6 +138,7 @@ impl Attachments {
                 .collect(),
             mac: None,
             result: None,
+            leaving: false,
         }))
     }
 

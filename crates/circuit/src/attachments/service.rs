@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use circuit_core::{
     Error, ErrorKind, Result,
     attachment::{Attachment, ContainerRecord, Origin, Sandbox},
+    event::Kind,
     labels::{DesiredNetwork, Labels, PortMapping},
     request::Requested,
     service::{self, Addresses, Connected, ContainerIp, Problem, StoredNetwork},
@@ -14,6 +15,7 @@ use circuit_core::{
 use futures::FutureExt as _;
 
 use super::{Attachments, Join, Seen, no_container};
+use crate::events::Happening;
 use crate::figures::{Connect, Disconnect, Outcome};
 use crate::traces::{span, traced};
 
@@ -70,7 +72,7 @@ impl Attachments {
                     ip_text(&attachment)
                 );
                 self.settle_in(&mut record, &seen, task.pid).await;
-                self.book().solved(container, network);
+                self.solved_by_hand(container, network);
                 self.publish_later(guard, &record, None);
                 Ok((connected(&attachment), Outcome::Success))
             }
@@ -83,6 +85,26 @@ impl Attachments {
                 Err(error)
             }
         }
+    }
+
+    /// Tells that a container has no problem with a network any more.
+    fn solved_by_hand(&self, container: &str, network: &str) {
+        if let Some(problem) = self.book().solve(container, network) {
+            self.tell_problem(Kind::Solved, &problem);
+        }
+    }
+
+    /// Tells that a problem is there, or is no more.
+    pub(crate) fn tell_problem(&self, kind: Kind, problem: &Problem) {
+        self.events().tell(
+            kind,
+            Happening {
+                container: &problem.container,
+                network: &problem.network,
+                message: problem.message.clone(),
+                ..Happening::default()
+            },
+        );
     }
 
     /// What a container needs besides its networks. What fails is no reason to
@@ -137,7 +159,7 @@ impl Attachments {
         let unused = self
             .detach_but_pin(&mut record, network, &attachment.interface)
             .await?;
-        self.book().solved(container, network);
+        self.solved_by_hand(container, network);
         tracing::info!("disconnected {container} from {network}");
         if let Some(seen) = &seen
             && let Some(task) = seen.alive()

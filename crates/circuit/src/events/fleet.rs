@@ -123,7 +123,7 @@ fn tell_attached(log: &EventLog, kind: Kind, record: &Record, attached: &Attache
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use circuit_core::event::{Event, Since};
+    use circuit_core::event::{Event, Filter, Since};
     use circuit_core::fleet::{Fleet, NodeWord};
     use circuit_core::service::NodeInfo;
 
@@ -157,10 +157,11 @@ mod tests {
     fn told(before: &Snapshot, now: &Snapshot) -> Vec<String> {
         let log = EventLog::new("here");
         tell_difference(&log, before, now);
-        let (events, _) = log.earlier(Since {
+        let all = Since {
             after: Some(0),
             last: 0,
-        });
+        };
+        let (events, _) = log.earlier(all, &Filter::default());
         let line = |event: &Arc<Event>| {
             let ip = event.ips.first().map(ToString::to_string);
             let ip = ip.unwrap_or_default();

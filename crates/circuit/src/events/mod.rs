@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use circuit_core::event::{Event, Events, Kind, Since};
+use circuit_core::event::{Event, Events, Filter, Kind, Since};
 use futures::stream::{self, BoxStream, StreamExt as _};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
@@ -121,16 +121,20 @@ impl EventLog {
         (missed, next)
     }
 
-    fn earlier(&self, since: Since) -> (Vec<Arc<Event>>, Receiver) {
+    fn earlier(&self, since: Since, wanted: &Filter) -> (Vec<Arc<Event>>, Receiver) {
         // Under the lock, so that nothing falls between the two.
         let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         let live = self.live.subscribe();
         let kept = &memory.kept;
-        let from = match since.after {
-            Some(after) => kept.partition_point(|event| event.id <= after),
-            None => kept.len().saturating_sub(since.last),
-        };
-        (kept.iter().skip(from).cloned().collect(), live)
+        if let Some(after) = since.after {
+            let from = kept.partition_point(|event| event.id <= after);
+            let earlier = kept.iter().skip(from).filter(|event| wanted.takes(event));
+            return (earlier.cloned().collect(), live);
+        }
+        let latest = kept.iter().rev().filter(|event| wanted.takes(event));
+        let mut earlier: Vec<_> = latest.take(since.last).cloned().collect();
+        earlier.reverse();
+        (earlier, live)
     }
 }
 
@@ -143,8 +147,8 @@ impl Events for Watched {
         &self.0.node
     }
 
-    fn watch(&self, since: Since) -> BoxStream<'static, Arc<Event>> {
-        let (earlier, live) = self.0.earlier(since);
+    fn watch(&self, since: Since, wanted: Filter) -> BoxStream<'static, Arc<Event>> {
+        let (earlier, live) = self.0.earlier(since, &wanted);
         let log = Arc::clone(&self.0);
         let later = stream::unfold((live, log, None), |(mut live, log, next)| async move {
             if let Some(event) = next {
@@ -159,6 +163,7 @@ impl Events for Watched {
                 Err(RecvError::Closed) => None,
             }
         });
+        let later = later.filter(move |event| std::future::ready(wanted.takes(event)));
         stream::iter(earlier).chain(later).boxed()
     }
 }
@@ -185,17 +190,40 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_last_are_the_last_of_those_that_are_wanted() {
+        let log = Arc::new(EventLog::new("here"));
+        for name in ["a", "b", "a", "b", "b"] {
+            told(&log, name);
+        }
+        let last = Since {
+            last: 2,
+            ..Since::default()
+        };
+        let of_a = Filter {
+            container: "a".to_owned(),
+            ..Filter::default()
+        };
+        let mut events = Watched(Arc::clone(&log)).watch(last, of_a);
+        told(&log, "b");
+        told(&log, "a");
+        let events = take(&mut events, 3).await;
+        let ids: Vec<_> = events.iter().map(|event| event.id).collect();
+        assert_eq!(names(&events), ["a", "a", "a"]);
+        assert_eq!(ids, [ids[0], ids[0] + 2, ids[0] + 6]);
+    }
+
+    #[tokio::test]
     async fn what_was_and_what_comes_are_told_once_and_in_order() {
         let log = Arc::new(EventLog::new("here"));
         for name in ["a", "b", "c"] {
             told(&log, name);
         }
-        let mut from_now = Watched(Arc::clone(&log)).watch(Since::default());
+        let mut from_now = Watched(Arc::clone(&log)).watch(Since::default(), Filter::default());
         let last = Since {
             last: 2,
             ..Since::default()
         };
-        let mut last = Watched(Arc::clone(&log)).watch(last);
+        let mut last = Watched(Arc::clone(&log)).watch(last, Filter::default());
         told(&log, "d");
         assert_eq!(names(&take(&mut from_now, 1).await), ["d"]);
         let seen = take(&mut last, 3).await;
@@ -205,14 +233,14 @@ mod tests {
             after: Some(seen[0].id),
             last: 0,
         };
-        let mut after = Watched(Arc::clone(&log)).watch(after);
+        let mut after = Watched(Arc::clone(&log)).watch(after, Filter::default());
         assert_eq!(names(&take(&mut after, 2).await), ["c", "d"]);
     }
 
     #[tokio::test]
     async fn a_slow_watcher_is_told_what_it_missed() {
         let log = Arc::new(EventLog::new("here"));
-        let mut slow = Watched(Arc::clone(&log)).watch(Since::default());
+        let mut slow = Watched(Arc::clone(&log)).watch(Since::default(), Filter::default());
         for _ in 0..BEHIND + 10 {
             told(&log, "x");
         }
@@ -239,10 +267,11 @@ mod tests {
         for number in 0..KEPT + 5 {
             told(&log, &number.to_string());
         }
-        let (all, _) = log.earlier(Since {
+        let since = Since {
             after: Some(0),
             last: 0,
-        });
+        };
+        let (all, _) = log.earlier(since, &Filter::default());
         assert_eq!(all.len(), KEPT);
         assert_eq!(all[0].container, "5");
     }

@@ -1,39 +1,14 @@
 //! The service of events.
 
-use std::sync::Arc;
-
 use circuit_api::v1;
 use circuit_core::Error;
-use circuit_core::event::{Event, Kind, Since};
+use circuit_core::event::{Event, Filter, Kind, Since};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::services::{Answer, Services};
 use super::status::status;
-
-/// Which events somebody wants.
-struct Filter {
-    kinds: Vec<Kind>,
-    container: String,
-    network: String,
-    /// This node's name, when only its events are wanted.
-    here: Option<String>,
-}
-
-impl Filter {
-    fn takes(&self, event: &Event) -> bool {
-        let kind = self.kinds.is_empty() || self.kinds.contains(&event.kind);
-        let is = |wanted: &str, told: &str| wanted.is_empty() || wanted == told;
-        let here = self.here.as_ref();
-        // What was missed concerns everybody.
-        event.kind == Kind::Missed
-            || kind
-                && is(&self.container, &event.container)
-                && is(&self.network, &event.network)
-                && here.is_none_or(|here| **here == *event.node)
-    }
-}
 
 fn told(event: &Event) -> v1::Event {
     v1::Event {
@@ -68,25 +43,22 @@ impl v1::events_server::Events for Services {
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
         let request = request.into_inner();
-        let here = match request.here {
+        let node = match request.here {
             true => Some(self.to.events.node().to_owned()),
             false => None,
         };
-        let filter = Filter {
+        let wanted = Filter {
             kinds: kinds(&request.kinds)?,
             container: request.container,
             network: request.network,
-            here,
+            node,
         };
         let since = Since {
             after: request.after,
             last: usize::try_from(request.last).unwrap_or(usize::MAX),
         };
-        let events = self.to.events.watch(since);
-        let wanted = events.filter_map(move |event: Arc<Event>| {
-            let event = filter.takes(&event).then(|| Ok(told(&event)));
-            std::future::ready(event)
-        });
-        Ok(Response::new(wanted.boxed()))
+        let events = self.to.events.watch(since, wanted);
+        let told = events.map(|event| Ok(told(&event)));
+        Ok(Response::new(told.boxed()))
     }
 }

@@ -94,7 +94,7 @@ impl Services {
         failed: impl FnOnce(Status) + Send + 'static,
     ) {
         self.changes.spawn(async move {
-            if let Err(status) = respond(rpc, guarded(rpc, work).await) {
+            if let Err(status) = respond(rpc, observed(rpc, work).await) {
                 failed(status);
             }
         });

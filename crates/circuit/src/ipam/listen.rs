@@ -56,12 +56,14 @@ impl Listener {
     /// Serves until `stop`; questions that came before are still answered.
     pub async fn serve(self, keeper: Arc<Keeper>, stop: CancellationToken) {
         let mut clients = tokio::task::JoinSet::new();
+        let mut refused = false;
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(_) = clients.join_next() => {}
                 client = self.listener.accept() => match client {
                     Ok((client, _)) => {
+                        refused = false;
                         let keeper = Arc::clone(&keeper);
                         clients.spawn(async move {
                             if let Err(error) = answer(&keeper, client).await {
@@ -70,7 +72,10 @@ impl Listener {
                         });
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "a client of the keeper of addresses is not served");
+                        if !refused {
+                            tracing::warn!(%error, "a client of the keeper of addresses is not served");
+                        }
+                        refused = true;
                         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
                     }
                 },

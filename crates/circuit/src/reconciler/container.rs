@@ -11,12 +11,10 @@ use circuit_core::{
     event::Kind,
     labels::Labels,
     plan::{Step, plan, unmet},
-    service::Problem,
 };
 
 use super::{Next, Reconciler};
 use crate::attachments::Seen;
-use crate::events::Happening;
 use crate::figures::{Difference, Disconnect, Found};
 use crate::text::one_line;
 use crate::traces::{span, traced};
@@ -428,26 +426,14 @@ impl Reconciler {
         }
     }
 
-    fn tell_problem(&self, kind: Kind, problem: &Problem) {
-        self.attachments.events().tell(
-            kind,
-            Happening {
-                container: &problem.container,
-                network: &problem.network,
-                message: problem.message.clone(),
-                ..Happening::default()
-            },
-        );
-    }
-
     /// Says each problem once.
     fn tell(&self, container: &str, problems: BTreeMap<String, String>) {
         let (news, solved) = self.attachments.book().set_problems(container, problems);
         for problem in solved {
-            self.tell_problem(Kind::Solved, &problem);
+            self.attachments.tell_problem(Kind::Solved, &problem);
         }
         for problem in news {
-            self.tell_problem(Kind::Problem, &problem);
+            self.attachments.tell_problem(Kind::Problem, &problem);
             // What labels say may have line ends, and be no line of ours.
             let (network, message) = (one_line(&problem.network), one_line(&problem.message));
             if network.is_empty() {
@@ -473,7 +459,8 @@ impl Reconciler {
         if labels.networks.is_empty() && record.requested.is_empty() {
             return;
         }
-        let mut findings = Findings::default();
+        // Whatever made the task was told of, or asked for.
+        let mut findings = Findings::of(labels, Found::Event);
         match self.attachments.parts.datapath.sandbox(pid).await {
             Ok(sandbox) => {
                 self.bring_in_line(record, labels, Some(sandbox), &mut findings)

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::sse::{Event as Message, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
-use circuit_core::event::{Event, Events, Since};
+use circuit_core::event::{Event, Events, Filter, Since};
 use futures::{StreamExt as _, stream::BoxStream};
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -47,7 +47,10 @@ impl Streams {
         place: OwnedSemaphorePermit,
     ) -> BoxStream<'static, Result<Message, Infallible>> {
         let ended = self.stop.clone().cancelled_owned();
-        let events = self.events.watch(since).take_until(ended);
+        let events = self
+            .events
+            .watch(since, Filter::default())
+            .take_until(ended);
         // The place is free when the browser is gone and the stream with it.
         let told = events.map(move |event| {
             let _ = &place;

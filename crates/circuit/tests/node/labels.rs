@@ -351,6 +351,12 @@ fn what_labels_ask_for_of_a_network_it_is_on_is_told() {
     });
     let ask = |verb| node.circuit(&["network", verb, "web", "ctr0"]).ok();
     ask("disconnect");
+    // Whoever follows events hears of its end, too.
+    let program = node.program();
+    let solved = ["events", "--last", "9", "--kind", "container.solved"];
+    let solved = [&["2", program.as_str()], &solved[..]].concat();
+    let solved = node.run("timeout", &solved).stdout;
+    assert!(solved.contains("web"), "{solved}");
     ask("connect");
     wait_until("it is as the label says", PATIENCE, || {
         let ran = node.circuit(&["network", "ips", "web"]);

@@ -24,6 +24,22 @@ const WAITING: &str = "#!/bin/sh\n\
      if [ $CNI_COMMAND = ADD ]; then touch /run/began; while [ -e /run/wait ]; do sleep 0.1; done; fi\n\
      exec %STOCK%/tuning\n";
 
+/// How often it was told that a container was disconnected.
+fn told_of_ends(node: &TestNode, container: &str) -> usize {
+    let program = node.program();
+    let kind = [
+        "events",
+        "--last",
+        "100",
+        "--kind",
+        "container.disconnected",
+    ];
+    let arguments = [&["2", program.as_str()], &kind[..]].concat();
+    // It goes on until it is ended.
+    let told = node.run("timeout", &arguments).stdout;
+    told.lines().filter(|line| line.contains(container)).count()
+}
+
 /// A node whose network `ctr0` ends in that plugin.
 fn node_with(script: &str) -> TestNode {
     let node = crate::node().start();
@@ -66,6 +82,7 @@ fn the_next_task_joins_after_what_the_former_one_owes() {
     let mut done = calls(&node);
     done.retain(|call| call != "failed");
     assert_eq!(done, ["ADD", "DEL", "ADD"]);
+    assert_eq!(told_of_ends(&node, "web"), 1);
     node.remove_container("web");
     node.assert_nothing_left();
 }

@@ -117,7 +117,11 @@ impl Events for World {
     fn node(&self) -> &str {
         "n1"
     }
-    fn watch(&self, since: Since) -> BoxStream<'static, Arc<Event>> {
+    fn watch(
+        &self,
+        since: Since,
+        _wanted: circuit_core::event::Filter,
+    ) -> BoxStream<'static, Arc<Event>> {
         self.asked.lock().unwrap().push(since.after);
         let all: Vec<Arc<Event>> = self.events.iter().cloned().map(Arc::new).collect();
         match all.last().cloned().filter(|_| self.endless) {
