@@ -353,12 +353,26 @@ async fn a_dropped_add_ends_by_itself() {
     eventually("the deadline still counts", || !is_running(&pid)).await;
 }
 
+/// The lock files that processes have open, by their names.
+fn locks_of(pids: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for pid in pids.split_whitespace() {
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+        let files = open.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+        let names = files.map(|file| file.display().to_string());
+        found.extend(names.filter_map(|name| Some(name.split_once("/locks/")?.1.to_owned())));
+    }
+    found.sort();
+    found
+}
+
 #[tokio::test]
-async fn a_lock_is_held_as_long_as_a_plugins_processes() {
+async fn a_lock_is_held_until_its_plugin_has_ended() {
     let scripts = Scripts::new();
-    // The plugin's child inherits the lock too, and outlives it.
-    let body = "(sleep 1.5; touch $D/done) >/dev/null 2>&1 & echo '{}'";
+    // Nobody waits for what this one leaves running.
+    let body = "sleep 300 >/dev/null 2>&1 & echo $! >> $D/pids; echo '{}'";
     let runtime = one(&scripts, body, LIMIT);
+    scripts.plugin("slow", "echo $$ > $D/slow.pid; sleep 300");
     let file = scripts.file("locks/web");
     let lock = OperationLock::acquire(&file, LIMIT).await.unwrap();
     let error = OperationLock::acquire(&file, Duration::from_millis(50))
@@ -370,36 +384,29 @@ async fn a_lock_is_held_as_long_as_a_plugins_processes() {
         "{error}"
     );
 
-    runtime
-        .add(
-            &list("1.0.0", &[json!({"type": "it"})]),
-            &args(),
-            Some(&lock),
-        )
-        .await
-        .unwrap();
+    let (it, slow) = (json!({"type": "it"}), json!({"type": "slow"}));
+    let (it, slow) = (list("1.0.0", &[it]), list("1.0.0", &[slow]));
+    runtime.add(&it, &args(), Some(&lock)).await.unwrap();
+    let started = args();
+    let runs = || !scripts.text("slow.pid").trim().is_empty();
+    // Whoever waited for it goes away.
+    tokio::select! {
+        ended = runtime.add(&slow, &started, Some(&lock)) => panic!("{ended:?}"),
+        () = eventually("it runs", runs) => {}
+    }
     drop(lock);
-    assert!(!scripts.file("done").exists());
-    assert!(
-        OperationLock::try_acquire(&file).unwrap().is_none(),
-        "the child has it"
-    );
+    let pid = scripts.text("slow.pid");
+    assert!(OperationLock::try_acquire(&file).unwrap().is_none());
+    common::shell(&format!("kill -9 -{pid}"));
     let lock = OperationLock::acquire(&file, LIMIT).await.unwrap();
-    assert!(
-        scripts.file("done").exists(),
-        "free only when the child had ended"
-    );
+    assert_eq!(locks_of(&scripts.text("pids")), ["web (deleted)"]);
 
     // Without being told to, nobody inherits it.
-    let body = "sleep 60 >/dev/null 2>&1 & echo $! > $D/pid; echo '{}'";
-    let runtime = one(&scripts, body, LIMIT);
-    runtime
-        .add(&list("1.0.0", &[json!({"type": "it"})]), &args(), None)
-        .await
-        .unwrap();
+    runtime.add(&it, &args(), None).await.unwrap();
+    assert_eq!(locks_of(&scripts.text("pids")), ["web (deleted)"]);
     drop(lock);
     assert!(OperationLock::try_acquire(&file).unwrap().is_some());
-    common::shell(&format!("kill {}", scripts.text("pid")));
+    common::shell(&format!("kill {}", scripts.text("pids").replace('\n', " ")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -423,15 +430,9 @@ async fn who_is_started_at_the_same_moment_does_not_inherit_the_lock() {
         });
     }
     runs.join_all().await;
-    for number in 0..EACH {
-        let free = |kind| {
-            OperationLock::try_acquire(file(kind, number))
-                .unwrap()
-                .is_some()
-        };
-        assert!(free("short"), "{number}");
-        assert!(!free("long"), "{number}");
-    }
+    let inherited = locks_of(&scripts.text("pids"));
+    let own = (0..EACH).map(|number| format!("long-{number} (deleted)"));
+    assert_eq!(inherited, own.collect::<Vec<_>>());
     common::shell(&format!("kill {}", scripts.text("pids").replace('\n', " ")));
 }
 
@@ -453,7 +454,11 @@ async fn daemon_to_be_killed() {
 #[tokio::test]
 async fn a_killed_daemons_plugins_still_hold_the_lock() {
     let scripts = Scripts::new();
-    scripts.plugin("it", "echo $$ > $D/pid; sleep 300");
+    // The plugin's child inherits the lock, too, and outlives it.
+    scripts.plugin(
+        "it",
+        "echo $$ > $D/leader; sleep 300 & echo $! > $D/pid; wait",
+    );
     let dir = scripts.file("");
     let mut daemon = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "daemon_to_be_killed"])
@@ -465,6 +470,9 @@ async fn a_killed_daemons_plugins_still_hold_the_lock() {
     daemon.kill().unwrap();
     daemon.wait().unwrap();
 
+    let leader = scripts.text("leader").trim().to_owned();
+    common::shell(&format!("kill -9 {leader}"));
+    eventually("the plugin has ended", || !is_running(&leader)).await;
     let file = dir.join("lock");
     let error = OperationLock::acquire(&file, Duration::from_millis(100))
         .await
@@ -474,8 +482,7 @@ async fn a_killed_daemons_plugins_still_hold_the_lock() {
         error.message().contains(&format!("(processes {pid}")),
         "{error}"
     );
-    // The plugin is a process group of its own.
-    common::shell(&format!("kill -9 -{pid}"));
+    common::shell(&format!("kill -9 {pid}"));
     OperationLock::acquire(&file, LIMIT).await.unwrap();
 }
 

@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::lock::Started;
 use super::{CniError, OperationLock, PluginPath};
 
 /// How much of a plugin's output is kept; the rest is read and dropped.
@@ -105,7 +106,8 @@ pub async fn run(
     let child = start(path, call, lock).await?;
     let (plugin, command) = (call.kind.to_owned(), call.command);
     let stdin = call.stdin.to_vec();
-    let watched = tokio::spawn(watch(child, stdin, limit));
+    let started = lock.map(OperationLock::started);
+    let watched = tokio::spawn(watch(child, stdin, limit, started));
     let ended = match watched.await {
         Ok(ended) => ended,
         // The runtime is shutting down: what the plugin did is not known.
@@ -247,7 +249,12 @@ struct Output {
     truncated: bool,
 }
 
-async fn watch(mut child: Child, stdin: Vec<u8>, limit: Duration) -> Ended {
+async fn watch(
+    mut child: Child,
+    stdin: Vec<u8>,
+    limit: Duration,
+    started: Option<Started>,
+) -> Ended {
     let deadline = Instant::now() + limit;
     let writer = child
         .stdin
@@ -280,8 +287,12 @@ async fn watch(mut child: Child, stdin: Vec<u8>, limit: Duration) -> Ended {
             Err(_) => None,
         }
     };
-    if status.is_none() {
-        kill(&mut child).await;
+    let is_gone = match &status {
+        Some(status) => status.is_ok(),
+        None => kill(&mut child).await,
+    };
+    if is_gone && let Some(started) = started {
+        started.ended();
     }
     if let Some(writer) = writer {
         writer.abort();
@@ -294,13 +305,14 @@ async fn watch(mut child: Child, stdin: Vec<u8>, limit: Duration) -> Ended {
 }
 
 /// Kills the plugin's process group. The leader is not reaped yet, so its
-/// number cannot be anybody else's.
-async fn kill(child: &mut Child) {
+/// number cannot be anybody else's. Returns whether it has ended.
+async fn kill(child: &mut Child) -> bool {
     if let Some(id) = child.id().and_then(|id| i32::try_from(id).ok()) {
         let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
     }
     // A process stuck in the kernel is reaped by the runtime when it ends.
-    let _ = timeout(REAP, child.wait()).await;
+    let reaped = timeout(REAP, child.wait()).await;
+    reaped.is_ok_and(|status| status.is_ok())
 }
 
 async fn feed(mut pipe: ChildStdin, stdin: Vec<u8>) {

@@ -1,10 +1,12 @@
-//! A lock that plugins inherit, so that it is held until the last of their
-//! processes has ended, whatever becomes of the daemon.
+//! A lock that plugins inherit, so that it is held until they have ended, whatever
+//! becomes of the daemon.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use circuit_core::{Error, Result};
@@ -14,13 +16,40 @@ use tokio::time::Instant;
 /// The right to run plugins on something, held as a `flock` on a file.
 ///
 /// The lock belongs to the open file: every plugin started under it, and every
-/// process that those start, has a descriptor of it. Dropping this value closes
-/// the daemon's descriptor; the lock itself is free when the plugins' are
-/// closed too.
+/// process that those start, has a descriptor of it. When the daemon goes first,
+/// the lock is free once all of them are closed. When it has seen every plugin end,
+/// dropping this value removes the file: what a plugin leaves running, such as a
+/// helper of its own, holds a lock that nobody asks for any more.
 #[derive(Debug)]
-pub struct OperationLock {
+pub struct OperationLock(Arc<Locked>);
+
+#[derive(Debug)]
+struct Locked {
     file: File,
     path: PathBuf,
+    /// How many plugins were started under it, and how many have ended.
+    started: AtomicUsize,
+    ended: AtomicUsize,
+}
+
+impl Locked {
+    /// Whether the path still leads to the file.
+    fn is_current(&self) -> io::Result<bool> {
+        let ours = self.file.metadata()?;
+        let now = self.path.metadata();
+        Ok(now.is_ok_and(|now| (now.dev(), now.ino()) == (ours.dev(), ours.ino())))
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        let started = *self.started.get_mut();
+        let all_ended = started > 0 && started == *self.ended.get_mut();
+        if all_ended && self.is_current().unwrap_or(false) {
+            // One that stays is free as soon as nobody has it open.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
 }
 
 impl OperationLock {
@@ -77,34 +106,31 @@ impl OperationLock {
             Err(TryLockError::Error(e)) => return Err(failed(e)),
         }
         // A file that was removed or replaced meanwhile guards nothing.
-        let ours = file.metadata().map_err(failed)?;
-        let current = path
-            .metadata()
-            .is_ok_and(|m| (m.dev(), m.ino()) == (ours.dev(), ours.ino()));
-        Ok(current.then(|| Self {
+        let locked = Locked {
             file,
             path: path.to_owned(),
-        }))
+            started: AtomicUsize::new(0),
+            ended: AtomicUsize::new(0),
+        };
+        let current = locked.is_current().map_err(failed)?;
+        Ok(current.then(|| Self(Arc::new(locked))))
     }
 
     /// Another holder of the same lock, which is free when both are dropped.
-    ///
-    /// # Errors
-    /// [`Internal`](circuit_core::ErrorKind::Internal) when there are no
-    /// descriptors left.
-    pub fn share(&self) -> Result<Self> {
-        let file = self.file.try_clone();
-        Ok(Self {
-            file: file.map_err(|e| {
-                Error::internal(format!("cannot share lock {}: {e}", self.path.display()))
-            })?,
-            path: self.path.clone(),
-        })
+    #[must_use]
+    pub fn share(&self) -> Self {
+        Self(Arc::clone(&self.0))
     }
 
     /// The file.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.0.path
+    }
+
+    /// Holds the lock for a plugin that was started with it.
+    pub(super) fn started(&self) -> Started {
+        self.0.started.fetch_add(1, Ordering::Relaxed);
+        Started(self.share())
     }
 
     /// Lets processes that are started keep the lock, until what is returned is
@@ -113,8 +139,18 @@ impl OperationLock {
     /// # Errors
     /// The kernel's refusal.
     pub(super) fn inherited(&self) -> io::Result<Inherited<'_>> {
-        fcntl(&self.file, FcntlArg::F_SETFD(FdFlag::empty()))?;
-        Ok(Inherited(&self.file))
+        fcntl(&self.0.file, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        Ok(Inherited(&self.0.file))
+    }
+}
+
+/// A plugin that was started with the lock, until it is seen to end.
+pub(super) struct Started(OperationLock);
+
+impl Started {
+    /// The plugin has ended.
+    pub(super) fn ended(self) {
+        self.0.0.ended.fetch_add(1, Ordering::Relaxed);
     }
 }
 

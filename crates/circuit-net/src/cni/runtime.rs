@@ -252,7 +252,7 @@ impl CniRuntime {
         let (mut first, mut sockets) = (None, Sockets::default());
         for index in args.natives.iter().copied() {
             let (plugin, config) = configuration(&list, index, &call)?;
-            let mut native = self.native_call(&list, plugin, &call, config, lock)?;
+            let mut native = self.native_call(&list, plugin, &call, config, lock);
             native.mend = true;
             if let Err(e) = native.run(&self.workers, &mut sockets).await {
                 keep_first(&mut first, e);
@@ -384,7 +384,7 @@ impl CniRuntime {
     ) -> Result<Output, CniError> {
         let (plugin, config) = configuration(list, index, call)?;
         if call.args.natives.contains(&index) {
-            let native = self.native_call(list, plugin, call, config, lock)?;
+            let native = self.native_call(list, plugin, call, config, lock);
             return native
                 .run(&self.workers, sockets)
                 .await
@@ -411,8 +411,8 @@ impl CniRuntime {
         call: &Call<'_>,
         config: JsonObject,
         lock: Option<&OperationLock>,
-    ) -> Result<NativeCall, CniError> {
-        Ok(NativeCall {
+    ) -> NativeCall {
+        NativeCall {
             kind: plugin.kind.clone(),
             command: call.command,
             container_id: call.args.container_id.clone(),
@@ -422,16 +422,13 @@ impl CniRuntime {
             config,
             version: list.cni_version,
             mend: false,
-            lock: lock
-                .map(OperationLock::share)
-                .transpose()
-                .map_err(CniError::NotRun)?,
+            lock: lock.map(OperationLock::share),
             others: Others {
                 path: self.path.clone(),
                 timeout: self.timeout,
                 data_path: self.data_path_of(list),
             },
-        })
+        }
     }
 }
 
