@@ -180,16 +180,17 @@ impl CniRuntime {
     ) -> Result<(), CniError> {
         check_args(args)?;
         let list = self.list_for(list, prev).await;
-        let prev = prev.filter(|_| list.cni_version.has_check());
-        let call = Call {
-            command: Command::Del,
-            args,
-            prev,
-            valid: None,
-        };
         let mut first = None;
         let mut sockets = Sockets::default();
         for index in (0..list.plugins.len()).rev() {
+            // Old versions have it not, which drivers need not mind.
+            let told = list.cni_version.has_check() || args.natives.contains(&index);
+            let call = Call {
+                command: Command::Del,
+                args,
+                prev: prev.filter(|_| told),
+                valid: None,
+            };
             match self.call(&list, index, &call, &mut sockets, lock).await {
                 Ok(_) => {}
                 Err(e) if e.code() == Some(code::UNKNOWN_CONTAINER) => {}

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use circuit_testing::{Firewalld, PATIENCE, Plugins, TestNode, network, wait_until};
+use serde_json::json;
 
 use crate::support::{assert_names, logged, said};
 
@@ -87,6 +88,26 @@ fn containers_stay_reachable_when_firewalld_forgets_them() {
     node.circuit(&["network", "disconnect", "web", "a"]).ok();
     assert_eq!(sources(&firewalld), "");
     assert!(!accepted());
+    node.remove_container("web");
+    node.assert_nothing_left();
+}
+
+#[test]
+fn a_network_of_an_old_version_leaves_nothing_in_firewalld() {
+    let node = node();
+    let firewalld = Firewalld::start(&node);
+    node.start_daemon();
+    let bridge = json!({
+        "type": "bridge", "bridge": "br0", "isGateway": true,
+        "ipam": {"type": "host-local", "subnet": "10.1.0.0/16"},
+    });
+    let list = network::list("a", &[bridge, json!({"type": "firewall"})]);
+    node.create_network("a", &list.replace("\"1.0.0\"", "\"0.3.1\""));
+    node.run_container("web", &[], &[]);
+    node.circuit(&["network", "connect", "web", "a"]).ok();
+    assert_eq!(sources(&firewalld), SOURCE);
+    node.circuit(&["network", "disconnect", "web", "a"]).ok();
+    assert_eq!(sources(&firewalld), "");
     node.remove_container("web");
     node.assert_nothing_left();
 }
