@@ -36,7 +36,7 @@ struct Environment {
     container_id: String,
     netns: Option<PathBuf>,
     ifname: String,
-    args: Vec<(String, String)>,
+    args: String,
     path: String,
 }
 
@@ -77,7 +77,7 @@ fn about(kind: &str) -> String {
 }
 
 fn serve(kind: &str, version: &mut CniVersion) -> Answer<Option<Value>> {
-    let env = Environment::read(|name| std::env::var_os(name)?.into_string().ok())?;
+    let env = Environment::read(|name| std::env::var_os(name)?.into_string().ok());
     let Some(driver) = driver(kind) else {
         return Err(ErrorReport::new(
             code::INVALID_ENVIRONMENT,
@@ -94,6 +94,7 @@ fn serve(kind: &str, version: &mut CniVersion) -> Answer<Option<Value>> {
     *version = parse_version(&config)?;
     check_command(command, *version)?;
     let prev = parse_prev(&config, *version)?;
+    let args = parse_args(&env.args, command)?;
     let sockets = Sockets::default();
     let delegate = Executables {
         path: PluginPath::parse(&env.path),
@@ -104,7 +105,7 @@ fn serve(kind: &str, version: &mut CniVersion) -> Answer<Option<Value>> {
         container_id: &env.container_id,
         netns: env.netns.as_deref(),
         ifname: &env.ifname,
-        args: &env.args,
+        args: &args,
         config: &config,
         version: *version,
         prev: prev.as_ref(),
@@ -151,18 +152,18 @@ fn kinds() -> String {
 }
 
 impl Environment {
-    fn read(get: impl Fn(&str) -> Option<String>) -> Answer<Self> {
+    fn read(get: impl Fn(&str) -> Option<String>) -> Self {
         let text = |name| get(name).unwrap_or_default();
-        Ok(Self {
+        Self {
             command: text("CNI_COMMAND"),
             container_id: text("CNI_CONTAINERID"),
             netns: get("CNI_NETNS")
                 .filter(|path| !path.is_empty())
                 .map(PathBuf::from),
             ifname: text("CNI_IFNAME"),
-            args: parse_args(&text("CNI_ARGS"))?,
+            args: text("CNI_ARGS"),
             path: text("CNI_PATH"),
-        })
+        }
     }
 
     /// What the command needs must be there and well-formed.
@@ -224,19 +225,23 @@ fn parse_command(text: &str) -> Answer<Command> {
     })
 }
 
-fn parse_args(text: &str) -> Answer<Vec<(String, String)>> {
-    text.split(';')
-        .filter(|pair| !pair.is_empty())
-        .map(|pair| {
-            let (key, value) = pair.split_once('=').ok_or_else(|| {
-                ErrorReport::new(
+/// The pairs of `CNI_ARGS`. What is none is passed over where nothing is made of it.
+fn parse_args(text: &str, command: Command) -> Answer<Vec<(String, String)>> {
+    let matters = matches!(command, Command::Add | Command::Check);
+    let mut pairs = Vec::new();
+    for pair in text.split(';').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=') {
+            Some((key, value)) => pairs.push((key.to_owned(), value.to_owned())),
+            None if matters => {
+                return Err(ErrorReport::new(
                     code::INVALID_ENVIRONMENT,
                     format!("CNI_ARGS: {pair:?} is no pair of key=value"),
-                )
-            })?;
-            Ok((key.to_owned(), value.to_owned()))
-        })
-        .collect()
+                ));
+            }
+            None => {}
+        }
+    }
+    Ok(pairs)
 }
 
 /// What VERSION is asked with, as far as it is there: the stock plugins answer without,
@@ -443,7 +448,7 @@ impl Executables<'_> {
 mod tests {
     use super::*;
 
-    fn environment(pairs: &[(&str, &str)]) -> Answer<Environment> {
+    fn environment(pairs: &[(&str, &str)]) -> Environment {
         Environment::read(|name| {
             let found = pairs.iter().find(|(key, _)| *key == name);
             found.map(|(_, value)| (*value).to_owned())
@@ -453,20 +458,19 @@ mod tests {
     #[test]
     fn the_environment_is_checked_by_command() {
         let path = ("CNI_PATH", "/bin");
-        let env = environment(&[("CNI_CONTAINERID", "a"), ("CNI_IFNAME", "eth0"), path]).unwrap();
+        let env = environment(&[("CNI_CONTAINERID", "a"), ("CNI_IFNAME", "eth0"), path]);
         assert!(env.check(Command::Del).is_ok());
         assert_eq!(
             env.check(Command::Add).unwrap_err().code,
             code::INVALID_ENVIRONMENT
         );
-        assert!(environment(&[path]).unwrap().check(Command::Gc).is_ok());
-        assert!(environment(&[]).unwrap().check(Command::Gc).is_err());
+        assert!(environment(&[path]).check(Command::Gc).is_ok());
+        assert!(environment(&[]).check(Command::Gc).is_err());
         for (id, ifname) in [("", "eth0"), ("a", ""), ("a/b", "eth0"), ("a", "a/b")] {
-            let env =
-                environment(&[("CNI_CONTAINERID", id), ("CNI_IFNAME", ifname), path]).unwrap();
+            let env = environment(&[("CNI_CONTAINERID", id), ("CNI_IFNAME", ifname), path]);
             assert!(env.check(Command::Del).is_err(), "{id:?} {ifname:?}");
         }
-        let lo = environment(&[("CNI_CONTAINERID", "a"), ("CNI_IFNAME", "lo"), path]).unwrap();
+        let lo = environment(&[("CNI_CONTAINERID", "a"), ("CNI_IFNAME", "lo"), path]);
         assert!(lo.check(Command::Del).is_ok());
     }
 
@@ -487,12 +491,11 @@ mod tests {
 
     #[test]
     fn arguments_are_pairs() {
-        let env = environment(&[("CNI_ARGS", "A=1;B=x=y;")]).unwrap();
-        assert_eq!(
-            env.args,
-            [("A".into(), "1".into()), ("B".into(), "x=y".into())]
-        );
-        assert!(environment(&[("CNI_ARGS", "oops")]).is_err());
+        let read = |text| parse_args(text, Command::Add);
+        let pairs = [("A".into(), "1".into()), ("B".into(), "x=y".into())];
+        assert_eq!(read("A=1;B=x=y;").unwrap(), pairs);
+        assert!(read("oops").is_err());
+        assert_eq!(parse_args("A=1;oops;B=x=y", Command::Del).unwrap(), pairs);
     }
 
     #[test]

@@ -218,6 +218,27 @@ fn wrong_variables_are_code_4() {
 }
 
 #[test]
+fn malformed_arguments_matter_to_what_is_made_only() {
+    World::with(|_| {
+        for kind in ["bridge", "host-local", "portmap"] {
+            let side = Side::Ours;
+            let plugin = Plugin { kind, side };
+            let mut config = minimal(kind);
+            config["cni.dev/valid-attachments"] = json!([]);
+            let config = config.to_string();
+            let ask = |command| plugin.ask(command, &[("CNI_ARGS", Some("oops"))], &config);
+            for command in ["ADD", "CHECK"] {
+                plugin.refuses(command, &ask(command), &[4]);
+            }
+            for command in ["VERSION", "STATUS", "DEL", "GC"] {
+                let ran = ask(command);
+                assert!(ran.is_ok(), "{kind} {command}: {ran:?}");
+            }
+        }
+    });
+}
+
+#[test]
 fn a_command_that_is_none_is_code_4() {
     of_each(|plugin| {
         let config = minimal(plugin.kind).to_string();
