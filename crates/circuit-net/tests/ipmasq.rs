@@ -162,6 +162,12 @@ fn a_failed_attachment_and_garbage_leave_no_rules() {
             host.run(Command::Gc, &gc, &Who::default());
             assert_ne!(count(&rules(), "10.79.0.0/24"), 0);
             gc["cni.dev/valid-attachments"] = json!([]);
+            // What address management cannot do is told, and keeps nothing else.
+            let mut hindered = gc.clone();
+            hindered["ipam"]["dataDir"] = json!("/etc/passwd");
+            let told = host.way.run(kind, Command::Gc, &hindered, &Who::default());
+            assert!(told.is_err(), "{kind}");
+            assert_eq!(count(&rules(), "10.79.0.0/24"), 0, "{}", rules());
             host.run(Command::Gc, &gc, &Who::default());
             assert_eq!(count(&rules(), "10.79.0.0/24"), 0, "{}", rules());
 

@@ -15,7 +15,7 @@ use super::configure::{Parameter, configure, refused};
 use super::managed::{Managed, dns_of};
 use super::verify::{self, differs, look_up};
 use super::veth::{self, Ends, Pair, told};
-use super::{Answer, Call, Driver, Unsupported, ipmasq};
+use super::{Answer, Call, Driver, Unsupported, ipmasq, single};
 use crate::netlink::{Link, Netlink};
 use config::Config;
 
@@ -111,13 +111,12 @@ impl Driver for Bridge {
     }
 
     fn gc(&self, call: &Call<'_>) -> Answer<()> {
-        if let Some(ipam) = Managed::of(call)? {
-            ipam.gc()?;
-        }
-        match call.valid()?.is_empty() {
+        let released = single::forward(call, Managed::gc);
+        let withdrawn = match call.valid()?.is_empty() {
             true => release_masquerade(call),
             false => Ok(()),
-        }
+        };
+        released.and(withdrawn)
     }
 }
 

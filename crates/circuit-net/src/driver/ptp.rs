@@ -71,11 +71,12 @@ impl Driver for Ptp {
     }
 
     fn gc(&self, call: &Call<'_>) -> Answer<()> {
-        single::forward(call, Managed::gc)?;
-        match call.valid()?.is_empty() {
+        let released = single::forward(call, Managed::gc);
+        let withdrawn = match call.valid()?.is_empty() {
             true => release_masquerade(call),
             false => Ok(()),
-        }
+        };
+        released.and(withdrawn)
     }
 }
 
