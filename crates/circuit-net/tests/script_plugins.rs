@@ -372,7 +372,7 @@ async fn a_lock_is_held_until_its_plugin_has_ended() {
     // Nobody waits for what this one leaves running.
     let body = "sleep 300 >/dev/null 2>&1 & echo $! >> $D/pids; echo '{}'";
     let runtime = one(&scripts, body, LIMIT);
-    scripts.plugin("slow", "echo $$ > $D/slow; sleep 300");
+    scripts.plugin("slow", "echo $$ > $D/slow.pid; sleep 300");
     let file = scripts.file("locks/web");
     let lock = OperationLock::acquire(&file, LIMIT).await.unwrap();
     let error = OperationLock::acquire(&file, Duration::from_millis(50))
@@ -388,14 +388,14 @@ async fn a_lock_is_held_until_its_plugin_has_ended() {
     let (it, slow) = (list("1.0.0", &[it]), list("1.0.0", &[slow]));
     runtime.add(&it, &args(), Some(&lock)).await.unwrap();
     let started = args();
-    let runs = || !scripts.text("slow").trim().is_empty();
+    let runs = || !scripts.text("slow.pid").trim().is_empty();
     // Whoever waited for it goes away.
     tokio::select! {
         ended = runtime.add(&slow, &started, Some(&lock)) => panic!("{ended:?}"),
         () = eventually("it runs", runs) => {}
     }
     drop(lock);
-    let pid = scripts.text("slow");
+    let pid = scripts.text("slow.pid");
     assert!(OperationLock::try_acquire(&file).unwrap().is_none());
     common::shell(&format!("kill -9 -{pid}"));
     let lock = OperationLock::acquire(&file, LIMIT).await.unwrap();
