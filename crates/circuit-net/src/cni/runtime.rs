@@ -2,13 +2,13 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use circuit_core::cni::{
-    CniResult, CniVersion, ConfigList, DataPath, Invocation, JsonObject, PluginConfig,
-    ValidAttachment, code, plugin_config,
+    AnyCase as _, CniResult, CniVersion, ConfigList, DataPath, Invocation, JsonObject,
+    PluginConfig, ValidAttachment, code, plugin_config,
 };
 use circuit_core::{Error, Result};
 use serde_json::Value;
@@ -49,6 +49,8 @@ pub struct CniRuntime {
     pub(super) path: PluginPath,
     pub(super) timeout: Duration,
     data_path: DataPath,
+    /// The keeper of address pools, where the configuration does not name it.
+    keeper: Option<PathBuf>,
     workers: Workers,
     /// What plugins answered to VERSION, by what tells one executable from
     /// another.
@@ -63,6 +65,7 @@ impl CniRuntime {
             path,
             timeout,
             data_path: DataPath::Exec,
+            keeper: None,
             workers: Workers::default(),
             spoken: Arc::default(),
         }
@@ -73,6 +76,16 @@ impl CniRuntime {
     #[must_use]
     pub fn on(self, data_path: DataPath) -> Self {
         Self { data_path, ..self }
+    }
+
+    /// The same runtime with the keeper of address pools at this socket, for the
+    /// networks that do not name one themselves.
+    #[must_use]
+    pub fn asking(self, keeper: &Path) -> Self {
+        Self {
+            keeper: Some(keeper.to_owned()),
+            ..self
+        }
     }
 
     /// Which plugins of a list are to be run in this process.
@@ -251,7 +264,7 @@ impl CniRuntime {
         };
         let (mut first, mut sockets) = (None, Sockets::default());
         for index in args.natives.iter().copied() {
-            let (plugin, config) = configuration(&list, index, &call)?;
+            let (plugin, config) = self.configuration(&list, index, &call)?;
             let mut native = self.native_call(&list, plugin, &call, config, lock)?;
             native.mend = true;
             if let Err(e) = native.run(&self.workers, &mut sockets).await {
@@ -382,7 +395,7 @@ impl CniRuntime {
         sockets: &mut Sockets,
         lock: Option<&OperationLock>,
     ) -> Result<Output, CniError> {
-        let (plugin, config) = configuration(list, index, call)?;
+        let (plugin, config) = self.configuration(list, index, call)?;
         if call.args.natives.contains(&index) {
             let native = self.native_call(list, plugin, call, config, lock)?;
             return native
@@ -402,6 +415,29 @@ impl CniRuntime {
         };
         let stdout = run(&self.path, &call, self.timeout, lock).await?;
         Ok(Output::Written(stdout))
+    }
+
+    /// A plugin of a list, and what it is told.
+    fn configuration<'a>(
+        &self,
+        list: &'a ConfigList,
+        index: usize,
+        call: &Call<'_>,
+    ) -> Result<(&'a PluginConfig, JsonObject), CniError> {
+        let invocation = Invocation {
+            capability_args: Some(&call.args.capability_args),
+            config_args: Some(&call.args.config_args),
+            prev_result: call.prev,
+            valid_attachments: call.valid,
+        };
+        let mut config = plugin_config(list, index, &invocation);
+        if let Some((config, keeper)) = config.as_mut().zip(self.keeper.as_deref()) {
+            name_keeper(config, keeper);
+        }
+        list.plugins
+            .get(index)
+            .zip(config)
+            .ok_or_else(|| CniError::NotRun(Error::internal(format!("list has no plugin {index}"))))
     }
 
     fn native_call(
@@ -451,23 +487,14 @@ struct Call<'a> {
     valid: Option<&'a [ValidAttachment]>,
 }
 
-/// A plugin of a list, and what it is told.
-fn configuration<'a>(
-    list: &'a ConfigList,
-    index: usize,
-    call: &Call<'_>,
-) -> Result<(&'a PluginConfig, JsonObject), CniError> {
-    let invocation = Invocation {
-        capability_args: Some(&call.args.capability_args),
-        config_args: Some(&call.args.config_args),
-        prev_result: call.prev,
-        valid_attachments: call.valid,
-    };
-    let config = plugin_config(list, index, &invocation);
-    list.plugins
-        .get(index)
-        .zip(config)
-        .ok_or_else(|| CniError::NotRun(Error::internal(format!("list has no plugin {index}"))))
+/// Says where the keeper of address pools is, unless the configuration does.
+fn name_keeper(config: &mut JsonObject, keeper: &Path) {
+    let ipam = config.find_mut("ipam").and_then(Value::as_object_mut);
+    let circuit = |ipam: &JsonObject| ipam.find("type").and_then(Value::as_str) == Some("circuit");
+    if let Some(ipam) = ipam.filter(|ipam| circuit(ipam) && ipam.find("socket").is_none()) {
+        let keeper = keeper.to_string_lossy().into_owned();
+        ipam.insert("socket".to_owned(), keeper.into());
+    }
 }
 
 fn last_kind(list: &ConfigList) -> &str {
@@ -495,4 +522,42 @@ fn check_args(args: &AttachmentArgs) -> Result<(), CniError> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn plugins_are_told_where_the_keeper_of_pools_is() {
+        let told = |ipam: Value| {
+            let list = json!({"cniVersion": "1.0.0", "name": "lan",
+                "plugins": [{"type": "bridge", "ipam": ipam}]});
+            let list = ConfigList::parse(list.to_string().as_bytes()).unwrap();
+            let runtime = CniRuntime::new(PluginPath::new(["/x"]), Duration::ZERO);
+            let args = AttachmentArgs::default();
+            let call = Call {
+                command: Command::Add,
+                args: &args,
+                prev: None,
+                valid: None,
+            };
+            let runtime = runtime.asking(Path::new("/run/own.sock"));
+            let (_, config) = runtime.configuration(&list, 0, &call).unwrap();
+            config["ipam"].clone()
+        };
+        assert_eq!(
+            told(json!({"Type": "circuit"})),
+            json!({"Type": "circuit", "socket": "/run/own.sock"})
+        );
+        for as_it_is in [
+            json!({"type": "circuit", "Socket": "/run/other.sock"}),
+            json!({"type": "host-local"}),
+        ] {
+            assert_eq!(told(as_it_is.clone()), as_it_is);
+        }
+    }
 }

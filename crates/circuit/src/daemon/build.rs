@@ -38,7 +38,8 @@ impl Daemon {
         let doors = Doors::open(options).await?;
         let lock = lock_state(options)?;
         let cni = CniRuntime::new(PluginPath::new(&options.cni_path), options.cni_timeout)
-            .on(options.data_path.parse()?);
+            .on(options.data_path.parse()?)
+            .asking(&options.ipam_socket);
         let registry = fleet::connect(options)?;
         let host: Arc<dyn Surroundings> = Arc::new(Host::new(cni.clone()));
         let networks = Networks::open(options, registry.as_ref(), Arc::clone(&host)).await?;
@@ -152,8 +153,8 @@ fn lives(
     let locks = options.run_dir.join("locks");
     let (wake, wakes) = mpsc::unbounded_channel();
     leases.wake(runtime.namespace(), wake.clone());
-    let (lender, holder) = (leases.lender(), pools.holder());
-    let datapath = CniDatapath::new(cni.clone(), locks, pins.clone(), lender, holder);
+    let (lender, giver) = (leases.lender(), pools.giver());
+    let datapath = CniDatapath::new(cni.clone(), locks, pins.clone(), lender, giver);
     let parts = Parts {
         runtime: Arc::new(runtime),
         datapath: Arc::new(datapath),

@@ -1,7 +1,7 @@
 //! For whom the addresses of networks are held, and what of that this daemon knows.
 
 use circuit_core::cni::AnyCase as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use circuit_core::{
@@ -10,6 +10,7 @@ use circuit_core::{
     datapath::{Held, Holder, Pool},
 };
 use circuit_net::driver;
+use serde_json::Value;
 
 use super::standing::Lender;
 
@@ -21,7 +22,29 @@ pub(super) struct Accounts {
     /// Lends those of ipam type `dhcp`, if it is this daemon.
     pub(super) lender: Option<Lender>,
     /// Gives those of ipam type `circuit`, if it is this daemon.
-    pub(super) pools: Option<Arc<dyn Holder>>,
+    pub(super) pools: Option<Giver>,
+}
+
+/// The keeper of address pools, and the socket at which plugins find it.
+#[derive(Clone)]
+pub struct Giver {
+    /// Knows who has addresses.
+    pub holder: Arc<dyn Holder>,
+    /// Where it listens.
+    pub socket: PathBuf,
+}
+
+impl Giver {
+    /// Whether a network's addresses come by this keeper; one that names no socket has
+    /// those of its daemon.
+    fn gives(&self, config: &ConfigList) -> bool {
+        let ipams = config.plugins.iter().filter_map(|plugin| plugin.ipam());
+        let mut circuit = ipams.filter(|ipam| ipam.kind() == Some("circuit"));
+        circuit.all(|ipam| {
+            let told = ipam.raw().find("socket").and_then(Value::as_str);
+            told.is_none_or(|socket| Path::new(socket) == self.socket)
+        })
+    }
 }
 
 impl Accounts {
@@ -32,7 +55,7 @@ impl Accounts {
         let mut kinds = kinds.filter_map(|ipam| ipam.kind().map(str::to_owned));
         kinds.all(|kind| match kind.as_str() {
             "dhcp" => self.lender.as_ref().is_some_and(|it| it.lends(config)),
-            "circuit" => self.pools.is_some(),
+            "circuit" => self.pools.as_ref().is_some_and(|it| it.gives(config)),
             _ => true,
         })
     }
@@ -43,8 +66,8 @@ impl Accounts {
         if let Some(lender) = &self.lender {
             all.extend(lender.held(&config.name));
         }
-        if let Some(pools) = &self.pools {
-            all.extend(pools.held(&config.name));
+        if let Some(pools) = self.pools.as_ref().filter(|it| it.gives(&config)) {
+            all.extend(pools.holder.held(&config.name));
         }
         let read = tokio::task::spawn_blocking(move || driver::held(&config));
         let read = read
@@ -71,4 +94,53 @@ pub(super) async fn pools(config: ConfigList) -> Vec<Pool> {
     // Leases are files, and there may be thousands.
     let counted = tokio::task::spawn_blocking(move || driver::pools(&config));
     counted.await.unwrap_or_default()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// It holds the same on every network.
+    struct Always;
+
+    impl Holder for Always {
+        fn held(&self, _: &str) -> Vec<Held> {
+            vec![Held {
+                cni_id: "default-web".to_owned(),
+                interface: "eth0".to_owned(),
+                address: None,
+            }]
+        }
+    }
+
+    #[tokio::test]
+    async fn what_another_keeper_gives_is_not_known_here() {
+        let giver = Giver {
+            holder: Arc::new(Always),
+            socket: "/run/own.sock".into(),
+        };
+        let accounts = |pools| Accounts {
+            lender: None,
+            pools,
+        };
+        let own = accounts(Some(giver));
+        for (socket, ours) in [
+            (json!(null), true),
+            (json!("/run/own.sock"), true),
+            (json!("/run/other.sock"), false),
+        ] {
+            let list = json!({"cniVersion": "1.0.0", "name": "lan", "plugins": [
+                {"type": "bridge", "ipam": {"type": "circuit", "Socket": socket}}]});
+            let list = ConfigList::parse(list.to_string().as_bytes()).unwrap();
+            assert_eq!(own.are_complete(&list), ours, "{socket}");
+            assert_eq!(
+                own.held(list.clone()).await.unwrap().len(),
+                usize::from(ours)
+            );
+            assert!(!accounts(None).are_complete(&list));
+        }
+    }
 }

@@ -14,7 +14,7 @@ use circuit_core::{
     Error, ErrorKind, Result,
     attachment::{Attachment, ContainerRecord, LastAddresses, Sandbox},
     cni::ConfigList,
-    datapath::{AddFailure, Added, Arguments, Datapath, Disturbance, Held, Holder, Pool},
+    datapath::{AddFailure, Added, Arguments, Datapath, Disturbance, Held, Pool},
     labels::{DesiredNetwork, PortMapping},
     resolver::{Place, Present},
 };
@@ -31,7 +31,7 @@ use ipnet::IpNet;
 use tokio::task::AbortHandle;
 
 use super::{
-    accounts::{self, Accounts},
+    accounts::{self, Accounts, Giver},
     arguments::{arguments, cni_args, granted},
     disturbances::Disturbances,
     remains,
@@ -69,7 +69,7 @@ impl CniDatapath {
         locks: PathBuf,
         pins: PathBuf,
         lender: Option<Lender>,
-        pools: Option<Arc<dyn Holder>>,
+        pools: Option<Giver>,
     ) -> Self {
         Self {
             cni,
