@@ -69,7 +69,7 @@ impl Pools {
             name: settings.name,
             timing,
         })?;
-        let listener = match Listener::bind(settings.socket).await {
+        let listener = match Listener::bind(settings.socket, settings.state_dir).await {
             Ok(listener) => Some(listener),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 tracing::info!("{error}: pools are its business");

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use super::answered::Answered;
 use super::clock::{now, place};
-use super::journal::{Journal, Line, load};
+use super::journal::{FILE, Journal, Line, load};
 use super::ledger::Ledger;
 use super::remote::copied;
 use super::wire::{Heard, Wire, not_heard, on_the_wire};
@@ -76,7 +76,7 @@ impl Keeper {
     /// # Errors
     /// When the journal cannot be used.
     pub fn open(parts: Parts) -> Result<Self> {
-        let path = parts.state_dir.join("ipam.journal");
+        let path = parts.state_dir.join(FILE);
         let refused = |error: std::io::Error| {
             Error::precondition(format!(
                 "cannot use the journal of addresses {}: {error}: mend it, or give another folder \
