@@ -51,6 +51,7 @@ impl Daemon {
         let pools = Pools::open(pool_settings(options, registry.clone())?).await?;
         let lives = lives(options, &cni, &networks, (&leases, &pools))?;
         let attachments = &lives.attachments;
+        let stores = registry.clone();
         let fleet = Fleet::join(options, registry, attachments).await?;
         let stored = (Arc::clone(&networks.source), networks.folder.clone());
         let naming = Naming::open(options, attachments, fleet.registry(), stored)?;
@@ -63,6 +64,7 @@ impl Daemon {
             names: Arc::clone(&naming.dns) as _,
             answers_names: !options.dns_listen.is_empty(),
             datastore: networks.redis.clone(),
+            registry: stores,
             state_dir: options.state_dir.clone(),
             pins: pins(options),
         });

@@ -210,3 +210,63 @@ async fn a_clock_that_is_set_back_stops_nobody() {
     assert!((1..=QUICK.lease).contains(&settling), "{settling}");
     assert_eq!(tick.wanted, [""; 0]);
 }
+
+/// A Redis may evict keys, and people delete some.
+#[tokio::test]
+async fn a_pool_whose_owners_are_lost_gives_nothing_before_all_have_claimed_theirs() {
+    let redis = Redis::start();
+    let client = redis.client();
+    client.up().await;
+    let store = redis.store();
+    store.wait_up(Duration::from_secs(5)).await.unwrap();
+    let shared = Shared::new(client, Timing { moment: 0, ..QUICK });
+    let mut one = hello("one");
+    let pool = set(2, 9);
+    let wish = Wish {
+        pool: "lan",
+        set: &pool,
+        want: 3,
+        abandoned: 0,
+    };
+    // The ways on which it may first be seen.
+    for way in ["tick", "take", "exact", "claim", "give_back", "release"] {
+        one.fresh = format!("one-{way}");
+        one.epoch = shared.tick(&one).await.unwrap().standing.epoch;
+        shared.exact(&one, "lan", ip(2)).await.unwrap();
+        let mut two = Hello {
+            epoch: one.epoch.clone(),
+            fresh: format!("two-{way}"),
+            ..hello("two")
+        };
+        shared.tick(&two).await.unwrap();
+        let lost = cmd("DEL").arg("circuit:{fleet}:ipam:owners:lan").clone();
+        store.query(&lost).await.unwrap();
+        match way {
+            "tick" => drop(shared.tick(&two).await.unwrap()),
+            "exact" => {
+                let (standing, exact) = shared.exact(&two, "lan", ip(2)).await.unwrap();
+                assert_eq!(exact, Exact::Settling);
+                assert!(standing.settling > 0);
+            }
+            "claim" => drop(shared.claim("two", "lan", &[ip(7)]).await.unwrap()),
+            "give_back" => {
+                let back = [ip(7)];
+                shared.give_back("two", "lan", &back, false).await.unwrap();
+            }
+            "release" => drop(shared.release("two", "lan", &[ip(7)]).await.unwrap()),
+            _ => {}
+        }
+        let taken = shared.take(&two, &wish).await.unwrap();
+        assert!(taken.addresses.is_empty(), "{way}");
+        assert!(taken.standing.settling > 0, "{way}");
+        assert_ne!(taken.standing.epoch, one.epoch, "{way}");
+        assert!(taken.standing.suspect, "{way}");
+        // It is one new memory, not another with each call.
+        two.epoch.clone_from(&taken.standing.epoch);
+        let held = shared.claim("one", "lan", &[ip(2)]).await.unwrap();
+        assert!(held.is_empty(), "{way}");
+        let next = shared.tick(&two).await.unwrap().standing;
+        assert_eq!(next.epoch, two.epoch, "{way}");
+        one.epoch.clone_from(&next.epoch);
+    }
+}
