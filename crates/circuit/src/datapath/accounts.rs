@@ -19,8 +19,8 @@ const LEASES: &str = "/var/lib/cni/networks";
 
 /// Who gives addresses, and whom they know.
 pub(super) struct Accounts {
-    /// Lends those of ipam type `dhcp`, if it is this daemon.
-    pub(super) lender: Option<Lender>,
+    /// Lends those of ipam type `dhcp`.
+    pub(super) lender: Lender,
     /// Gives those of ipam type `circuit`, if it is this daemon.
     pub(super) pools: Option<Giver>,
 }
@@ -54,7 +54,7 @@ impl Accounts {
         let kinds = config.plugins.iter().filter_map(|plugin| plugin.ipam());
         let mut kinds = kinds.filter_map(|ipam| ipam.kind().map(str::to_owned));
         kinds.all(|kind| match kind.as_str() {
-            "dhcp" => self.lender.as_ref().is_some_and(|it| it.lends(config)),
+            "dhcp" => self.lender.lends(config),
             "circuit" => self.pools.as_ref().is_some_and(|it| it.gives(config)),
             _ => true,
         })
@@ -63,9 +63,7 @@ impl Accounts {
     /// What is held on a network, whoever asked for it.
     pub(super) async fn held(&self, config: ConfigList) -> Result<Vec<Held>> {
         let mut all = Vec::new();
-        if let Some(lender) = &self.lender {
-            all.extend(lender.held(&config.name));
-        }
+        all.extend(self.lender.held(&config.name));
         if let Some(pools) = self.pools.as_ref().filter(|it| it.gives(&config)) {
             all.extend(pools.holder.held(&config.name));
         }
@@ -99,6 +97,7 @@ pub(super) async fn pools(config: ConfigList) -> Vec<Pool> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use circuit_net::dhcp::{LeaseKeeper, Settings};
     use serde_json::json;
 
     use super::*;
@@ -122,8 +121,14 @@ mod tests {
             holder: Arc::new(Always),
             socket: "/run/own.sock".into(),
         };
+        let leases = tempfile::tempdir().unwrap();
+        let keeper = LeaseKeeper::start(leases.path(), Settings::default()).unwrap();
         let accounts = |pools| Accounts {
-            lender: None,
+            lender: Lender {
+                keeper: keeper.clone(),
+                socket: "/run/own-dhcp.sock".into(),
+                listens: false,
+            },
             pools,
         };
         let own = accounts(Some(giver));

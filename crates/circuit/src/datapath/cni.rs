@@ -68,7 +68,7 @@ impl CniDatapath {
         cni: CniRuntime,
         locks: PathBuf,
         pins: PathBuf,
-        lender: Option<Lender>,
+        lender: Lender,
         pools: Option<Giver>,
     ) -> Self {
         Self {
@@ -202,6 +202,7 @@ impl CniDatapath {
         loop {
             let result = attachment.result.as_ref();
             let Err(error) = self.cni.del(config, &args, result, Some(lock)).await else {
+                self.accounts.lender.forget(attachment);
                 return Ok(());
             };
             let error = Error::from(error);
@@ -348,7 +349,7 @@ impl Datapath for CniDatapath {
     }
 
     fn stands(&self, attachment: &Attachment) -> bool {
-        standing::stands(attachment, self.accounts.lender.as_ref())
+        standing::stands(attachment, &self.accounts.lender)
     }
 
     async fn traffic(&self, netns: &Path) -> Result<Vec<(String, Traffic)>> {
