@@ -471,6 +471,11 @@ impl Datapath for CniDatapath {
         self.accounts.held(config).await
     }
 
+    fn knows_holders(&self, config: &str) -> Result<bool> {
+        let config = ConfigList::parse(config.as_bytes())?;
+        Ok(self.accounts.are_complete(&config))
+    }
+
     async fn retire(&self, cni_id: &str) {
         let path = self.locks.join(format!("{cni_id}.lock"));
         // Nobody waits for it here: the container's own work is done, and a

@@ -20,6 +20,7 @@ struct Users {
     sticky: bool,
     wanted: StdMutex<BTreeMap<String, String>>,
     holders: StdMutex<Vec<String>>,
+    blind: bool,
     created: StdMutex<Vec<String>>,
 }
 
@@ -47,6 +48,9 @@ impl Attachments for Users {
         Ok(self.users.lock().unwrap().clone())
     }
     async fn holders(&self, _: &StoredNetwork) -> Result<Vec<String>> {
+        if self.blind {
+            return Err(Error::precondition("another daemon has its addresses"));
+        }
         Ok(self.holders.lock().unwrap().clone())
     }
     async fn network_created(&self, network: &str) {
@@ -508,6 +512,35 @@ async fn what_other_programs_hold_keeps_a_network() {
     );
     service.delete("a", true).await.unwrap();
     assert_eq!(*users.holders.lock().unwrap(), ["other-web"]);
+}
+
+#[tokio::test]
+async fn a_network_whose_holders_another_daemon_knows_stays() {
+    let blind = Users {
+        blind: true,
+        ..Users::default()
+    };
+    let setup = setup_with(blind, false);
+    let service = &setup.service;
+    let data = bridge("a", "10.1.0.0/16");
+    service.create("a", &data, false).await.unwrap();
+    let other = bridge("a", "10.2.0.0/16");
+    for refused in [
+        service.delete("a", false).await,
+        service.create("a", &other, true).await,
+    ] {
+        let error = kind(refused, ErrorKind::FailedPrecondition);
+        assert!(error.contains("only --force deletes it"), "{error}");
+    }
+    let kept = StdMutex::new(Vec::new());
+    let note = |pruned: Pruned| {
+        kept.lock().unwrap().extend(pruned.kept);
+        true
+    };
+    service.prune(false, &note).await.unwrap();
+    let kept = kept.into_inner().unwrap();
+    assert!(kept[0].contains("another daemon"), "{kept:?}");
+    service.delete("a", true).await.unwrap();
 }
 
 #[tokio::test]

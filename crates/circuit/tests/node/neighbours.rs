@@ -343,3 +343,24 @@ fn two_daemons_have_a_keeper_of_pools_each() {
     node.remove_container("web");
     node.assert_nothing_left();
 }
+
+#[test]
+fn a_daemon_without_the_keeper_does_not_take_networks_from_under_others() {
+    let node = crate::node().plugins(Plugins::None).start();
+    let plugin = json!({"type": "bridge", "bridge": "first",
+        "ipam": {"type": "circuit", "subnet": "10.91.0.0/24"}});
+    let list = json!({"cniVersion": "1.1.0", "name": "first", "plugins": [plugin]});
+    node.create_network("first", &list.to_string());
+    node.run_container("web", &[], &[]);
+    node.circuit(&["network", "connect", "web", "first"]).ok();
+    let second = Second::start(&node);
+    let refused = error_of(second.circuit(&["network", "rm", "first"]));
+    assert_names(&refused, &["another daemon of this host", "--force"]);
+    assert_eq!(second.circuit(&["network", "prune"]).ok(), "");
+    let kept = second.circuit(&["network", "prune", "--dry-run"]).ok();
+    assert_names(&kept, &["first: kept", "another daemon of this host"]);
+    second.kill();
+    node.remove_container("web");
+    node.circuit(&["network", "rm", "first"]).ok();
+    node.assert_nothing_left();
+}
