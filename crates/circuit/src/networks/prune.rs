@@ -49,7 +49,7 @@ impl NetworkService {
             return Ok(Some(format!("used by {}", named(&users))));
         }
         if let Some(unknown) = self.unknown() {
-            return Ok(Some(format!("shared, and {unknown}")));
+            return Ok(Some(format!("shared, and {}", unknown.what)));
         }
         let wanted = self.attachments.wanted().await?;
         let who = wanted.get(name);
