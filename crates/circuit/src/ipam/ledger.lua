@@ -60,7 +60,8 @@ local function enter(h)
   local before = { epoch, count, born, settles, suspect, s[6] }
   local taken, lives = elsewhere(h)
   if lives then
-    return { epoch = epoch or '', count = count, settling = 0, suspect = suspect, taken = taken }
+    return { epoch = epoch or '', count = count, settling = 0, suspect = suspect, taken = taken,
+      age = 0 }
   end
   -- The clock may have been set back.
   born, settles = math.min(born, now), math.min(settles, now + math.max(h.lease, h.moment))
@@ -85,12 +86,13 @@ local function enter(h)
       break
     end
   end
-  return { epoch = epoch, count = count, settling = math.max(0, settles - now), suspect = suspect }
+  return { epoch = epoch, count = count, settling = math.max(0, settles - now), suspect = suspect,
+    age = now - born }
 end
 
 local function told(standing, ...)
   return { standing.epoch, text(standing.count), text(standing.settling), standing.suspect,
-    standing.taken or '', ... }
+    standing.taken or '', text(standing.age), ... }
 end
 
 local function give_to(pool, address, node)

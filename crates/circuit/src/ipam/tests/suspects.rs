@@ -190,6 +190,14 @@ async fn a_clock_that_is_set_back_stops_nobody() {
     client.up().await;
     let ledger = Shared::new(client.clone(), QUICK);
     ledger.tick(&hello("a")).await.unwrap();
+    let mut long_ago = cmd("HSET");
+    long_ago
+        .arg("circuit:{fleet}:ipam:state")
+        .arg("born")
+        .arg("1000");
+    client.store.query(&long_ago).await.unwrap();
+    let age = ledger.tick(&hello("a")).await.unwrap().standing.age;
+    assert!(age > 1_000_000_000_000, "{age}");
     let ahead = "9007199254740000";
     let mut state = cmd("HSET");
     state.arg("circuit:{fleet}:ipam:state");
@@ -206,6 +214,7 @@ async fn a_clock_that_is_set_back_stops_nobody() {
     let mut knows_another = hello("b");
     knows_another.epoch = "another".into();
     let tick = ledger.tick(&knows_another).await.unwrap();
+    assert_eq!(tick.standing.age, 0);
     let settling = tick.standing.settling;
     assert!((1..=QUICK.lease).contains(&settling), "{settling}");
     assert_eq!(tick.wanted, [""; 0]);
@@ -269,4 +278,53 @@ async fn a_pool_whose_owners_are_lost_gives_nothing_before_all_have_claimed_thei
         assert_eq!(next.epoch, two.epoch, "{way}");
         one.epoch.clone_from(&next.epoch);
     }
+}
+
+#[tokio::test]
+async fn where_the_wire_cannot_be_asked_it_is_told_when_addresses_are_given_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Arc::new(Alone::new("a".into(), QUICK));
+    let keeper = keeper(ledger, &Arc::default(), dir.path(), "node-1");
+    let pool = set(2, 3);
+    keeper.stock().await.unwrap();
+    let lost = |age| Standing {
+        epoch: "a".into(),
+        suspect: true,
+        age,
+        ..Standing::default()
+    };
+    let ask = async || {
+        let wanted = Wanted {
+            link: None,
+            unasked: true,
+            ..wanted("c1", &pool, None)
+        };
+        keeper.answer(Question::Add(wanted)).await
+    };
+    let entry = circuit_core::ipam::Entry::Hold {
+        addresses: vec![ip(2), ip(3)],
+        suspect: true,
+    };
+    keeper.agent().apply("lan", &entry);
+    keeper.call().await.unwrap();
+    let age = QUICK.trusted() - 20_000;
+    keeper.agent().learn(&lost(age), crate::ipam::clock::now());
+    let refused = text(ask().await);
+    assert!(refused.contains("redis was started anew"), "{refused}");
+    assert!(refused.contains("are given in "), "{refused}");
+    // Another daemon of later.
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Arc::new(Alone::new("a".into(), QUICK));
+    let keeper = super::keeper(ledger, &Arc::default(), dir.path(), "node-1");
+    keeper.agent().apply("lan", &entry);
+    keeper.call().await.unwrap();
+    keeper
+        .agent()
+        .learn(&lost(QUICK.trusted()), crate::ipam::clock::now());
+    let wanted = Wanted {
+        link: None,
+        unasked: true,
+        ..wanted("c1", &pool, None)
+    };
+    one(keeper.answer(Question::Add(wanted)).await);
 }
