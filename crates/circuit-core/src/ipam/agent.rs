@@ -85,6 +85,8 @@ pub struct Agent {
     taken: Taken,
     /// Another may have given what is held meanwhile: until then the wire is asked for it.
     moved_until: u64,
+    /// What was in stock then, and sound.
+    moved_stock: Vec<(String, IpAddr)>,
 }
 
 /// Whether another host calls by this node's id.
@@ -110,6 +112,7 @@ impl Agent {
             doubts: None,
             taken: Taken::No,
             moved_until: 0,
+            moved_stock: Vec::new(),
         }
     }
 
@@ -229,6 +232,7 @@ impl Agent {
         self.hello.count = standing.count;
         self.claiming = true;
         self.confirmed = None;
+        self.moved_stock.clear();
         let mut entries = Vec::new();
         for (name, pool) in &mut self.pools {
             let addresses: Vec<IpAddr> = pool.holding.spare().collect();
@@ -246,10 +250,15 @@ impl Agent {
         if self.taken().is_some() {
             return Duty::default();
         }
+        let mut entries = Vec::new();
         if tick.moved {
             self.moved_until = asked.saturating_add(self.timing.trusted());
+            entries.extend(self.distrust_stock());
         }
-        let entries = self.learn(&tick.standing, asked);
+        entries.extend(self.learn(&tick.standing, asked));
+        if asked >= self.moved_until {
+            entries.extend(self.trust_stock());
+        }
         let held = self.held();
         if tick.held != held || (!tick.known && held > 0) {
             self.claiming = true;
@@ -273,6 +282,46 @@ impl Agent {
             claim: self.claiming || self.in_conflict(),
             give_back: if self.claiming { Vec::new() } else { give_back },
         }
+    }
+
+    /// Has all that is in stock be suspect: a copy of this host, or what this one is a copy
+    /// of, has it in stock too.
+    fn distrust_stock(&mut self) -> Vec<(String, Entry)> {
+        let mut entries = Vec::new();
+        for (name, pool) in &mut self.pools {
+            let spare = pool.holding.spare();
+            let addresses: Vec<IpAddr> = spare.filter(|ip| !pool.holding.is_suspect(*ip)).collect();
+            if addresses.is_empty() {
+                continue;
+            }
+            let its = addresses.iter().map(|ip| (name.clone(), *ip));
+            self.moved_stock.extend(its);
+            let suspect = true;
+            let entry = Entry::Hold { addresses, suspect };
+            pool.holding.apply(&entry);
+            entries.push((name.clone(), entry));
+        }
+        entries
+    }
+
+    /// Where the wire cannot be asked, that ends when the other gives nothing new any more;
+    /// else such a network would lose its stock with each reboot.
+    fn trust_stock(&mut self) -> Vec<(String, Entry)> {
+        let mut entries = Vec::new();
+        for (name, address) in std::mem::take(&mut self.moved_stock) {
+            let Some(pool) = self.pools.get_mut(&name) else {
+                continue;
+            };
+            if pool.sets.is_empty() {
+                // Nobody has said yet on which wire it is.
+                self.moved_stock.push((name, address));
+            } else if pool.link.is_none() && pool.holding.is_suspect(address) {
+                let entry = Entry::Clear { address };
+                pool.holding.apply(&entry);
+                entries.push((name, entry));
+            }
+        }
+        entries
     }
 
     /// Whether another node has addresses that are in use here.
