@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use circuit_core::cni::{
-    AnyCase as _, CniResult, CniVersion, ConfigList, DataPath, Invocation, JsonObject,
-    PluginConfig, ValidAttachment, code, plugin_config,
+    CniResult, CniVersion, ConfigList, DataPath, Invocation, JsonObject, PluginConfig,
+    ValidAttachment, code, plugin_config,
 };
 use circuit_core::{Error, Result};
 use serde_json::Value;
@@ -16,6 +16,8 @@ use tracing::{Instrument as _, field};
 
 use super::answers::{add_error, bad_output, keep_first, read_result};
 use super::exec::{Command, PluginCall, run};
+use super::keeper::name_keeper;
+use super::names::check_args;
 use super::native::{self, NativeCall, Natives, Others, Way};
 use super::probe::Executable;
 use super::{AddError, CniError, OperationLock, PluginPath};
@@ -487,41 +489,10 @@ struct Call<'a> {
     valid: Option<&'a [ValidAttachment]>,
 }
 
-/// Says where the keeper of address pools is, unless the configuration does.
-fn name_keeper(config: &mut JsonObject, keeper: &Path) {
-    let ipam = config.find_mut("ipam").and_then(Value::as_object_mut);
-    let circuit = |ipam: &JsonObject| ipam.find("type").and_then(Value::as_str) == Some("circuit");
-    if let Some(ipam) = ipam.filter(|ipam| circuit(ipam) && ipam.find("socket").is_none()) {
-        let keeper = keeper.to_string_lossy().into_owned();
-        ipam.insert("socket".to_owned(), keeper.into());
-    }
-}
-
 fn last_kind(list: &ConfigList) -> &str {
     list.plugins
         .last()
         .map_or("", |plugin| plugin.kind.as_str())
-}
-
-/// The specification's rules for container ids and interface names.
-fn check_args(args: &AttachmentArgs) -> Result<(), CniError> {
-    let refuse = |text: String| Err(CniError::NotRun(Error::invalid(text)));
-    if !circuit_core::cni::is_network_name(&args.container_id) {
-        return refuse(format!(
-            "{:?} cannot be a cni container id: \
-             begin with a letter or digit, then letters, digits, '_', '.' and '-'",
-            args.container_id
-        ));
-    }
-    let name = args.ifname.as_str();
-    let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
-    if name.is_empty() || name.len() > 15 || name == "." || name == ".." || name.contains(bad) {
-        return refuse(format!(
-            "{name:?} cannot be an interface name: \
-             use 1 to 15 characters without '/', ':' and spaces"
-        ));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
