@@ -244,6 +244,13 @@ pub trait Datapath: Send + Sync {
     /// When it cannot be read.
     async fn held(&self, config: &str) -> Result<Vec<Held>>;
 
+    /// Whether that is all: what other daemons lend or give on the network is known to
+    /// them only.
+    ///
+    /// # Errors
+    /// When the configuration cannot be read.
+    fn knows_holders(&self, config: &str) -> Result<bool>;
+
     /// Lets go of what was kept for a container that is gone.
     async fn retire(&self, cni_id: &str);
 

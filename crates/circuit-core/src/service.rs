@@ -139,6 +139,9 @@ pub trait Lookups: Send + Sync {
 
     /// The containers of other nodes on a network, as `CONTAINER on NODE`, sorted.
     fn users_elsewhere(&self, network: &str) -> Vec<String>;
+
+    /// Whether that is as it is now; else it is what was heard last, or nothing yet.
+    fn is_current(&self) -> bool;
 }
 
 /// The networks of this node.

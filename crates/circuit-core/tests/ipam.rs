@@ -225,7 +225,7 @@ impl World {
             abandoned: set.batch(),
         };
         let taken = self.ledger.take(&hello, &TIMING, self.now, &wish);
-        let learnt = self.nodes[n].agent.learn(&taken.standing);
+        let learnt = self.nodes[n].agent.learn(&taken.standing, self.now);
         self.write(n, &entries_of(learnt));
         self.hold(n, taken.addresses.clone(), taken.standing.suspect);
         if !taken.addresses.is_empty() {
@@ -244,7 +244,7 @@ impl World {
         }
         let hello = self.hello(n);
         let (standing, exact) = self.ledger.exact(&hello, &TIMING, self.now, (POOL, ip));
-        let learnt = self.nodes[n].agent.learn(&standing);
+        let learnt = self.nodes[n].agent.learn(&standing, self.now);
         self.write(n, &entries_of(learnt));
         match exact {
             Exact::Yours { suspect } => {
@@ -618,15 +618,39 @@ fn a_ledger_that_has_lost_its_memory_is_doubted_for_good() {
         epoch: "one".into(),
         ..Standing::default()
     };
-    agent.learn(&standing);
+    agent.learn(&standing, 500);
     assert!(!agent.doubts_for_good(1_000_000));
     standing.suspect = true;
-    agent.learn(&standing);
-    assert!(!agent.doubts_for_good(1_000));
+    agent.learn(&standing, 1_000);
     // Whoever is cut off has given what it held until then.
     let end = 1_000 + TIMING.trusted();
     assert!(!agent.doubts_for_good(end - 1));
+    assert_eq!(agent.doubts_for(end - 1), Some(1));
     assert!(agent.doubts_for_good(end));
+    // That it tells of it with each answer changes nothing.
+    standing.age = 5_000;
+    agent.learn(&standing, 6_000);
+    assert!(agent.doubts_for_good(end));
+    // It has lost its memory once more, which was missed.
+    standing.age = 40_000;
+    agent.learn(&standing, 10 * end);
+    let again = 10 * end + TIMING.trusted() - standing.age;
+    assert_eq!(agent.doubts_for(again - 1), Some(1));
+    assert!(agent.doubts_for_good(again));
+}
+
+#[test]
+fn a_daemon_that_is_started_anew_doubts_no_ledger_that_lost_its_memory_long_ago() {
+    let mut agent = Agent::new(hello(0), TIMING);
+    let standing = Standing {
+        epoch: "one".into(),
+        suspect: true,
+        age: TIMING.trusted() - 10,
+        ..Standing::default()
+    };
+    agent.learn(&standing, 1_000);
+    assert_eq!(agent.doubts_for(1_000), Some(10));
+    assert!(agent.doubts_for_good(1_010));
 }
 
 #[test]

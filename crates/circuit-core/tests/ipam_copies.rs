@@ -93,3 +93,57 @@ fn a_copy_of_a_node_is_given_nothing_while_the_other_lives() {
     };
     assert_eq!(again.give(&wanted, now).unwrap().suspect, [ip]);
 }
+
+#[test]
+fn what_a_copy_has_in_stock_too_is_suspect_where_no_wire_can_be_asked() {
+    let moves = |unasked: bool| {
+        let (mut ledger, set) = (Ledger::default(), set());
+        let mut agent = Agent::new(hello("here"), TIMING);
+        let (first, ip) = (ledger.tick(&agent.hello, &TIMING, 1), [10, 0, 0, 7].into());
+        agent.heard(&first, 1);
+        agent.all_claimed(1);
+        ledger.exact(&agent.hello, &TIMING, 1, ("lan", ip));
+        let addresses = vec![ip];
+        let suspect = false;
+        agent.apply("lan", &Entry::Hold { addresses, suspect });
+        // The copy of it.
+        agent.hello.place = "copy".into();
+        let mut now = 2 * TIMING.lease;
+        let tick = ledger.tick(&agent.hello, &TIMING, now);
+        assert!(tick.moved);
+        let marked = Entry::Hold {
+            addresses: vec![ip],
+            suspect: true,
+        };
+        let told = agent.heard(&tick, now).entries;
+        assert_eq!(told, [("lan".to_owned(), marked)]);
+        let wanted = Wanted {
+            pool: "lan".into(),
+            network: "net".into(),
+            user: User {
+                container: "c".into(),
+                ifname: "eth0".into(),
+            },
+            sets: vec![set],
+            wishes: Vec::new(),
+            link: (!unasked).then(|| "eth1".into()),
+            unasked,
+        };
+        let given = agent.give(&wanted, now).unwrap();
+        assert_eq!(given.suspect, [ip]);
+        agent.release("lan", &wanted.user);
+        let is_suspect = |agent: &Agent| agent.pools()["lan"].holding.is_suspect(ip);
+        now += TIMING.trusted() - 1;
+        agent.heard(&ledger.tick(&agent.hello, &TIMING, now), now);
+        assert!(is_suspect(&agent));
+        now += 1;
+        let told = agent.heard(&ledger.tick(&agent.hello, &TIMING, now), now);
+        (told.entries, is_suspect(&agent))
+    };
+    let clear = Entry::Clear {
+        address: [10, 0, 0, 7].into(),
+    };
+    assert_eq!(moves(true), (vec![("lan".to_owned(), clear)], false));
+    // Where it can be asked, it is.
+    assert_eq!(moves(false), (Vec::new(), true));
+}

@@ -10,6 +10,9 @@ use super::JsonObject;
 pub trait AnyCase {
     /// The value of a key. Where it is there in several spellings, this one counts.
     fn find(&self, key: &str) -> Option<&Value>;
+
+    /// The same, to be changed.
+    fn find_mut(&mut self, key: &str) -> Option<&mut Value>;
 }
 
 impl AnyCase for JsonObject {
@@ -17,12 +20,24 @@ impl AnyCase for JsonObject {
         let other = || self.iter().find(|(name, _)| name.eq_ignore_ascii_case(key));
         self.get(key).or_else(|| Some(other()?.1))
     }
+
+    fn find_mut(&mut self, key: &str) -> Option<&mut Value> {
+        if self.contains_key(key) {
+            return self.get_mut(key);
+        }
+        let mut all = self.iter_mut();
+        Some(all.find(|(name, _)| name.eq_ignore_ascii_case(key))?.1)
+    }
 }
 
 /// What is no object has no keys.
 impl AnyCase for Value {
     fn find(&self, key: &str) -> Option<&Value> {
         self.as_object()?.find(key)
+    }
+
+    fn find_mut(&mut self, key: &str) -> Option<&mut Value> {
+        self.as_object_mut()?.find_mut(key)
     }
 }
 

@@ -78,10 +78,15 @@ pub struct Agent {
     pools: BTreeMap<String, Pool>,
     confirmed: Option<u64>,
     claiming: bool,
-    doubts: Doubts,
+    /// The ledger has lost something, and until then a node that is cut off may still give
+    /// what is given anew: the wire is asked each time, as what nobody had a moment ago
+    /// may be in use by now.
+    doubts: Option<u64>,
     taken: Taken,
     /// Another may have given what is held meanwhile: until then the wire is asked for it.
     moved_until: u64,
+    /// What was in stock then, and sound.
+    moved_stock: Vec<(String, IpAddr)>,
 }
 
 /// Whether another host calls by this node's id.
@@ -95,18 +100,6 @@ enum Taken {
     ForGood(String),
 }
 
-/// Whether a node that is cut off may hold what the ledger has given anew, and
-/// still use it: then the wire is asked each time that an address is given, as
-/// what nobody had a moment ago may be in use by now.
-#[derive(Debug, Clone, Copy)]
-enum Doubts {
-    None,
-    /// The ledger has lost something, just now.
-    New,
-    /// Until then: such a node gives nothing new any more.
-    Until(u64),
-}
-
 impl Agent {
     /// A node that holds nothing.
     pub fn new(hello: Hello, timing: Timing) -> Self {
@@ -116,9 +109,10 @@ impl Agent {
             pools: BTreeMap::new(),
             confirmed: None,
             claiming: false,
-            doubts: Doubts::None,
+            doubts: None,
             taken: Taken::No,
             moved_until: 0,
+            moved_stock: Vec::new(),
         }
     }
 
@@ -207,28 +201,28 @@ impl Agent {
 
     /// Whether the ledger has lost something, and those who may still have given what
     /// it gives anew do so no more: what is suspect from then on is so for ever.
-    pub fn doubts_for_good(&mut self, now: u64) -> bool {
-        !matches!(self.doubts, Doubts::None) && !self.doubts(now)
+    pub fn doubts_for_good(&self, now: u64) -> bool {
+        self.doubts.is_some_and(|until| now >= until)
     }
 
-    fn doubts(&mut self, now: u64) -> bool {
-        if matches!(self.doubts, Doubts::New) {
-            self.doubts = Doubts::Until(now.saturating_add(self.timing.trusted()));
-        }
-        matches!(self.doubts, Doubts::Until(until) if now < until)
+    /// For how many milliseconds more they may, if so.
+    pub fn doubts_for(&self, now: u64) -> Option<u64> {
+        self.doubts?.checked_sub(now).filter(|left| *left > 0)
     }
 
-    /// Takes up how the ledger stands. When it has another memory now, what is
+    /// Takes up how the ledger stands at this time. When it has another memory now, what is
     /// free here may have been given to others meanwhile, so it is suspect:
     /// returns what is to be written down, by pool.
-    pub fn learn(&mut self, standing: &Standing) -> Vec<(String, Entry)> {
+    pub fn learn(&mut self, standing: &Standing, now: u64) -> Vec<(String, Entry)> {
         if standing.taken.is_some() {
             return Vec::new();
         }
         let other = self.hello.epoch != standing.epoch;
-        let first = matches!(self.doubts, Doubts::None);
-        if standing.suspect && (first || other || standing.settling > 0) {
-            self.doubts = Doubts::New;
+        if standing.suspect {
+            // Whoever has not heard of the loss was confirmed before it, and no later.
+            let left = self.timing.trusted().saturating_sub(standing.age);
+            let until = now.saturating_add(left);
+            self.doubts = Some(self.doubts.map_or(until, |other| other.max(until)));
         }
         if !other {
             self.hello.count = self.hello.count.max(standing.count);
@@ -238,6 +232,7 @@ impl Agent {
         self.hello.count = standing.count;
         self.claiming = true;
         self.confirmed = None;
+        self.moved_stock.clear();
         let mut entries = Vec::new();
         for (name, pool) in &mut self.pools {
             let addresses: Vec<IpAddr> = pool.holding.spare().collect();
@@ -255,10 +250,15 @@ impl Agent {
         if self.taken().is_some() {
             return Duty::default();
         }
+        let mut entries = Vec::new();
         if tick.moved {
             self.moved_until = asked.saturating_add(self.timing.trusted());
+            entries.extend(self.distrust_stock());
         }
-        let entries = self.learn(&tick.standing);
+        entries.extend(self.learn(&tick.standing, asked));
+        if asked >= self.moved_until {
+            entries.extend(self.trust_stock());
+        }
         let held = self.held();
         if tick.held != held || (!tick.known && held > 0) {
             self.claiming = true;
@@ -282,6 +282,46 @@ impl Agent {
             claim: self.claiming || self.in_conflict(),
             give_back: if self.claiming { Vec::new() } else { give_back },
         }
+    }
+
+    /// Has all that is in stock be suspect: a copy of this host, or what this one is a copy
+    /// of, has it in stock too.
+    fn distrust_stock(&mut self) -> Vec<(String, Entry)> {
+        let mut entries = Vec::new();
+        for (name, pool) in &mut self.pools {
+            let spare = pool.holding.spare();
+            let addresses: Vec<IpAddr> = spare.filter(|ip| !pool.holding.is_suspect(*ip)).collect();
+            if addresses.is_empty() {
+                continue;
+            }
+            let its = addresses.iter().map(|ip| (name.clone(), *ip));
+            self.moved_stock.extend(its);
+            let suspect = true;
+            let entry = Entry::Hold { addresses, suspect };
+            pool.holding.apply(&entry);
+            entries.push((name.clone(), entry));
+        }
+        entries
+    }
+
+    /// Where the wire cannot be asked, that ends when the other gives nothing new any more;
+    /// else such a network would lose its stock with each reboot.
+    fn trust_stock(&mut self) -> Vec<(String, Entry)> {
+        let mut entries = Vec::new();
+        for (name, address) in std::mem::take(&mut self.moved_stock) {
+            let Some(pool) = self.pools.get_mut(&name) else {
+                continue;
+            };
+            if pool.sets.is_empty() {
+                // Nobody has said yet on which wire it is.
+                self.moved_stock.push((name, address));
+            } else if pool.link.is_none() && pool.holding.is_suspect(address) {
+                let entry = Entry::Clear { address };
+                pool.holding.apply(&entry);
+                entries.push((name, entry));
+            }
+        }
+        entries
     }
 
     /// Whether another node has addresses that are in use here.
@@ -325,7 +365,8 @@ impl Agent {
     /// When there are none, or none that can be relied on.
     pub fn give(&mut self, wanted: &Wanted, now: u64) -> Result<Given, Refusal> {
         let trust = self.trust(now);
-        let all = trust == Trust::Doubtful || self.doubts(now) || now < self.moved_until;
+        let all =
+            trust == Trust::Doubtful || self.doubts_for(now).is_some() || now < self.moved_until;
         let pool = self.pool(&wanted.pool);
         pool.sets.clone_from(&wanted.sets);
         if wanted.link.is_some() || wanted.unasked {

@@ -88,6 +88,7 @@ impl Ledger {
                 taken: Some(home.name.clone()),
                 suspect: self.suspect,
                 settling: 0,
+                age: 0,
                 ..self.standing.clone()
             };
         }
@@ -114,6 +115,7 @@ impl Ledger {
         }
         standing.settling = self.settles.saturating_sub(now);
         standing.suspect = self.suspect;
+        standing.age = now.saturating_sub(self.born);
         standing.clone()
     }
 

@@ -58,6 +58,8 @@ pub struct Standing {
     pub settling: u64,
     /// Whether what is given is suspect.
     pub suspect: bool,
+    /// For how many milliseconds it has had its memory: what was given before may be lost.
+    pub age: u64,
     /// The name of a host that called by the same node id within a lease, from another
     /// place: nothing is done for who asks.
     pub taken: Option<String>,

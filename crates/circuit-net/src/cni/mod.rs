@@ -3,7 +3,9 @@
 mod answers;
 mod error;
 mod exec;
+mod keeper;
 mod lock;
+mod names;
 mod native;
 mod path;
 mod probe;

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ use tracing::{Instrument as _, field};
 
 use super::answers::{add_error, bad_output, keep_first, read_result};
 use super::exec::{Command, PluginCall, run};
+use super::keeper::name_keeper;
+use super::names::check_args;
 use super::native::{self, NativeCall, Natives, Others, Way};
 use super::probe::Executable;
 use super::{AddError, CniError, OperationLock, PluginPath};
@@ -49,6 +51,8 @@ pub struct CniRuntime {
     pub(super) path: PluginPath,
     pub(super) timeout: Duration,
     data_path: DataPath,
+    /// The keeper of address pools, where the configuration does not name it.
+    keeper: Option<PathBuf>,
     workers: Workers,
     /// What plugins answered to VERSION, by what tells one executable from
     /// another.
@@ -63,6 +67,7 @@ impl CniRuntime {
             path,
             timeout,
             data_path: DataPath::Exec,
+            keeper: None,
             workers: Workers::default(),
             spoken: Arc::default(),
         }
@@ -73,6 +78,16 @@ impl CniRuntime {
     #[must_use]
     pub fn on(self, data_path: DataPath) -> Self {
         Self { data_path, ..self }
+    }
+
+    /// The same runtime with the keeper of address pools at this socket, for the
+    /// networks that do not name one themselves.
+    #[must_use]
+    pub fn asking(self, keeper: &Path) -> Self {
+        Self {
+            keeper: Some(keeper.to_owned()),
+            ..self
+        }
     }
 
     /// Which plugins of a list are to be run in this process.
@@ -252,7 +267,7 @@ impl CniRuntime {
         };
         let (mut first, mut sockets) = (None, Sockets::default());
         for index in args.natives.iter().copied() {
-            let (plugin, config) = configuration(&list, index, &call)?;
+            let (plugin, config) = self.configuration(&list, index, &call)?;
             let mut native = self.native_call(&list, plugin, &call, config, lock);
             native.mend = true;
             if let Err(e) = native.run(&self.workers, &mut sockets).await {
@@ -383,7 +398,7 @@ impl CniRuntime {
         sockets: &mut Sockets,
         lock: Option<&OperationLock>,
     ) -> Result<Output, CniError> {
-        let (plugin, config) = configuration(list, index, call)?;
+        let (plugin, config) = self.configuration(list, index, call)?;
         if call.args.natives.contains(&index) {
             let native = self.native_call(list, plugin, call, config, lock);
             return native
@@ -403,6 +418,29 @@ impl CniRuntime {
         };
         let stdout = run(&self.path, &call, self.timeout, lock).await?;
         Ok(Output::Written(stdout))
+    }
+
+    /// A plugin of a list, and what it is told.
+    fn configuration<'a>(
+        &self,
+        list: &'a ConfigList,
+        index: usize,
+        call: &Call<'_>,
+    ) -> Result<(&'a PluginConfig, JsonObject), CniError> {
+        let invocation = Invocation {
+            capability_args: Some(&call.args.capability_args),
+            config_args: Some(&call.args.config_args),
+            prev_result: call.prev,
+            valid_attachments: call.valid,
+        };
+        let mut config = plugin_config(list, index, &invocation);
+        if let Some((config, keeper)) = config.as_mut().zip(self.keeper.as_deref()) {
+            name_keeper(config, keeper);
+        }
+        list.plugins
+            .get(index)
+            .zip(config)
+            .ok_or_else(|| CniError::NotRun(Error::internal(format!("list has no plugin {index}"))))
     }
 
     fn native_call(
@@ -449,48 +487,46 @@ struct Call<'a> {
     valid: Option<&'a [ValidAttachment]>,
 }
 
-/// A plugin of a list, and what it is told.
-fn configuration<'a>(
-    list: &'a ConfigList,
-    index: usize,
-    call: &Call<'_>,
-) -> Result<(&'a PluginConfig, JsonObject), CniError> {
-    let invocation = Invocation {
-        capability_args: Some(&call.args.capability_args),
-        config_args: Some(&call.args.config_args),
-        prev_result: call.prev,
-        valid_attachments: call.valid,
-    };
-    let config = plugin_config(list, index, &invocation);
-    list.plugins
-        .get(index)
-        .zip(config)
-        .ok_or_else(|| CniError::NotRun(Error::internal(format!("list has no plugin {index}"))))
-}
-
 fn last_kind(list: &ConfigList) -> &str {
     list.plugins
         .last()
         .map_or("", |plugin| plugin.kind.as_str())
 }
 
-/// The specification's rules for container ids and interface names.
-fn check_args(args: &AttachmentArgs) -> Result<(), CniError> {
-    let refuse = |text: String| Err(CniError::NotRun(Error::invalid(text)));
-    if !circuit_core::cni::is_network_name(&args.container_id) {
-        return refuse(format!(
-            "{:?} cannot be a cni container id: \
-             begin with a letter or digit, then letters, digits, '_', '.' and '-'",
-            args.container_id
-        ));
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn plugins_are_told_where_the_keeper_of_pools_is() {
+        let told = |ipam: Value| {
+            let list = json!({"cniVersion": "1.0.0", "name": "lan",
+                "plugins": [{"type": "bridge", "ipam": ipam}]});
+            let list = ConfigList::parse(list.to_string().as_bytes()).unwrap();
+            let runtime = CniRuntime::new(PluginPath::new(["/x"]), Duration::ZERO);
+            let args = AttachmentArgs::default();
+            let call = Call {
+                command: Command::Add,
+                args: &args,
+                prev: None,
+                valid: None,
+            };
+            let runtime = runtime.asking(Path::new("/run/own.sock"));
+            let (_, config) = runtime.configuration(&list, 0, &call).unwrap();
+            config["ipam"].clone()
+        };
+        assert_eq!(
+            told(json!({"Type": "circuit"})),
+            json!({"Type": "circuit", "socket": "/run/own.sock"})
+        );
+        for as_it_is in [
+            json!({"type": "circuit", "Socket": "/run/other.sock"}),
+            json!({"type": "host-local"}),
+        ] {
+            assert_eq!(told(as_it_is.clone()), as_it_is);
+        }
     }
-    let name = args.ifname.as_str();
-    let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
-    if name.is_empty() || name.len() > 15 || name == "." || name == ".." || name.contains(bad) {
-        return refuse(format!(
-            "{name:?} cannot be an interface name: \
-             use 1 to 15 characters without '/', ':' and spaces"
-        ));
-    }
-    Ok(())
 }

@@ -123,6 +123,16 @@ impl LeaseKeeper {
         let _ = self.shared.ends.set(Box::new(tell));
     }
 
+    /// Whether a lease of the holder has come to an end so, and nobody has forgotten it.
+    pub fn has_ended(&self, holder: &Holder) -> bool {
+        self.shared.lock().ended.contains(holder)
+    }
+
+    /// Forgets that a lease has come to an end: the holder is attached by others now.
+    pub fn forget_end(&self, holder: &Holder) {
+        self.shared.lock().ended.remove(holder);
+    }
+
     /// Gets a lease, or tells of the one that the holder has in this
     /// namespace. It is on disk when this returns.
     ///
@@ -133,6 +143,7 @@ impl LeaseKeeper {
         let priority = Keys::at(&request.ipam, "ipam").number("priority")?;
         let sent = sent_by(request, self.shared.settings.host)?;
         let netns = Namespace::open(&request.netns)?;
+        self.forget_end(&request.holder);
         let turn = self.shared.turn(&request.holder)?;
         let kept = match turn.kept() {
             Some(kept) if kept.serves(&netns) => kept,
@@ -154,6 +165,7 @@ impl LeaseKeeper {
     /// # Errors
     /// When it cannot be removed from disk.
     pub fn release(&self, holder: &Holder) -> Answer<()> {
+        self.forget_end(holder);
         let Some(turn) = self.shared.last_turn(holder) else {
             return Ok(());
         };

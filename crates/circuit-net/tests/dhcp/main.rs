@@ -272,10 +272,12 @@ fn a_lease_that_is_refused_is_over_and_told_of() {
         assert!(lan.said("DHCPNAK(srv0)") > 0);
         assert!(!lan.container.ip("link show dev eth0 up").contains("eth0"));
         keeper.check(&holder()).unwrap_err();
+        assert!(keeper.has_ended(&holder()));
         assert_eq!(lan.kept(), 0);
         // One that is given back is not.
         lan.container.ip("link set eth0 up");
         assert!(lan.acquire(&keeper).starts_with("10.1.0.1"));
+        assert!(!keeper.has_ended(&holder()));
         keeper.release(&holder()).unwrap();
         assert_eq!(ended.lock().unwrap().len(), 1);
         keeper.stop();

@@ -5,7 +5,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, SystemTime};
 
-use circuit_core::{Result, cni::ConfigList, datapath::Held, service::StoredNetwork};
+use circuit_core::{Error, Result, cni::ConfigList, datapath::Held, service::StoredNetwork};
 
 use super::Attachments;
 
@@ -64,7 +64,8 @@ impl Attachments {
     /// sorted; without what is held for nobody.
     ///
     /// # Errors
-    /// When it cannot be read, or the runtime does not say which tasks there are.
+    /// When it cannot be read, another daemon knows it, or the runtime does not say which
+    /// tasks there are.
     pub(super) async fn others_on(&self, network: &StoredNetwork) -> Result<Vec<String>> {
         let Ok(config) = std::str::from_utf8(&network.data) else {
             return Ok(Vec::new());
@@ -72,6 +73,11 @@ impl Attachments {
         // A file that is no network any more is no reason to keep it.
         if ConfigList::parse(&network.data).is_err() {
             return Ok(Vec::new());
+        }
+        if !self.parts.datapath.knows_holders(config)? {
+            return Err(Error::precondition(
+                "another daemon of this host gives its addresses",
+            ));
         }
         let mut held = self.parts.datapath.held(config).await?;
         let ours = self.attached(&network.name);

@@ -38,7 +38,8 @@ impl Daemon {
         let doors = Doors::open(options).await?;
         let lock = lock_state(options)?;
         let cni = CniRuntime::new(PluginPath::new(&options.cni_path), options.cni_timeout)
-            .on(options.data_path.parse()?);
+            .on(options.data_path.parse()?)
+            .asking(&options.ipam_socket);
         let registry = fleet::connect(options)?;
         let host: Arc<dyn Surroundings> = Arc::new(Host::new(cni.clone()));
         let networks = Networks::open(options, registry.as_ref(), Arc::clone(&host)).await?;
@@ -50,6 +51,7 @@ impl Daemon {
         let pools = Pools::open(pool_settings(options, registry.clone())?).await?;
         let lives = lives(options, &cni, &networks, (&leases, &pools))?;
         let attachments = &lives.attachments;
+        let stores = registry.clone();
         let fleet = Fleet::join(options, registry, attachments).await?;
         let stored = (Arc::clone(&networks.source), networks.folder.clone());
         let naming = Naming::open(options, attachments, fleet.registry(), stored)?;
@@ -62,6 +64,7 @@ impl Daemon {
             names: Arc::clone(&naming.dns) as _,
             answers_names: !options.dns_listen.is_empty(),
             datastore: networks.redis.clone(),
+            registry: stores,
             state_dir: options.state_dir.clone(),
             pins: pins(options),
         });
@@ -152,8 +155,8 @@ fn lives(
     let locks = options.run_dir.join("locks");
     let (wake, wakes) = mpsc::unbounded_channel();
     leases.wake(runtime.namespace(), wake.clone());
-    let (lender, holder) = (leases.lender(), pools.holder());
-    let datapath = CniDatapath::new(cni.clone(), locks, pins.clone(), lender, holder);
+    let (lender, giver) = (leases.lender(), pools.giver());
+    let datapath = CniDatapath::new(cni.clone(), locks, pins.clone(), lender, giver);
     let parts = Parts {
         runtime: Arc::new(runtime),
         datapath: Arc::new(datapath),

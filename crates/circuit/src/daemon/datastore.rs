@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use circuit_core::event::Kind;
 use circuit_core::service::Attachments as _;
-use circuit_core::{Error, Result};
+use circuit_core::{Error, ErrorKind, Result};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -70,7 +70,7 @@ impl Networks {
         let dir = options.state_dir.join("networks");
         let shared = Arc::new(SharedStore::open(redis.clone(), &dir)?);
         let missed = match up {
-            Ok(()) => shared.compare().await?,
+            Ok(()) => missed(&shared).await?,
             Err(failure) if failure.is_unavailable() => {
                 tracing::warn!(
                     "{url} does not answer: starting with the networks that this node remembers"
@@ -117,6 +117,18 @@ impl Networks {
     }
 }
 
+/// What became of the networks while this node was away. A Redis that ends at this moment
+/// and a disk that is full keep nobody from starting: they are compared again and again.
+async fn missed(shared: &SharedStore) -> Result<Vec<Change>> {
+    match shared.compare().await {
+        Err(error) if error.kind() != ErrorKind::FailedPrecondition => {
+            tracing::warn!("starting with the networks that this node remembers: {error}");
+            Ok(Vec::new())
+        }
+        compared => compared,
+    }
+}
+
 /// Tells of a network that another node has made or deleted.
 async fn told(attachments: &Attachments, change: &Change) {
     let (kind, name, verb) = match change {
@@ -155,4 +167,28 @@ async fn clear(store: &SharedStore, host: &dyn Surroundings, change: &Change) {
     // One that is back under its name has the bridge.
     others.retain(|other| fate == Fate::Gone || other.name != before.name);
     remove_left_bridge(host, (before, fate), &others).await;
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use circuit_testing::RedisServer;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_redis_that_ends_at_the_start_does_not_end_the_start() {
+        let mut server = RedisServer::start();
+        let url = redis::Url::parse(&server.url()).unwrap();
+        let store = redis::Store::open(&url).unwrap();
+        store.wait_up(circuit_testing::PATIENCE).await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let shared = SharedStore::open(store, dir.path()).unwrap();
+        // One that refuses has to be put right.
+        server.cli(&["set", "circuit:{fleet}:networks", "no hash"]);
+        let refused = missed(&shared).await.map(drop).map_err(|e| e.kind());
+        assert_eq!(refused, Err(ErrorKind::FailedPrecondition));
+        server.kill();
+        assert_eq!(missed(&shared).await.unwrap(), []);
+    }
 }

@@ -59,12 +59,13 @@ impl Leases {
         })
     }
 
-    /// Who lends addresses, if it is us.
-    pub(super) fn lender(&self) -> Option<Lender> {
-        self.listener.as_ref().map(|_| Lender {
+    /// Who lends addresses, or has lent them before.
+    pub(super) fn lender(&self) -> Lender {
+        Lender {
             keeper: self.keeper.clone(),
             socket: self.socket.clone(),
-        })
+            listens: self.listener.is_some(),
+        }
     }
 
     /// Has containers of a containerd namespace looked at whose leases are over.

@@ -1,14 +1,19 @@
 //! The keeper of address pools, for networks with ipam type `circuit`.
 
-use std::{net::IpAddr, path::Path, sync::Arc};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
-use circuit_core::{ErrorKind, Result, datapath::Holder, ipam::Timing};
+use circuit_core::{ErrorKind, Result, ipam::Timing};
 use circuit_net::announce::answering_async;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    datapath::Giver,
     ipam::{Alone, InRedis, Keeper, Ledger, Listener, Parts, Shared, Wire},
     redis::Store,
 };
@@ -40,6 +45,7 @@ pub(super) struct Settings<'a> {
 pub(super) struct Pools {
     keeper: Arc<Keeper>,
     listener: Option<Listener>,
+    socket: PathBuf,
 }
 
 impl Pools {
@@ -63,7 +69,7 @@ impl Pools {
             name: settings.name,
             timing,
         })?;
-        let listener = match Listener::bind(settings.socket).await {
+        let listener = match Listener::bind(settings.socket, settings.state_dir).await {
             Ok(listener) => Some(listener),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 tracing::info!("{error}: pools are its business");
@@ -78,6 +84,7 @@ impl Pools {
         Ok(Self {
             keeper: Arc::new(keeper),
             listener,
+            socket: settings.socket.to_owned(),
         })
     }
 
@@ -87,9 +94,11 @@ impl Pools {
     }
 
     /// Who gives addresses, if it is us.
-    pub(super) fn holder(&self) -> Option<Arc<dyn Holder>> {
-        let ours = self.listener.is_some();
-        ours.then(|| self.keeper() as Arc<dyn Holder>)
+    pub(super) fn giver(&self) -> Option<Giver> {
+        self.listener.as_ref().map(|_| Giver {
+            holder: self.keeper() as _,
+            socket: self.socket.clone(),
+        })
     }
 
     /// Runs until `stop`.

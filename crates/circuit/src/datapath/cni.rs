@@ -14,7 +14,7 @@ use circuit_core::{
     Error, ErrorKind, Result,
     attachment::{Attachment, ContainerRecord, LastAddresses, Sandbox},
     cni::ConfigList,
-    datapath::{AddFailure, Added, Arguments, Datapath, Disturbance, Held, Holder, Pool},
+    datapath::{AddFailure, Added, Arguments, Datapath, Disturbance, Held, Pool},
     labels::{DesiredNetwork, PortMapping},
     resolver::{Place, Present},
 };
@@ -31,7 +31,7 @@ use ipnet::IpNet;
 use tokio::task::AbortHandle;
 
 use super::{
-    accounts::{self, Accounts},
+    accounts::{self, Accounts, Giver},
     arguments::{arguments, cni_args, granted},
     disturbances::Disturbances,
     remains,
@@ -68,8 +68,8 @@ impl CniDatapath {
         cni: CniRuntime,
         locks: PathBuf,
         pins: PathBuf,
-        lender: Option<Lender>,
-        pools: Option<Arc<dyn Holder>>,
+        lender: Lender,
+        pools: Option<Giver>,
     ) -> Self {
         Self {
             cni,
@@ -202,6 +202,7 @@ impl CniDatapath {
         loop {
             let result = attachment.result.as_ref();
             let Err(error) = self.cni.del(config, &args, result, Some(lock)).await else {
+                self.accounts.lender.forget(attachment);
                 return Ok(());
             };
             let error = Error::from(error);
@@ -348,7 +349,7 @@ impl Datapath for CniDatapath {
     }
 
     fn stands(&self, attachment: &Attachment) -> bool {
-        standing::stands(attachment, self.accounts.lender.as_ref())
+        standing::stands(attachment, &self.accounts.lender)
     }
 
     async fn traffic(&self, netns: &Path) -> Result<Vec<(String, Traffic)>> {
@@ -468,6 +469,11 @@ impl Datapath for CniDatapath {
     async fn held(&self, config: &str) -> Result<Vec<Held>> {
         let config = ConfigList::parse(config.as_bytes())?;
         self.accounts.held(config).await
+    }
+
+    fn knows_holders(&self, config: &str) -> Result<bool> {
+        let config = ConfigList::parse(config.as_bytes())?;
+        Ok(self.accounts.are_ours(&config))
     }
 
     async fn retire(&self, cni_id: &str) {

@@ -9,5 +9,6 @@ mod loopback;
 mod remains;
 mod standing;
 
+pub use accounts::Giver;
 pub use cni::CniDatapath;
 pub use standing::Lender;

@@ -20,9 +20,8 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 /// Whether all of it is there.
-pub(super) fn stands(attachment: &Attachment, lender: Option<&Lender>) -> bool {
-    on_host(attachment).is_none_or(host::has_interface)
-        && lender.is_none_or(|lender| lender.lent(attachment))
+pub(super) fn stands(attachment: &Attachment, lender: &Lender) -> bool {
+    on_host(attachment).is_none_or(host::has_interface) && lender.lent(attachment)
 }
 
 /// The interface on the host that a driver attached the container to: a bridge, or
@@ -84,32 +83,50 @@ pub struct Lender {
     pub keeper: LeaseKeeper,
     /// Where it listens.
     pub socket: PathBuf,
+    /// Whether it does; another daemon has the socket otherwise, and this one only keeps
+    /// what it has lent before.
+    pub listens: bool,
 }
 
 impl Lender {
     /// Whether an attachment may still use its addresses. Those that others lend,
     /// or nobody, are none of its business.
     fn lent(&self, attachment: &Attachment) -> bool {
-        // Most are not lent, which is seen without reading the configuration.
-        if !attachment.config.contains("dhcp") {
-            return true;
-        }
-        let Ok(config) = ConfigList::parse(attachment.config.as_bytes()) else {
+        let Some(holder) = self.holder(attachment) else {
             return true;
         };
-        if !self.lends(&config) {
-            return true;
+        match self.listens {
+            true => self.keeper.check(&holder).is_ok(),
+            false => !self.keeper.has_ended(&holder),
         }
-        let holder = Holder {
+    }
+
+    /// Forgets that the lease of an attachment has come to an end, as that is taken away.
+    pub(super) fn forget(&self, attachment: &Attachment) {
+        if let Some(holder) = self.holder(attachment) {
+            self.keeper.forget_end(&holder);
+        }
+    }
+
+    /// Whose an attachment's lease is, if it is from the socket.
+    fn holder(&self, attachment: &Attachment) -> Option<Holder> {
+        // Most are not lent, which is seen without reading the configuration.
+        if !attachment.config.contains("dhcp") {
+            return None;
+        }
+        let config = ConfigList::parse(attachment.config.as_bytes()).ok()?;
+        self.is_of(&config).then(|| Holder {
             container_id: attachment.cni_id.clone(),
             network: config.name,
             ifname: attachment.interface.clone(),
-        };
-        self.keeper.check(&holder).is_ok()
+        })
     }
 
     /// What is lent on a network.
     pub(super) fn held(&self, network: &str) -> Vec<Held> {
+        if !self.listens {
+            return Vec::new();
+        }
         let holders = self.keeper.holders().into_iter();
         let holders = holders.filter(|holder| holder.network == network);
         let held = |holder: Holder| Held {
@@ -122,6 +139,11 @@ impl Lender {
 
     /// Whether a network's addresses come by this keeper.
     pub(super) fn lends(&self, config: &ConfigList) -> bool {
+        self.listens && self.is_of(config)
+    }
+
+    /// Whether a network's addresses come from the socket.
+    fn is_of(&self, config: &ConfigList) -> bool {
         let ipams = config.plugins.iter().filter_map(|plugin| plugin.ipam());
         let mut dhcp = ipams.filter(|ipam| ipam.kind() == Some("dhcp"));
         dhcp.any(|ipam| {

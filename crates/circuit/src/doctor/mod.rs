@@ -37,6 +37,8 @@ pub struct Patients {
     pub answers_names: bool,
     /// The Redis with the networks, where a fleet shares them.
     pub datastore: Option<redis::Store>,
+    /// The Redis of the cluster, if this node is in one.
+    pub registry: Option<redis::Store>,
     /// Where attachments are remembered.
     pub state_dir: PathBuf,
     /// Where namespaces are pinned.

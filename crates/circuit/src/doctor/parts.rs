@@ -8,6 +8,7 @@ use circuit_net::netns::pins_last;
 use nix::sys::statvfs::statvfs;
 
 use super::NodeDoctor;
+use crate::redis;
 
 /// A disk with less is as good as full: a journal is rewritten whole.
 const LITTLE_SPACE: u64 = 64 << 20;
@@ -93,7 +94,7 @@ impl NodeDoctor {
             return Vec::new();
         };
         match redis.query(&redis::cmd("PING")).await {
-            Ok(_) => Vec::new(),
+            Ok(_) => evicting("store", redis).await.into_iter().collect(),
             Err(failure) => vec![Finding::problem(
                 "store",
                 format!(
@@ -154,6 +155,9 @@ impl NodeDoctor {
                 status.nodes.len()
             ),
         )];
+        if let Some(registry) = &self.of.registry {
+            findings.extend(evicting("redis", registry).await);
+        }
         if status.nonsense > 0 {
             findings.push(Finding::warning(
                 "redis",
@@ -190,5 +194,61 @@ impl NodeDoctor {
         }
         findings.extend(self.resolvers().await);
         findings
+    }
+}
+
+/// Warns of a Redis that may forget what it was told, to have room.
+async fn evicting(what: &'static str, redis: &redis::Store) -> Option<Finding> {
+    // A user who may not ask is told elsewhere what it needs.
+    let told = redis.query(redis::cmd("INFO").arg("memory")).await.ok()?;
+    let policy = eviction(std::str::from_utf8(redis::answer::bytes(&told)?).ok()?)?;
+    Some(Finding::warning(
+        what,
+        format!(
+            "{} deletes keys when its memory is full: maxmemory-policy is {policy}",
+            redis.url()
+        ),
+        "set maxmemory-policy to noeviction, or networks and addresses of pools may be forgotten",
+    ))
+}
+
+/// By which policy a Redis evicts keys that do not expire, if it does.
+fn eviction(info: &str) -> Option<&str> {
+    let value = |key: &str| info.lines().find_map(|line| line.strip_prefix(key));
+    let bounded = value("maxmemory:").is_some_and(|bytes| bytes != "0");
+    value("maxmemory_policy:").filter(|policy| bounded && policy.starts_with("allkeys"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use circuit_testing::RedisServer;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_redis_is_asked_whether_it_evicts_keys() {
+        let server = RedisServer::start();
+        let url = redis::Url::parse(&server.url()).unwrap();
+        let store = redis::Store::open(&url).unwrap();
+        store.wait_up(circuit_testing::PATIENCE).await.unwrap();
+        assert!(evicting("redis", &store).await.is_none());
+        server.cli(&["config", "set", "maxmemory", "100mb"]);
+        server.cli(&["config", "set", "maxmemory-policy", "allkeys-lfu"]);
+        let told = evicting("redis", &store).await.unwrap();
+        assert!(told.message.contains("allkeys-lfu"), "{}", told.message);
+    }
+
+    #[test]
+    fn a_redis_that_evicts_all_keys_is_known() {
+        let of = |bytes: u64, policy: &str| {
+            let info = format!("# Memory\r\nmaxmemory:{bytes}\r\nmaxmemory_policy:{policy}\r\n");
+            eviction(&info).map(str::to_owned)
+        };
+        assert_eq!(of(4096, "allkeys-lru").as_deref(), Some("allkeys-lru"));
+        assert_eq!(of(0, "allkeys-lru"), None);
+        assert_eq!(of(4096, "volatile-lru"), None);
+        assert_eq!(of(4096, "noeviction"), None);
+        assert_eq!(eviction("redis_version:7"), None);
     }
 }

@@ -16,6 +16,9 @@ use std::{
 use circuit_core::ipam::Entry;
 use serde::{Deserialize, Serialize};
 
+/// Its name in the state folder.
+pub(super) const FILE: &str = "ipam.journal";
+
 const HEADER: &str = "circuit-ipam 1\n";
 
 /// A file that has grown by this much is written anew.

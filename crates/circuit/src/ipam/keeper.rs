@@ -17,10 +17,10 @@ use tokio::time::{Instant, sleep};
 
 use super::answered::Answered;
 use super::clock::{now, place};
-use super::journal::{Journal, Line, load};
+use super::journal::{FILE, Journal, Line, load};
 use super::ledger::Ledger;
 use super::remote::copied;
-use super::wire::{Heard, Wire, not_heard, on_the_wire};
+use super::wire::{Heard, Wire, on_the_wire};
 use crate::files::is_full;
 use crate::logging::DependencyLog;
 
@@ -76,7 +76,7 @@ impl Keeper {
     /// # Errors
     /// When the journal cannot be used.
     pub fn open(parts: Parts) -> Result<Self> {
-        let path = parts.state_dir.join("ipam.journal");
+        let path = parts.state_dir.join(FILE);
         let refused = |error: std::io::Error| {
             Error::precondition(format!(
                 "cannot use the journal of addresses {}: {error}: mend it, or give another folder \
@@ -178,13 +178,13 @@ impl Keeper {
                     }
                     Heard::Nothing { places, why } => {
                         if others || fixed || places.is_empty() {
-                            return Ok(not_heard(wanted, &given, why.as_ref()));
+                            return Ok(self.not_heard(wanted, &given, why.as_ref()));
                         }
                         others = true;
                         match self.take_others(wanted, &places).await {
                             Next::Again => continue,
                             Next::End(reply) => return Ok(reply),
-                            Next::Wait(_) => not_heard(wanted, &given, why.as_ref()),
+                            Next::Wait(_) => self.not_heard(wanted, &given, why.as_ref()),
                         }
                     }
                 },

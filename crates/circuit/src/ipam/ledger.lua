@@ -42,14 +42,26 @@ local function elsewhere(h)
   return name, now < till and till <= now + h.lease
 end
 
+-- A pool that is known has owners: who has lost them, evicted by Redis or deleted by hand,
+-- begins anew, and hears from every node what it holds.
+local function look_at(pool)
+  if redis.call('SISMEMBER', key('pools'), pool) == 0 then return end
+  if redis.call('EXISTS', key('owners:' .. pool)) == 1 then return end
+  redis.call('SREM', key('pools'), pool)
+  redis.call('HDEL', key('state'), 'epoch')
+  redis.call('HSET', key('state'), 'suspect', '1')
+end
+
 local function enter(h)
+  for _, pool in ipairs(redis.call('SMEMBERS', key('pools'))) do look_at(pool) end
   local s = redis.call('HMGET', key('state'), 'epoch', 'count', 'born', 'settles', 'suspect', 'run')
   local epoch, count, born = s[1], tonumber(s[2] or 0), tonumber(s[3] or 0)
   local settles, suspect, run = tonumber(s[4] or 0), s[5] or '0', run_id()
   local before = { epoch, count, born, settles, suspect, s[6] }
   local taken, lives = elsewhere(h)
   if lives then
-    return { epoch = epoch or '', count = count, settling = 0, suspect = suspect, taken = taken }
+    return { epoch = epoch or '', count = count, settling = 0, suspect = suspect, taken = taken,
+      age = 0 }
   end
   -- The clock may have been set back.
   born, settles = math.min(born, now), math.min(settles, now + math.max(h.lease, h.moment))
@@ -74,12 +86,13 @@ local function enter(h)
       break
     end
   end
-  return { epoch = epoch, count = count, settling = math.max(0, settles - now), suspect = suspect }
+  return { epoch = epoch, count = count, settling = math.max(0, settles - now), suspect = suspect,
+    age = now - born }
 end
 
 local function told(standing, ...)
   return { standing.epoch, text(standing.count), text(standing.settling), standing.suspect,
-    standing.taken or '', ... }
+    standing.taken or '', text(standing.age), ... }
 end
 
 local function give_to(pool, address, node)
@@ -216,6 +229,7 @@ end
 
 function does.claim()
   local node, pool, conflicts = argument(), argument(), {}
+  look_at(pool)
   while at <= #ARGV do
     local address = argument()
     local owner = redis.call('HGET', key('owners:' .. pool), address)
@@ -236,6 +250,7 @@ end
 function does.give_back()
   local node, pool, abandoned = argument(), argument(), argument() == '1'
   local owners = key('owners:' .. pool)
+  look_at(pool)
   while at <= #ARGV do
     local address = argument()
     if redis.call('HGET', owners, address) == node then
@@ -255,6 +270,7 @@ end
 function does.release()
   local node, pool, count = argument(), argument(), 0
   local owners = key('owners:' .. pool)
+  look_at(pool)
   while at <= #ARGV do
     local address = argument()
     if redis.call('HGET', owners, address) == '!' .. node then

@@ -9,6 +9,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 use super::Keeper;
+use super::role::{Role, another};
 
 /// More than any question has: what is in use of a large network.
 const MAX_QUESTION: u64 = 8 << 20;
@@ -17,25 +18,30 @@ const MAX_QUESTION: u64 = 8 << 20;
 pub struct Listener {
     listener: UnixListener,
     path: std::path::PathBuf,
+    _role: Role,
 }
 
 impl Listener {
-    /// Listens. A socket that nobody listens at any more is replaced.
+    /// Listens for the daemon with this state folder. A socket that nobody listens at any
+    /// more is replaced.
     ///
     /// # Errors
     /// [`AlreadyExists`](circuit_core::ErrorKind::AlreadyExists) when another
-    /// keeper is there, an error too when the socket cannot be made.
-    pub async fn bind(path: &Path) -> Result<Self> {
+    /// keeper is there, an error too when containers have addresses of one that is not,
+    /// or the socket cannot be made.
+    pub async fn bind(path: &Path, state_dir: &Path) -> Result<Self> {
+        let cannot = |error: io::Error| {
+            Error::unavailable(format!("cannot listen at {}: {error}", path.display()))
+        };
+        if let Some(dir) = path.parent() {
+            crate::state::make_private(dir).map_err(cannot)?;
+        }
+        let role = Role::take(path, state_dir)?;
+        // One of an earlier version has no lock.
         if UnixStream::connect(path).await.is_ok() {
-            return Err(Error::already_exists(format!(
-                "another circuit server gives out addresses at {}",
-                path.display()
-            )));
+            return Err(another(path));
         }
         let bound = || -> io::Result<UnixListener> {
-            if let Some(dir) = path.parent() {
-                crate::state::make_private(dir)?;
-            }
             match fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -44,12 +50,10 @@ impl Listener {
             fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
             Ok(listener)
         };
-        let listener = bound().map_err(|error| {
-            Error::unavailable(format!("cannot listen at {}: {error}", path.display()))
-        })?;
         Ok(Self {
-            listener,
+            listener: bound().map_err(cannot)?,
             path: path.to_owned(),
+            _role: role,
         })
     }
 

@@ -8,6 +8,7 @@ mod keeper;
 mod ledger;
 mod listen;
 mod remote;
+mod role;
 mod service;
 mod shared;
 mod wire;

@@ -258,7 +258,7 @@ impl Keeper {
             return Err(copied(other));
         }
         let mut agent = self.agent();
-        for (pool, entry) in agent.learn(standing) {
+        for (pool, entry) in agent.learn(standing, now()) {
             self.write(&pool, &[entry])?;
         }
         if !addresses.is_empty() {

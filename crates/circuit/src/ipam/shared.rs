@@ -215,6 +215,7 @@ impl Answer {
             settling: self.number()?,
             suspect: self.text()? == "1",
             taken: Some(self.text()?).filter(|name| !name.is_empty()),
+            age: self.number()?,
         })
     }
 }

@@ -104,6 +104,30 @@ impl Keeper {
         places.map(|(place, _)| place).collect()
     }
 
+    /// What to say of an address that is not given, as nobody could be asked for it.
+    pub(super) fn not_heard(&self, wanted: &Wanted, given: &Given, why: Option<&Error>) -> Reply {
+        let (addresses, pool) = (listed(&given.suspect), &wanted.pool);
+        let network = &wanted.network;
+        Reply::Later(match (why, self.agent().doubts_for(now())) {
+            (Some(why), _) => format!(
+                "{addresses} of pool {pool} may be in use by a node that is away, and the wire of \
+                 network {network} cannot be asked: {why}"
+            ),
+            (None, Some(ms)) => format!(
+                "{addresses} of pool {pool} may be in use by a node that is away, as redis was \
+                 started anew or has lost what it knew, and the wire of network {network} cannot \
+                 be asked: addresses are given in {} s",
+                ms.div_ceil(1000)
+            ),
+            (None, None) => format!(
+                "{addresses} of pool {pool} may be in use by a node that is away, no other address \
+                 is free, and the wire of network {network} cannot be asked: see that all nodes \
+                 are there, try again later, or free it by `circuit ipam release --force` when its \
+                 node is gone for good"
+            ),
+        })
+    }
+
     fn release_given(&self, wanted: &Wanted) -> Result<()> {
         let mut agent = self.agent();
         let entries = agent.release(&wanted.pool, &wanted.user);
@@ -130,25 +154,5 @@ pub(super) fn on_the_wire(wanted: &Wanted, given: &Given) -> Reply {
         listed(&given.suspect),
         wanted.pool,
         wanted.link.as_deref().unwrap_or("the wire"),
-    ))
-}
-
-pub(super) fn not_heard(wanted: &Wanted, given: &Given, why: Option<&Error>) -> Reply {
-    if let Some(why) = why {
-        return Reply::Later(format!(
-            "{} of pool {} may be in use by a node that is away, and the wire of network {} \
-             cannot be asked: {why}",
-            listed(&given.suspect),
-            wanted.pool,
-            wanted.network,
-        ));
-    }
-    Reply::Later(format!(
-        "{} of pool {} may be in use by a node that is away, no other address is free, and the \
-         wire of network {} cannot be asked: see that all nodes are there, try again later, or \
-         free it by `circuit ipam release --force` when its node is gone for good",
-        listed(&given.suspect),
-        wanted.pool,
-        wanted.network,
     ))
 }

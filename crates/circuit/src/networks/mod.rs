@@ -143,7 +143,7 @@ impl NetworkService {
     async fn check(&self, name: &str, list: &ConfigList, force: bool) -> Result<()> {
         let exists = self.store.has(name);
         if exists && !force {
-            let unknown = self.unknown().map(|unknown| format!(": {unknown}"));
+            let unknown = self.unknown().map(|unknown| format!(": {}", unknown.what));
             return Err(Error::already_exists(format!(
                 "network {name} already exists; delete it first, or give --force to replace it{}",
                 unknown.unwrap_or_default()

@@ -1,7 +1,7 @@
 //! Deletes the networks that nobody uses.
 
-use circuit_core::Result;
 use circuit_core::service::Pruned;
+use circuit_core::{ErrorKind, Result};
 
 use super::NetworkService;
 use super::users::named;
@@ -37,12 +37,19 @@ impl NetworkService {
 
     /// Who keeps a network.
     async fn kept_by(&self, name: &str) -> Result<Option<String>> {
-        let users = self.users(name).await?;
+        let users = match self.users(name).await {
+            Ok(users) => users,
+            // Another daemon of this host may know them.
+            Err(error) if error.kind() == ErrorKind::FailedPrecondition => {
+                return Ok(Some(error.message().to_owned()));
+            }
+            Err(error) => return Err(error),
+        };
         if !users.is_empty() {
             return Ok(Some(format!("used by {}", named(&users))));
         }
         if let Some(unknown) = self.unknown() {
-            return Ok(Some(format!("shared, and {unknown}")));
+            return Ok(Some(format!("shared, and {}", unknown.what)));
         }
         let wanted = self.attachments.wanted().await?;
         let who = wanted.get(name);

@@ -8,7 +8,7 @@ use std::sync::Mutex as StdMutex;
 
 use circuit_core::ErrorKind;
 use circuit_core::request::Requested;
-use circuit_core::service::{Addresses, Connected, Problem};
+use circuit_core::service::{Addresses, Connected, Lookups, Problem};
 use ipnet::IpNet;
 
 use super::*;
@@ -20,6 +20,7 @@ struct Users {
     sticky: bool,
     wanted: StdMutex<BTreeMap<String, String>>,
     holders: StdMutex<Vec<String>>,
+    blind: bool,
     created: StdMutex<Vec<String>>,
 }
 
@@ -47,6 +48,9 @@ impl Attachments for Users {
         Ok(self.users.lock().unwrap().clone())
     }
     async fn holders(&self, _: &StoredNetwork) -> Result<Vec<String>> {
+        if self.blind {
+            return Err(Error::precondition("another daemon has its addresses"));
+        }
         Ok(self.holders.lock().unwrap().clone())
     }
     async fn network_created(&self, network: &str) {
@@ -511,6 +515,35 @@ async fn what_other_programs_hold_keeps_a_network() {
 }
 
 #[tokio::test]
+async fn a_network_whose_holders_another_daemon_knows_stays() {
+    let blind = Users {
+        blind: true,
+        ..Users::default()
+    };
+    let setup = setup_with(blind, false);
+    let service = &setup.service;
+    let data = bridge("a", "10.1.0.0/16");
+    service.create("a", &data, false).await.unwrap();
+    let other = bridge("a", "10.2.0.0/16");
+    for refused in [
+        service.delete("a", false).await,
+        service.create("a", &other, true).await,
+    ] {
+        let error = kind(refused, ErrorKind::FailedPrecondition);
+        assert!(error.contains("only --force deletes it"), "{error}");
+    }
+    let kept = StdMutex::new(Vec::new());
+    let note = |pruned: Pruned| {
+        kept.lock().unwrap().extend(pruned.kept);
+        true
+    };
+    service.prune(false, &note).await.unwrap();
+    let kept = kept.into_inner().unwrap();
+    assert!(kept[0].contains("another daemon"), "{kept:?}");
+    service.delete("a", true).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_network_that_unknown_nodes_may_use_stays() {
     let setup = setup();
     let service = setup.service.shared(Sharing::Unknown);
@@ -537,6 +570,44 @@ async fn a_network_that_unknown_nodes_may_use_stays() {
     let other = bridge("a", "10.2.0.0/16");
     service.create("a", &other, true).await.unwrap();
     service.delete("a", true).await.unwrap();
+}
+
+/// A fleet without containers, and whether it is heard of.
+struct Fleet(bool);
+
+#[async_trait]
+impl Lookups for Fleet {
+    async fn ips(&self, _: &str, _: Option<&str>) -> Result<Addresses> {
+        Ok(Addresses::default())
+    }
+    fn users_elsewhere(&self, _: &str) -> Vec<String> {
+        Vec::new()
+    }
+    fn is_current(&self) -> bool {
+        self.0
+    }
+}
+
+#[tokio::test]
+async fn what_was_heard_of_other_nodes_a_while_ago_frees_no_network() {
+    let setup = setup();
+    let service = setup.service.shared(Sharing::Known(Arc::new(Fleet(false))));
+    let data = bridge("a", "10.1.0.0/16");
+    service.create("a", &data, false).await.unwrap();
+    let deleted = service.delete("a", false).await;
+    let error = kind(deleted, ErrorKind::FailedPrecondition);
+    for part in ["network a is shared", "does not answer", "--force"] {
+        assert!(error.contains(part), "{error}");
+    }
+    let kept = StdMutex::new(Vec::new());
+    let note = |pruned: Pruned| {
+        kept.lock().unwrap().extend(pruned.kept);
+        true
+    };
+    service.prune(false, &note).await.unwrap();
+    assert!(kept.lock().unwrap()[0].contains("does not answer"));
+    let service = service.shared(Sharing::Known(Arc::new(Fleet(true))));
+    service.delete("a", false).await.unwrap();
 }
 
 #[tokio::test]

@@ -12,8 +12,24 @@ const NAMED_USERS: usize = 10;
 /// How often containers that join a network while it is deleted by force are
 /// disconnected.
 const FORCED_ROUNDS: usize = 3;
-/// What is said of other nodes where nobody tells of them.
-const UNKNOWN: &str = "whether containers of other nodes use it is not known without --redis-url";
+/// What is said of other nodes where nobody tells of them, and what to do.
+const UNKNOWN: Unknown = Unknown {
+    what: "whether containers of other nodes use it is not known without --redis-url",
+    remedy: "give that to the servers, or --force here when none does",
+};
+/// The same while the registry is not heard.
+const STALE: Unknown = Unknown {
+    what: "whether containers of other nodes use it is not known while the cluster registry does \
+           not answer",
+    remedy: "try again when it does, or give --force when none does",
+};
+
+/// What is not known of a network's users.
+pub(super) struct Unknown {
+    /// As it is told.
+    pub(super) what: &'static str,
+    remedy: &'static str,
+}
 
 /// Whose the networks are besides this node.
 #[derive(Clone, Default)]
@@ -57,8 +73,12 @@ impl NetworkService {
     }
 
     /// What nobody knows of a network's users, if there is something.
-    pub(super) fn unknown(&self) -> Option<&'static str> {
-        matches!(self.sharing, Sharing::Unknown).then_some(UNKNOWN)
+    pub(super) fn unknown(&self) -> Option<Unknown> {
+        match &self.sharing {
+            Sharing::Alone => None,
+            Sharing::Known(elsewhere) => (!elsewhere.is_current()).then_some(STALE),
+            Sharing::Unknown => Some(UNKNOWN),
+        }
     }
 
     pub(super) async fn refuse_while_used(&self, name: &str, remedy: &str) -> Result<()> {
@@ -78,9 +98,8 @@ impl NetworkService {
         self.refuse_while_used(name, remedy).await?;
         match self.unknown() {
             None => Ok(()),
-            Some(unknown) => Err(Error::precondition(format!(
-                "network {name} is shared, and {unknown}: give that to the servers, or --force \
-                 here when none does"
+            Some(Unknown { what, remedy }) => Err(Error::precondition(format!(
+                "network {name} is shared, and {what}: {remedy}"
             ))),
         }
     }

@@ -17,7 +17,7 @@ pub fn array(value: &Value) -> Option<&[Value]> {
 pub fn bytes(value: &Value) -> Option<&[u8]> {
     match value {
         Value::BulkString(bytes) => Some(bytes),
-        Value::SimpleString(text) => Some(text.as_bytes()),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text.as_bytes()),
         _ => None,
     }
 }

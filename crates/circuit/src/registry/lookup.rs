@@ -136,6 +136,10 @@ impl Lookups for FleetLookup {
         users.sort();
         users
     }
+
+    fn is_current(&self) -> bool {
+        self.registry.stale_for().is_none()
+    }
 }
 
 #[async_trait]

@@ -283,6 +283,44 @@ fn leases_outlast_another_daemon_at_the_socket() {
     node.assert_nothing_left();
 }
 
+#[test]
+fn a_lease_that_ends_while_another_daemon_is_at_the_socket_is_made_anew() {
+    let lan = Lan::new();
+    let mut server = DhcpServer::on(&lan);
+    let node = crate::node().lan(&lan).start();
+    node.create_network("home", &home());
+    let before = run(&node, "web");
+    node.kill_daemon();
+    node.run("rm", &["-f", "/run/cni/dhcp.sock"]).ok();
+    let mut other = node.command("/usr/lib/cni/dhcp");
+    let _other = Ends(other.arg("daemon").spawn().unwrap());
+    let listens = || {
+        node.run("ss", &["-xlH"])
+            .stdout
+            .contains("/run/cni/dhcp.sock")
+    };
+    wait_until("the stock daemon listens", PATIENCE, listens);
+    node.start_daemon();
+    server.lose();
+    server.start(&lan, "192.0.2.200,192.0.2.219");
+    let moved = || {
+        let told = ips(&node, "web");
+        told.first()
+            .is_some_and(|[_, ip, _]| ip.starts_with("192.0.2.2"))
+    };
+    wait_until("the container moves", REPEATED, moved);
+    assert!(server.said("DHCPNAK", &before) > 0);
+    let after = address(&node, "web");
+    // It stays, as the end of the former lease is forgotten.
+    wait_until("the other daemon's lease is renewed", PATIENCE, || {
+        server.said("DHCPACK", &after) > 1
+    });
+    assert_eq!(address(&node, "web"), after);
+    assert!(reaches(&node, "web", "192.0.2.1"));
+    node.remove_container("web");
+    node.assert_nothing_left();
+}
+
 /// Has the leases on a node's disk be of long ago.
 fn grow_old(node: &TestNode) {
     let script = "sed -i 's/\"since\":1/\"since\":/' /run/circuit/dhcp/*; cat /run/circuit/dhcp/*";

@@ -206,11 +206,15 @@ impl<'a> Second<'a> {
     const SOCKET: &'static str = "unix:///run/circuit-other/circuit.sock";
 
     fn start(node: &'a TestNode) -> Self {
+        Self::start_with(node, "")
+    }
+
+    fn start_with(node: &'a TestNode, arguments: &str) -> Self {
         let program = node.program();
         let script = format!(
-            "{program} server --containerd-namespace other --state-dir /var/lib/circuit-other \
+            "{program} server --containerd-namespace other --state-dir /var/lib/circuit/other \
              --run-dir /run/circuit-other --address {} --cni-path /nonexistent \
-             --datastore local:///var/lib/circuit/networks >> /tmp/second.log 2>&1 &\n\
+             --datastore local:///var/lib/circuit/networks {arguments} >> /var/lib/circuit/second.log 2>&1 &\n\
              echo $!",
             Self::SOCKET
         );
@@ -299,5 +303,64 @@ fn two_daemons_look_after_a_namespace_each() {
     node.ctr(&["-n", "other", "task", "kill", "-s", "KILL", "web"])
         .ok();
     node.remove_container("web");
+    node.assert_nothing_left();
+}
+
+#[test]
+fn two_daemons_have_a_keeper_of_pools_each() {
+    let node = crate::node().plugins(Plugins::None).start();
+    let pool = |name: &str, subnet: &str| {
+        let plugin = json!({"type": "bridge", "bridge": name,
+            "ipam": {"type": "circuit", "subnet": subnet}});
+        let list = json!({"cniVersion": "1.1.0", "name": name, "plugins": [plugin]});
+        node.create_network(name, &list.to_string());
+    };
+    pool("first", "10.91.0.0/24");
+    pool("second", "10.92.0.0/24");
+    node.run_container("web", &[], &[]);
+    node.circuit(&["network", "connect", "web", "first"]).ok();
+    let image = node.folder().join("image.tar");
+    let image = image.to_str().unwrap();
+    node.ctr(&["-n", "other", "image", "import", image]).ok();
+    let run = ["-n", "other", "run", "-d", "--null-io", IMAGE, "web"];
+    node.ctr(&[&run[..], &["sleep", "600"]].concat()).ok();
+
+    let second = Second::start_with(&node, "--ipam-socket /run/circuit-other/ipam.sock");
+    let told = second.circuit(&["network", "connect", "web", "second"]);
+    assert_names(&told.ok(), &["10.92.0.2"]);
+    second.circuit(&["doctor", "--fix"]);
+    assert_names(&second.circuit(&["ipam", "ls"]).ok(), &["other-web"]);
+    let kept = node.circuit(&["ipam", "ls"]).ok();
+    assert_names(&kept, &["10.91.0.2", "default-web"]);
+    assert!(!kept.contains("10.92.0"), "{kept}");
+
+    second
+        .circuit(&["network", "disconnect", "web", "second"])
+        .ok();
+    second.kill();
+    node.ctr(&["-n", "other", "task", "kill", "-s", "KILL", "web"])
+        .ok();
+    node.remove_container("web");
+    node.assert_nothing_left();
+}
+
+#[test]
+fn a_daemon_without_the_keeper_does_not_take_networks_from_under_others() {
+    let node = crate::node().plugins(Plugins::None).start();
+    let plugin = json!({"type": "bridge", "bridge": "first",
+        "ipam": {"type": "circuit", "subnet": "10.91.0.0/24"}});
+    let list = json!({"cniVersion": "1.1.0", "name": "first", "plugins": [plugin]});
+    node.create_network("first", &list.to_string());
+    node.run_container("web", &[], &[]);
+    node.circuit(&["network", "connect", "web", "first"]).ok();
+    let second = Second::start(&node);
+    let refused = error_of(second.circuit(&["network", "rm", "first"]));
+    assert_names(&refused, &["another daemon of this host", "--force"]);
+    assert_eq!(second.circuit(&["network", "prune"]).ok(), "");
+    let kept = second.circuit(&["network", "prune", "--dry-run"]).ok();
+    assert_names(&kept, &["first: kept", "another daemon of this host"]);
+    second.kill();
+    node.remove_container("web");
+    node.circuit(&["network", "rm", "first"]).ok();
     node.assert_nothing_left();
 }

@@ -159,6 +159,7 @@ impl Shared {
             tracing::warn!(holder = ?turn.holder, %error, "lease stays on disk");
         }
         turn.forget();
+        self.lock().ended.insert(turn.holder.clone());
         if let Some(tell) = self.ends.get() {
             tell(&turn.holder);
         }

@@ -1,6 +1,6 @@
 //! Whose turn it is to work for a holder of a lease.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,6 +15,8 @@ use crate::driver::Answer;
 #[derive(Default)]
 pub(super) struct State {
     pub(super) entries: HashMap<Holder, Entry>,
+    /// Those whose leases came to an end by themselves, and who were not attached anew.
+    pub(super) ended: HashSet<Holder>,
     /// Threads that renew leases.
     pub(super) workers: usize,
     pub(super) stopping: bool,

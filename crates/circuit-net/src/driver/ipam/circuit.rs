@@ -166,9 +166,12 @@ pub(super) fn pool(call: &Call<'_>) -> Answer<String> {
     }
 }
 
+/// Plugins that attach to no wire: nobody else can have an address there.
+const ALONE: [&str; 3] = ["ptp", "dummy", "loopback"];
+
 /// The host's interface that is on the wire of the addresses, and whether that wire is
 /// one that cannot be asked by an interface of the host. Without either, nobody else is
-/// on it.
+/// on it. Of a plugin that is not known, its wire is not.
 fn wire(call: &Call<'_>) -> (Option<String>, bool) {
     let value = |key: &str| call.config.find(key);
     let text = |key: &str| {
@@ -193,7 +196,8 @@ fn wire(call: &Call<'_>) -> (Option<String>, bool) {
         (None, "macvlan" | "ipvlan") => default_interface(call, false).ok(),
         _ => None,
     };
-    (link, false)
+    let unasked = link.is_none() && !ALONE.contains(&kind);
+    (link, unasked)
 }
 
 fn configured(ip: IpAddr, set: &AddressSet) -> IpConfig {
@@ -400,6 +404,10 @@ mod tests {
                 unasked.clone(),
             ),
             ("ptp", serde_json::json!({}), (None, false)),
+            ("dummy", serde_json::json!({}), (None, false)),
+            ("sriov", serde_json::json!({}), unasked.clone()),
+            ("tap", serde_json::json!({"bridge": "br7"}), some("br7")),
+            ("tap", serde_json::json!({}), unasked.clone()),
         ] {
             assert_eq!(of(json(kind), more), expected, "{kind}");
         }

@@ -190,6 +190,14 @@ async fn a_clock_that_is_set_back_stops_nobody() {
     client.up().await;
     let ledger = Shared::new(client.clone(), QUICK);
     ledger.tick(&hello("a")).await.unwrap();
+    let mut long_ago = cmd("HSET");
+    long_ago
+        .arg("circuit:{fleet}:ipam:state")
+        .arg("born")
+        .arg("1000");
+    client.store.query(&long_ago).await.unwrap();
+    let age = ledger.tick(&hello("a")).await.unwrap().standing.age;
+    assert!(age > 1_000_000_000_000, "{age}");
     let ahead = "9007199254740000";
     let mut state = cmd("HSET");
     state.arg("circuit:{fleet}:ipam:state");
@@ -206,7 +214,117 @@ async fn a_clock_that_is_set_back_stops_nobody() {
     let mut knows_another = hello("b");
     knows_another.epoch = "another".into();
     let tick = ledger.tick(&knows_another).await.unwrap();
+    assert_eq!(tick.standing.age, 0);
     let settling = tick.standing.settling;
     assert!((1..=QUICK.lease).contains(&settling), "{settling}");
     assert_eq!(tick.wanted, [""; 0]);
+}
+
+/// A Redis may evict keys, and people delete some.
+#[tokio::test]
+async fn a_pool_whose_owners_are_lost_gives_nothing_before_all_have_claimed_theirs() {
+    let redis = Redis::start();
+    let client = redis.client();
+    client.up().await;
+    let store = redis.store();
+    store.wait_up(Duration::from_secs(5)).await.unwrap();
+    let shared = Shared::new(client, Timing { moment: 0, ..QUICK });
+    let mut one = hello("one");
+    let pool = set(2, 9);
+    let wish = Wish {
+        pool: "lan",
+        set: &pool,
+        want: 3,
+        abandoned: 0,
+    };
+    // The ways on which it may first be seen.
+    for way in ["tick", "take", "exact", "claim", "give_back", "release"] {
+        one.fresh = format!("one-{way}");
+        one.epoch = shared.tick(&one).await.unwrap().standing.epoch;
+        shared.exact(&one, "lan", ip(2)).await.unwrap();
+        let mut two = Hello {
+            epoch: one.epoch.clone(),
+            fresh: format!("two-{way}"),
+            ..hello("two")
+        };
+        shared.tick(&two).await.unwrap();
+        let lost = cmd("DEL").arg("circuit:{fleet}:ipam:owners:lan").clone();
+        store.query(&lost).await.unwrap();
+        match way {
+            "tick" => drop(shared.tick(&two).await.unwrap()),
+            "exact" => {
+                let (standing, exact) = shared.exact(&two, "lan", ip(2)).await.unwrap();
+                assert_eq!(exact, Exact::Settling);
+                assert!(standing.settling > 0);
+            }
+            "claim" => drop(shared.claim("two", "lan", &[ip(7)]).await.unwrap()),
+            "give_back" => {
+                let back = [ip(7)];
+                shared.give_back("two", "lan", &back, false).await.unwrap();
+            }
+            "release" => drop(shared.release("two", "lan", &[ip(7)]).await.unwrap()),
+            _ => {}
+        }
+        let taken = shared.take(&two, &wish).await.unwrap();
+        assert!(taken.addresses.is_empty(), "{way}");
+        assert!(taken.standing.settling > 0, "{way}");
+        assert_ne!(taken.standing.epoch, one.epoch, "{way}");
+        assert!(taken.standing.suspect, "{way}");
+        // It is one new memory, not another with each call.
+        two.epoch.clone_from(&taken.standing.epoch);
+        let held = shared.claim("one", "lan", &[ip(2)]).await.unwrap();
+        assert!(held.is_empty(), "{way}");
+        let next = shared.tick(&two).await.unwrap().standing;
+        assert_eq!(next.epoch, two.epoch, "{way}");
+        one.epoch.clone_from(&next.epoch);
+    }
+}
+
+#[tokio::test]
+async fn where_the_wire_cannot_be_asked_it_is_told_when_addresses_are_given_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Arc::new(Alone::new("a".into(), QUICK));
+    let keeper = keeper(ledger, &Arc::default(), dir.path(), "node-1");
+    let pool = set(2, 3);
+    keeper.stock().await.unwrap();
+    let lost = |age| Standing {
+        epoch: "a".into(),
+        suspect: true,
+        age,
+        ..Standing::default()
+    };
+    let ask = async || {
+        let wanted = Wanted {
+            link: None,
+            unasked: true,
+            ..wanted("c1", &pool, None)
+        };
+        keeper.answer(Question::Add(wanted)).await
+    };
+    let entry = circuit_core::ipam::Entry::Hold {
+        addresses: vec![ip(2), ip(3)],
+        suspect: true,
+    };
+    keeper.agent().apply("lan", &entry);
+    keeper.call().await.unwrap();
+    let age = QUICK.trusted() - 20_000;
+    keeper.agent().learn(&lost(age), crate::ipam::clock::now());
+    let refused = text(ask().await);
+    assert!(refused.contains("redis was started anew"), "{refused}");
+    assert!(refused.contains("are given in "), "{refused}");
+    // Another daemon of later.
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Arc::new(Alone::new("a".into(), QUICK));
+    let keeper = super::keeper(ledger, &Arc::default(), dir.path(), "node-1");
+    keeper.agent().apply("lan", &entry);
+    keeper.call().await.unwrap();
+    keeper
+        .agent()
+        .learn(&lost(QUICK.trusted()), crate::ipam::clock::now());
+    let wanted = Wanted {
+        link: None,
+        unasked: true,
+        ..wanted("c1", &pool, None)
+    };
+    one(keeper.answer(Question::Add(wanted)).await);
 }

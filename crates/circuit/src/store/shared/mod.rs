@@ -210,8 +210,12 @@ impl SharedStore {
                 // One that cannot be read has nothing to leave behind.
                 let before = self.copy.get(name).ok();
                 self.copy.write(name, data, true, &Turn::default())?;
-                let came = || Change::Came(name.to_owned());
-                Some(before.map_or_else(came, Change::Replaced))
+                match before {
+                    None => Some(Change::Came(name.to_owned())),
+                    // Written once more as it was.
+                    Some(before) if before.data == *data => None,
+                    Some(before) => Some(Change::Replaced(before)),
+                }
             }
             None if self.copy.has(name) => {
                 let gone = self.copy.get(name)?;

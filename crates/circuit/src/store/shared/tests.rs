@@ -143,6 +143,20 @@ async fn a_network_of_one_node_is_one_of_all() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_network_that_is_written_once_more_as_it_was_is_no_other() {
+    let redis = RedisServer::start();
+    let (a, dir) = (Node::start(&redis).await, tempfile::tempdir().unwrap());
+    let b = Node::open(&redis, dir.path(), true).await;
+    a.write("web", 1400, false).await.unwrap();
+    assert_eq!(b.compare().await.unwrap(), [Change::Came("web".into())]);
+    let before = b.get("web").unwrap();
+    a.write("web", 1400, true).await.unwrap();
+    assert_eq!(b.compare().await.unwrap(), []);
+    a.write("web", 1500, true).await.unwrap();
+    assert_eq!(b.compare().await.unwrap(), [Change::Replaced(before)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_redis_a_node_starts_and_changes_nothing() {
     let mut redis = RedisServer::start();
     let node = Node::start(&redis).await;
