@@ -131,6 +131,24 @@ fn loopback_addresses_of_programs_stay_theirs() {
     });
 }
 
+/// What is sent from `::1` cannot leave the host.
+#[test]
+fn the_loopback_of_ipv6_is_for_programs_of_the_host() {
+    on_private_host(|| async {
+        let lan = Lan::new(1);
+        serve_tcp(Some(&lan.containers[0].path()), "[::]:80", "web");
+        serve_tcp(None, "[::1]:8080", "program");
+        let at = json!({"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "::1"});
+        for ports in [json!([port(8080, 80, "tcp")]), json!([at])] {
+            // The stock plugin takes such an address too.
+            let web = Container::new(&lan, 0, ports);
+            web.add();
+            assert_eq!(ask_tcp(None, "[::1]:8080").unwrap(), "program ::1");
+            web.del();
+        }
+    });
+}
+
 #[test]
 fn tcp_and_udp_reach_the_container_from_everywhere() {
     on_private_host(|| async {

@@ -1,7 +1,7 @@
 //! What the daemon has made: whether it is as it was, and whether something is left
 //! that nobody has.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use circuit_core::ErrorKind;
 use circuit_core::attachment::{Attachment, Phase};
@@ -27,10 +27,7 @@ fn is_silence(kind: ErrorKind) -> bool {
 /// Whether a published port is one that a program listens at.
 fn hides(port: &PortMapping, program: &Listening) -> bool {
     // A port at all addresses is at one of the loopback's only.
-    let is_own = match program.address {
-        IpAddr::V4(ip) => ip.is_loopback() && ip != Ipv4Addr::LOCALHOST,
-        IpAddr::V6(_) => false,
-    };
+    let is_own = program.address.is_loopback() && program.address != Ipv4Addr::LOCALHOST;
     let same_address = match port.host_ip.filter(|ip| !ip.is_unspecified()) {
         None => !is_own,
         Some(ip) => program.address.is_unspecified() || ip == program.address,
@@ -297,7 +294,7 @@ mod tests {
         assert!(!hidden("192.0.2.7:80:8080", "tcp", "192.0.2.8"));
         assert!(!hidden("80:8080", "udp", "0.0.0.0"));
         assert!(!hidden("81:80", "tcp", "0.0.0.0"));
-        assert!(hidden("80:53/udp", "udp", "::1"));
+        assert!(!hidden("80:53/udp", "udp", "::1"));
         assert!(!hidden("80:53/udp", "udp", "127.0.0.53"));
     }
 }

@@ -2,9 +2,9 @@
 //! whose elements are the mappings. A packet costs two look-ups, however many
 //! ports and containers there are.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::config::Mapping;
 use crate::nft::{
@@ -195,6 +195,9 @@ fn translations() -> Vec<Rule> {
     for v6 in [false, true] {
         let (names, length) = (names(v6), if v6 { 16 } else { 4 });
         let (protocol, port) = (first.after(length), first.after(length).after(1));
+        if v6 {
+            rules.push(not_of_loopback6());
+        }
         rules.push(
             Rule::new()
                 .family(v6)
@@ -230,6 +233,16 @@ fn not_of_programs() -> Rule {
         .family(false)
         .daddr(Compare::Equal, loopback(0, 8))
         .daddr(Compare::Differ, loopback(1, 32))
+        .verdict(&Verdict::Return)
+}
+
+/// What was sent to `::1` keeps that as its source, with which nothing leaves the host: a
+/// program that listens there is to be reached, even if the port is published there.
+fn not_of_loopback6() -> Rule {
+    let loopback = IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128));
+    Rule::new()
+        .family(true)
+        .daddr(Compare::Equal, loopback)
         .verdict(&Verdict::Return)
 }
 
