@@ -7,9 +7,11 @@
 //! namespace; and there is GC.
 
 mod config;
+mod listeners;
 mod rules;
 mod store;
 
+pub use listeners::{is_left_to_daemon, leave_to_daemon};
 pub(super) use store::owners;
 
 use std::collections::{HashMap, HashSet};

@@ -2,10 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use circuit_core::{Error, Result};
+use circuit_net::driver::leave_to_daemon;
 use circuit_net::netlink::Netlink;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +23,8 @@ const LOOK: Duration = Duration::from_secs(5);
 pub struct Gateways {
     dns: Arc<Dns>,
     open: Mutex<HashMap<IpAddr, Open>>,
+    /// It was said that published ports may lead away from them.
+    told: AtomicBool,
 }
 
 struct Open {
@@ -37,6 +41,7 @@ impl Gateways {
         Self {
             dns,
             open: Mutex::default(),
+            told: AtomicBool::new(false),
         }
     }
 
@@ -69,6 +74,7 @@ impl Gateways {
             // An address of IPv6 is looked for at first, and cannot be used.
             let listener = Listener::bind((*gateway, PORT).into(), true)?;
             open.insert(*gateway, self.start(network, listener));
+            self.keep_from_ports(&open);
             servers.push(*gateway);
         }
         if servers.is_empty() {
@@ -104,26 +110,49 @@ impl Gateways {
     }
 
     /// Closes those whose address is gone from the host, until `stop`; then all.
-    pub async fn watch(&self, stop: CancellationToken) {
+    pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
         let mut timer = tokio::time::interval(LOOK);
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                _ = timer.tick() => self.look(addresses_of_host),
+                _ = timer.tick() => {}
             }
+            self.look(addresses_of_host);
+            self.keep_all_from_ports().await;
         }
         self.close(|_, _| true);
+        self.keep_all_from_ports().await;
+    }
+
+    /// Also makes again what other programs took away of it.
+    async fn keep_all_from_ports(self: &Arc<Self>) {
+        let gateways = Arc::clone(self);
+        let kept = tokio::task::spawn_blocking(move || {
+            let open = gateways.open.lock().unwrap_or_else(PoisonError::into_inner);
+            gateways.keep_from_ports(&open);
+        });
+        if let Err(error) = kept.await {
+            tracing::error!(%error, "keeping published ports from dns hit a defect");
+        }
+    }
+
+    /// A container that publishes port 53 at all addresses is not who is asked for names.
+    fn keep_from_ports(&self, open: &HashMap<IpAddr, Open>) {
+        let served = open.iter().filter(|(_, it)| !it.serving.is_finished());
+        let kept = leave_to_daemon(served.map(|(ip, _)| (*ip, PORT).into()).collect());
+        if let Err(error) = &kept
+            && !self.told.load(Ordering::Relaxed)
+        {
+            tracing::warn!("{error}");
+        }
+        self.told.store(kept.is_err(), Ordering::Relaxed);
     }
 
     /// An address may be away for a moment, as while it is moved: it is gone when two
     /// looks in a row have not found it.
     fn look(&self, addresses: impl FnOnce() -> Result<HashSet<IpAddr>>) {
-        if self
-            .open
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_empty()
-        {
+        let open = || self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open().is_empty() {
             return;
         }
         match addresses() {

@@ -8,6 +8,7 @@ use circuit_core::attachment::{Attachment, Phase};
 use circuit_core::cni::ConfigList;
 use circuit_core::doctor::Finding;
 use circuit_core::labels::PortMapping;
+use circuit_net::driver::is_left_to_daemon;
 use circuit_net::listening::Listening;
 use serde_json::Value;
 
@@ -28,8 +29,9 @@ fn is_silence(kind: ErrorKind) -> bool {
 fn hides(port: &PortMapping, program: &Listening) -> bool {
     // A port at all addresses is at one of the loopback's only.
     let is_own = program.address.is_loopback() && program.address != Ipv4Addr::LOCALHOST;
+    let at = SocketAddr::new(program.address, program.port);
     let same_address = match port.host_ip.filter(|ip| !ip.is_unspecified()) {
-        None => !is_own,
+        None => !is_own && !is_left_to_daemon(at),
         Some(ip) => program.address.is_unspecified() || ip == program.address,
     };
     port.protocol == program.protocol && port.host_port == program.port && same_address

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use circuit_core::cni::{ErrorReport, code};
 
 use super::config::{Config, Protocol};
+use super::listeners;
 use super::rules::{ATTACHMENTS, SETS, address_of, is_of_ports, names, part, waiting_for};
 use crate::driver::Answer;
 use crate::driver::owner::Owner;
@@ -145,6 +146,9 @@ pub(super) fn put(owner: &Owner, wanted: &Elements) -> Answer<Elements> {
         match outcome {
             Ok((added, generation)) => {
                 nft.note_prepared(&part, generation);
+                if let Err(error) = listeners::keep(&mut nft) {
+                    tracing::warn!(%error, "published ports may lead away from dns for a moment");
+                }
                 return Ok(added);
             }
             Err(Obstacle::Nft(NftError::Refused(libc::EEXIST | libc::EBUSY))) if !look => {
