@@ -479,6 +479,11 @@ fn host_address(part: &str, text: &str) -> Result<IpAddr> {
                  at an address by which others reach the host"
             )))
         }
+        // Packets from there cannot leave the host, nor so get to a container.
+        IpAddr::V6(v6) if v6.is_loopback() => Err(Error::invalid(format!(
+            "{part:?} is at an address from which nothing reaches a container: publish at \
+             127.0.0.1, or at an address by which others reach the host"
+        ))),
         _ => Ok(ip),
     }
 }

@@ -148,11 +148,11 @@ fn port(
 #[test]
 fn ports_in_every_form() {
     assert_eq!(
-        parse_ports("8080:80, 127.0.0.1:53:5353/udp,[::1]:9:9/SCTP,7000-7001:70-71").unwrap(),
+        parse_ports("8080:80, 127.0.0.1:53:5353/udp,[fd00::1]:9:9/SCTP,7000-7001:70-71").unwrap(),
         [
             port(None, 8080, 80, "tcp"),
             port(Some("127.0.0.1"), 53, 5353, "udp"),
-            port(Some("::1"), 9, 9, "sctp"),
+            port(Some("fd00::1"), 9, 9, "sctp"),
             port(None, 7000, 70, "tcp"),
             port(None, 7001, 71, "tcp"),
         ]
@@ -194,10 +194,22 @@ fn the_hosts_own_loopback_addresses_are_not_published_at() {
         "\"127.0.0.53:53:53/udp\" is at an address for programs of the host: publish at \
          127.0.0.1, or at an address by which others reach the host"
     );
+    let error = parse_ports("[::1]:53:53/udp").unwrap_err();
+    assert_eq!(
+        error.message(),
+        "\"[::1]:53:53/udp\" is at an address from which nothing reaches a container: publish at \
+         127.0.0.1, or at an address by which others reach the host"
+    );
     for bad in ["127.0.0.0", "127.1.2.3", "[::ffff:127.0.0.53]"] {
         assert!(parse_ports(&format!("{bad}:53:53")).is_err(), "{bad}");
     }
-    for good in ["127.0.0.1", "[::1]", "126.0.0.53", "0.0.0.0"] {
+    for good in [
+        "127.0.0.1",
+        "[::ffff:127.0.0.1]",
+        "[::]",
+        "126.0.0.53",
+        "0.0.0.0",
+    ] {
         assert!(parse_ports(&format!("{good}:53:53")).is_ok(), "{good}");
     }
     let labels = read(&[

@@ -148,7 +148,8 @@ fn what_is_flushed_is_noticed_at_once_and_made_anew() {
         assert_eq!(change.generation, Some(generation()));
         assert!(!is_intact().unwrap());
         masquerade::ensure("a", Some("br0"), &nets()).unwrap();
-        assert!(!is_intact().unwrap(), "b is missing still");
+        // Of the other one it is told, too: whoever wants it makes it again.
+        assert!(is_intact().unwrap());
         masquerade::ensure("b", Some("br1"), &nets()).unwrap();
         assert_eq!(ruleset(), text);
         let _ = is_intact();

@@ -47,7 +47,7 @@ pub use firewall::{FirewalldWatch, has_legacy};
 pub use held::held;
 pub use ipam::pools;
 pub use options::{Options, Unsupported};
-pub use portmap::guard_loopback;
+pub use portmap::{guard_loopback, is_left_to_daemon, leave_to_daemon};
 
 /// What a driver answers: a result, or the error object of the specification.
 pub type Answer<T> = std::result::Result<T, ErrorReport>;

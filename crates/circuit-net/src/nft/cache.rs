@@ -3,7 +3,8 @@
 //! Only a generation that this process made itself keeps what it knows. After
 //! any other one it looks again, once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Nft, Result};
@@ -120,24 +121,31 @@ pub fn is_intact() -> Result<bool> {
 /// Looks for what was last seen in an earlier generation of the ruleset.
 fn all_there(nft: &mut Nft, cookie: u64) -> Result<bool> {
     let generation = nft.generation()?;
-    let stale: Vec<(String, Look)> = with_cache(|cache| {
+    let stale: Vec<(String, u32, Look)> = with_cache(|cache| {
         let of_here = cache.known.iter().filter(|((of, _), _)| *of == cookie);
         of_here
             .filter(|(_, known)| known.generation != generation)
-            .map(|((_, name), known)| (name.clone(), Arc::clone(&known.look)))
+            .map(|((_, name), known)| (name.clone(), known.generation, Arc::clone(&known.look)))
             .collect()
     });
-    for (name, look) in stale {
-        if !look(nft)? {
-            return Ok(false);
-        }
+    let mut there = true;
+    for (name, seen, look) in stale {
+        let is_there = look(nft)?;
+        there &= is_there;
         with_cache(|cache| {
-            if let Some(known) = cache.known.get_mut(&(cookie, name)) {
-                known.generation = generation;
+            // Another thread may have made it again meanwhile.
+            let Entry::Occupied(mut known) = cache.known.entry((cookie, name)) else {
+                return;
+            };
+            match is_there {
+                true => known.get_mut().generation = generation,
+                // Whoever wants it makes it again, and notes it; perhaps nobody does.
+                false if known.get().generation == seen => drop(known.remove()),
+                false => {}
             }
         });
     }
-    Ok(true)
+    Ok(there)
 }
 
 #[cfg(test)]
@@ -156,7 +164,7 @@ mod tests {
         assert!(Nft::open(None).unwrap().knows("a test", 7, generation));
         nft.note("a test", 7, generation.wrapping_sub(1), |_| Ok(false));
         assert!(!is_intact().unwrap());
-        nft.forget_all("a test");
+        // Nobody makes it again.
         assert!(is_intact().unwrap());
         // A loss is told once it can be told.
         nft.note("a test", 7, generation, |_| Ok(true));

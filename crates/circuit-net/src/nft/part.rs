@@ -78,6 +78,15 @@ impl Nft {
         Ok(())
     }
 
+    /// Whether a part is there, which is noted: it will be missed.
+    ///
+    /// # Errors
+    /// When the ruleset cannot be read.
+    pub(crate) fn finds(&mut self, part: &Part) -> Result<bool> {
+        let generation = self.generation()?;
+        Ok(self.prepare(part, generation)?.is_empty())
+    }
+
     /// Whether a part is there.
     ///
     /// # Errors

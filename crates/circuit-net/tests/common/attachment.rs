@@ -7,7 +7,7 @@ use std::process::Command as Process;
 
 use circuit_core::cni::{CniResult, CniVersion, ErrorReport, JsonObject};
 use circuit_net::driver::executable::dispatch;
-use circuit_net::driver::{Answer, Call, Command, Delegate, Sockets, driver};
+use circuit_net::driver::{Answer, Call, Command, Delegate, Driver, Sockets, driver};
 use serde_json::{Value, json};
 
 struct Nobody;
@@ -34,6 +34,20 @@ pub(crate) struct Attachment<'a> {
 impl Attachment<'_> {
     /// Runs a command with a configuration.
     pub(crate) fn run(&self, command: Command, config: &Value) -> Answer<Option<CniResult>> {
+        self.call(command, config, dispatch)
+    }
+
+    /// Has the driver make again what others took away.
+    pub(crate) fn mend(&self, config: &Value) -> Answer<()> {
+        self.call(Command::Check, config, |driver, call| driver.mend(call))
+    }
+
+    fn call<T>(
+        &self,
+        command: Command,
+        config: &Value,
+        run: impl FnOnce(&'static dyn Driver, &Call<'_>) -> T,
+    ) -> T {
         let config = config.as_object().unwrap();
         let version = CniVersion::LATEST;
         let prev = config
@@ -53,7 +67,7 @@ impl Attachment<'_> {
             sockets: &sockets,
         };
         let kind = config["type"].as_str().unwrap();
-        dispatch(driver(kind).unwrap(), &call)
+        run(driver(kind).unwrap(), &call)
     }
 }
 

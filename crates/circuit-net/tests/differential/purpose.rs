@@ -265,6 +265,13 @@ pub(crate) const ON_PURPOSE: &[Meant] = &[
         why: "the answer gets lost that one container gives another by a port of the host, where bridged traffic is not filtered",
     },
     Meant {
+        test: "*",
+        step: "traffic",
+        path: "host to [::1]:*",
+        right: Some("\"connection refused\"|\"lost\""),
+        why: "what is led from ::1 to a container is never answered: programs of the host have that address",
+    },
+    Meant {
         test: "portmap_behind_ptp",
         step: "traffic",
         path: "two to *",

@@ -119,11 +119,11 @@ impl Dns {
         if self.upstreams.comes_back(bytes, client.peer, is_here) {
             return self.refuse(&question, ResponseCode::Refused, client, out);
         }
-        if !self.limits.allow(client.peer, Instant::now()) {
+        // Through a program of this host many may ask.
+        if !is_here && !self.limits.allow(client.peer, Instant::now()) {
             self.figures.limited();
             return self.refuse(&question, ResponseCode::Refused, client, out);
         }
-        // Through a program of this host many may ask.
         let share = self.shares.take(client.peer).filter(|_| !is_here);
         if share.is_none() && !is_here {
             self.figures.limited();

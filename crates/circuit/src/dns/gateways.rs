@@ -2,10 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use circuit_core::{Error, Result};
+use circuit_net::driver::leave_to_daemon;
+use circuit_net::netlink::Netlink;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -20,10 +23,14 @@ const LOOK: Duration = Duration::from_secs(5);
 pub struct Gateways {
     dns: Arc<Dns>,
     open: Mutex<HashMap<IpAddr, Open>>,
+    /// It was said that published ports may lead away from them.
+    told: AtomicBool,
 }
 
 struct Open {
     network: Arc<str>,
+    /// The host did not have the address at the last look.
+    missed: bool,
     stop: CancellationToken,
     serving: JoinHandle<()>,
 }
@@ -34,6 +41,7 @@ impl Gateways {
         Self {
             dns,
             open: Mutex::default(),
+            told: AtomicBool::new(false),
         }
     }
 
@@ -52,7 +60,10 @@ impl Gateways {
                 servers.push(*gateway);
                 continue;
             }
-            let here = here.get_or_insert_with(addresses_of_host);
+            let here = match &mut here {
+                Some(here) => here,
+                none => none.insert(addresses_of_host()?),
+            };
             if !here.contains(gateway) {
                 continue;
             }
@@ -63,6 +74,7 @@ impl Gateways {
             // An address of IPv6 is looked for at first, and cannot be used.
             let listener = Listener::bind((*gateway, PORT).into(), true)?;
             open.insert(*gateway, self.start(network, listener));
+            self.keep_from_ports(&open);
             servers.push(*gateway);
         }
         if servers.is_empty() {
@@ -91,31 +103,71 @@ impl Gateways {
         });
         Open {
             network,
+            missed: false,
             stop,
             serving,
         }
     }
 
     /// Closes those whose address is gone from the host, until `stop`; then all.
-    pub async fn watch(&self, stop: CancellationToken) {
+    pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
         let mut timer = tokio::time::interval(LOOK);
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                _ = timer.tick() => self.close(|here, gateway| !here.contains(gateway)),
+                _ = timer.tick() => {}
             }
+            self.look(addresses_of_host);
+            self.keep_all_from_ports().await;
         }
         self.close(|_, _| true);
+        self.keep_all_from_ports().await;
     }
 
-    fn close(&self, which: impl Fn(&HashSet<IpAddr>, &IpAddr) -> bool) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.is_empty() {
+    /// Also makes again what other programs took away of it.
+    async fn keep_all_from_ports(self: &Arc<Self>) {
+        let gateways = Arc::clone(self);
+        let kept = tokio::task::spawn_blocking(move || {
+            let open = gateways.open.lock().unwrap_or_else(PoisonError::into_inner);
+            gateways.keep_from_ports(&open);
+        });
+        if let Err(error) = kept.await {
+            tracing::error!(%error, "keeping published ports from dns hit a defect");
+        }
+    }
+
+    /// A container that publishes port 53 at all addresses is not who is asked for names.
+    fn keep_from_ports(&self, open: &HashMap<IpAddr, Open>) {
+        let served = open.iter().filter(|(_, it)| !it.serving.is_finished());
+        let kept = leave_to_daemon(served.map(|(ip, _)| (*ip, PORT).into()).collect());
+        if let Err(error) = &kept
+            && !self.told.load(Ordering::Relaxed)
+        {
+            tracing::warn!("{error}");
+        }
+        self.told.store(kept.is_err(), Ordering::Relaxed);
+    }
+
+    /// An address may be away for a moment, as while it is moved: it is gone when two
+    /// looks in a row have not found it.
+    fn look(&self, addresses: impl FnOnce() -> Result<HashSet<IpAddr>>) {
+        let open = || self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open().is_empty() {
             return;
         }
-        let here = addresses_of_host();
+        match addresses() {
+            Ok(here) => self.close(|gateway, it| {
+                let missed = !here.contains(gateway);
+                std::mem::replace(&mut it.missed, missed) && missed
+            }),
+            Err(error) => tracing::debug!(%error, "names are answered where they were"),
+        }
+    }
+
+    fn close(&self, mut which: impl FnMut(&IpAddr, &mut Open) -> bool) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|gateway, it| {
-            let closes = which(&here, gateway);
+            let closes = which(gateway, it);
             if closes {
                 tracing::debug!(network = %it.network, %gateway, "no more names there");
                 it.stop.cancel();
@@ -126,14 +178,42 @@ impl Gateways {
 }
 
 /// Every address of this host, also those that cannot be used yet.
-fn addresses_of_host() -> HashSet<IpAddr> {
-    let Ok(all) = nix::ifaddrs::getifaddrs() else {
-        return HashSet::new();
+fn addresses_of_host() -> Result<HashSet<IpAddr>> {
+    let untold = |e: &dyn std::fmt::Display| {
+        Error::unavailable(format!("cannot list the host's addresses: {e}"))
     };
-    let address = |one: nix::ifaddrs::InterfaceAddress| {
-        let address = one.address?;
-        let v4 = address.as_sockaddr_in().map(|it| it.ip().into());
-        v4.or_else(|| address.as_sockaddr_in6().map(|it| it.ip().into()))
-    };
-    all.filter_map(address).collect()
+    let mut host = Netlink::open(None)?;
+    let all = host.all_addresses().map_err(|e| untold(&e))?;
+    Ok(all.iter().map(|it| it.address.addr()).collect())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::tests::dns_with;
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_is_away_for_a_moment_keeps_its_listener() {
+        let gateways = Gateways::new(Arc::new(dns_with(Vec::new(), 100)));
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        let address = IpAddr::from([127, 0, 0, 1]);
+        let opened = gateways.start("ctr0", listener);
+        gateways.open.lock().unwrap().insert(address, opened);
+        let is_open = || gateways.open.lock().unwrap().contains_key(&address);
+        let (away, here) = (|| Ok(HashSet::new()), || Ok(HashSet::from([address])));
+        for _ in 0..3 {
+            gateways.look(|| Err(Error::unavailable("no memory")));
+        }
+        gateways.look(away);
+        assert!(is_open());
+        gateways.look(here);
+        gateways.look(away);
+        assert!(is_open());
+        // Nothing is known of it now.
+        gateways.look(|| Err(Error::unavailable("no memory")));
+        assert!(is_open());
+        gateways.look(away);
+        assert!(!is_open());
+    }
 }

@@ -18,6 +18,8 @@ pub(super) struct Limits {
 
 #[derive(Debug)]
 struct Bucket {
+    /// As many in a second, and at once.
+    most: f64,
     left: f64,
     at: Instant,
 }
@@ -32,19 +34,22 @@ impl Limits {
 
     /// Whether this source may have one more.
     pub(super) fn allow(&self, source: IpAddr, now: Instant) -> bool {
+        let (source, times) = source_of(source);
+        let most = self.each_second * f64::from(times);
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if buckets.len() >= SOURCES && !buckets.contains_key(&source) {
             // One that is full again has nothing to remember.
-            buckets.retain(|_, bucket| self.filled(bucket, now) < self.each_second);
+            buckets.retain(|_, bucket| bucket.filled(now) < bucket.most);
             if buckets.len() >= SOURCES {
                 return false;
             }
         }
         let bucket = buckets.entry(source).or_insert(Bucket {
-            left: self.each_second,
+            most,
+            left: most,
             at: now,
         });
-        bucket.left = self.filled(bucket, now);
+        bucket.left = bucket.filled(now);
         bucket.at = now;
         if bucket.left < 1.0 {
             return false;
@@ -52,10 +57,24 @@ impl Limits {
         bucket.left -= 1.0;
         true
     }
+}
 
-    fn filled(&self, bucket: &Bucket, now: Instant) -> f64 {
-        let passed = now.saturating_duration_since(bucket.at).as_secs_f64();
-        (bucket.left + passed * self.each_second).min(self.each_second)
+impl Bucket {
+    fn filled(&self, now: Instant) -> f64 {
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+        (self.left + passed * self.most).min(self.most)
+    }
+}
+
+/// As what an address counts, and for how many. Whoever has one address of IPv6 has all of
+/// its /64, in which others may be too: it has four times as much.
+fn source_of(address: IpAddr) -> (IpAddr, u32) {
+    match address.to_canonical() {
+        IpAddr::V6(ip) => {
+            let network = u128::from(ip) & !u128::from(u64::MAX);
+            (Ipv6Addr::from(network).into(), 4)
+        }
+        v4 => (v4, 1),
     }
 }
 
@@ -82,16 +101,10 @@ impl Shares {
         })
     }
 
-    /// One for this source; none when it has all that it may. Whoever has one address of
-    /// IPv6 has all of its /64, in which others may be too: it has four times as much.
+    /// One for this source; none when it has all that it may.
     pub(super) fn take(self: &Arc<Self>, source: IpAddr) -> Option<Share> {
-        let (source, most) = match source.to_canonical() {
-            IpAddr::V6(ip) => {
-                let network = u128::from(ip) & !u128::from(u64::MAX);
-                (Ipv6Addr::from(network).into(), 4 * self.most)
-            }
-            v4 => (v4, self.most),
-        };
+        let (source, times) = source_of(source);
+        let most = self.most.saturating_mul(times as usize);
         let mut taken = self.lock();
         let count = taken.entry(source).or_default();
         if *count >= most {
@@ -136,6 +149,10 @@ mod tests {
         assert_eq!((some(a, start), some(b, start)), (3, 3));
         assert_eq!(some(a, start + Duration::from_millis(700)), 2);
         assert_eq!(some(a, start + Duration::from_secs(60)), 3);
+        // An address is changed for another one of its network in no time.
+        let v6 = |last: u32| format!("fd00::{last:x}").parse().expect("an address");
+        let many = (0..100).filter(|last| limits.allow(v6(*last), start));
+        assert_eq!(many.count(), 12);
     }
 
     #[test]

@@ -417,6 +417,12 @@ fn who_asks_for_too_much_is_refused() {
     assert!((3..=4).contains(&passed.count()));
     assert!(bytes_of(&dns, &asked, &from("10.88.0.3", &door, false)).is_none());
     assert!(dns.figures().too_fast() >= 6);
+    // Through a program of the host everybody may ask.
+    for host in ["127.0.0.1", "192.0.2.1"] {
+        let passed =
+            (0..10).filter(|_| bytes_of(&dns, &asked, &from(host, &door, false)).is_none());
+        assert_eq!(passed.count(), 10, "{host}");
+    }
 }
 
 /// What is asked through the gateway of `ctr0`, with other nodes' containers beside

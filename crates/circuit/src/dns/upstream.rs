@@ -215,8 +215,13 @@ impl Upstreams {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Of servers that stay is known what was known.
     fn replace(&self, addresses: &[SocketAddr]) {
-        *self.states() = addresses.iter().copied().map(State::new).collect();
+        let mut states = self.states();
+        let known = |address: &SocketAddr| states.iter().find(|state| state.address == *address);
+        let state = |address| known(address).cloned().unwrap_or(State::new(*address));
+        let new = addresses.iter().map(state).collect();
+        *states = new;
     }
 
     fn change(&self, server: SocketAddr, change: impl FnOnce(&mut State)) {

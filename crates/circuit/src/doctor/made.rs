@@ -1,13 +1,14 @@
 //! What the daemon has made: whether it is as it was, and whether something is left
 //! that nobody has.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use circuit_core::ErrorKind;
 use circuit_core::attachment::{Attachment, Phase};
 use circuit_core::cni::ConfigList;
 use circuit_core::doctor::Finding;
 use circuit_core::labels::PortMapping;
+use circuit_net::driver::is_left_to_daemon;
 use circuit_net::listening::Listening;
 use serde_json::Value;
 
@@ -27,12 +28,10 @@ fn is_silence(kind: ErrorKind) -> bool {
 /// Whether a published port is one that a program listens at.
 fn hides(port: &PortMapping, program: &Listening) -> bool {
     // A port at all addresses is at one of the loopback's only.
-    let is_own = match program.address {
-        IpAddr::V4(ip) => ip.is_loopback() && ip != Ipv4Addr::LOCALHOST,
-        IpAddr::V6(_) => false,
-    };
+    let is_own = program.address.is_loopback() && program.address != Ipv4Addr::LOCALHOST;
+    let at = SocketAddr::new(program.address, program.port);
     let same_address = match port.host_ip.filter(|ip| !ip.is_unspecified()) {
-        None => !is_own,
+        None => !is_own && !is_left_to_daemon(at),
         Some(ip) => program.address.is_unspecified() || ip == program.address,
     };
     port.protocol == program.protocol && port.host_port == program.port && same_address
@@ -297,7 +296,7 @@ mod tests {
         assert!(!hidden("192.0.2.7:80:8080", "tcp", "192.0.2.8"));
         assert!(!hidden("80:8080", "udp", "0.0.0.0"));
         assert!(!hidden("81:80", "tcp", "0.0.0.0"));
-        assert!(hidden("80:53/udp", "udp", "::1"));
+        assert!(!hidden("80:53/udp", "udp", "::1"));
         assert!(!hidden("80:53/udp", "udp", "127.0.0.53"));
     }
 }

@@ -1,6 +1,6 @@
 //! Names of containers, on one node.
 
-use circuit_testing::{PATIENCE, Ran, TestNode, network, wait_until};
+use circuit_testing::{PATIENCE, Plugins, Ran, TestNode, network, wait_until};
 use serde_json::{Value, json};
 
 use crate::node;
@@ -437,5 +437,45 @@ fn the_c_library_finds_names_of_both_families() {
     assert_names(&by_v6.ok(), &["fd00:88::"]);
     node.remove_container("web");
     node.remove_container("db");
+    node.assert_nothing_left();
+}
+
+/// As of a resolver in a container, whose port the host's users ask.
+#[test]
+fn a_published_port_53_takes_no_names_from_the_gateway() {
+    let node = node().plugins(Plugins::None).start();
+    let mut configuration: Value =
+        serde_json::from_str(&network::full("ctr0", "10.88.0.0/16")).unwrap();
+    configuration[DNS] = json!(true);
+    node.create_network("ctr0", &configuration.to_string());
+    let ports = ("io.circuit.ports", "53:53/udp,53:53");
+    node.run_container("hole", &[(NETWORK, "ctr0"), ports], &[]);
+    node.run_container("web", &[(NETWORK, "ctr0")], &[]);
+    assert_exactly(&node, &[("hole", 1), ("web", 1)]);
+    for container in ["hole", "web"] {
+        wait_until("a resolver", PATIENCE, || {
+            resolv_conf(&node, container).contains("nameserver 10.88.0.1")
+        });
+    }
+    let short = ["@10.88.0.1", "+short", "+time=1", "+tries=1", "web.ctr0"];
+    let answered = || {
+        ["hole", "web"].iter().all(|container| {
+            ["+notcp", "+tcp"].iter().all(|by| {
+                let ran = node.dig_in(container, &[&short[..], &[by]].concat());
+                ran.worked() && ran.ok().trim().starts_with("10.88.0.")
+            })
+        })
+    };
+    assert!(answered());
+    let told = node.circuit(&["doctor", "--format", "json"]);
+    assert!(!format!("{told:?}").contains("goes before"), "{told:?}");
+    node.run("nft", &["flush", "ruleset"]).ok();
+    let ports = || node.run("nft", &["list", "map", "inet", "circuit", "ports4"]);
+    wait_until("the ports are there again", PATIENCE, || {
+        ports().worked() && ports().ok().contains("udp . 53")
+    });
+    wait_until("names are answered again", PATIENCE, answered);
+    node.remove_container("hole");
+    node.remove_container("web");
     node.assert_nothing_left();
 }

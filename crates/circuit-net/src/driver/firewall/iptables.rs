@@ -254,13 +254,7 @@ pub(super) fn put(owner: &Owner, wanted: &Wanted<'_>) -> Result<(), NftError> {
     })?;
     // What cannot be had is not missed again and again.
     if !nft.knows(RULES, 0, generation) && let_all_through(&mut nft)? {
-        nft.note(RULES, 0, generation, |nft| {
-            let intact = let_all_through(nft)?;
-            if !intact {
-                nft.forget_all(RULES);
-            }
-            Ok(intact)
-        });
+        nft.note(RULES, 0, generation, let_all_through);
     }
     Ok(())
 }

@@ -2,9 +2,9 @@
 //! whose elements are the mappings. A packet costs two look-ups, however many
 //! ports and containers there are.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::config::Mapping;
 use crate::nft::{
@@ -19,6 +19,9 @@ pub(super) struct Names {
     pub(super) at_address: &'static str,
     /// The same for ports of any of the host's addresses.
     pub(super) anywhere: &'static str,
+    /// Where the daemon itself listens, by the host's address, the protocol and the port:
+    /// ports of any of the host's addresses are not at these.
+    pub(super) listeners: &'static str,
     /// The interface behind which a container is, and its address: what comes
     /// from there and goes back there must pass the host on its way back too.
     pub(super) hairpin: &'static str,
@@ -33,6 +36,7 @@ pub(super) struct Names {
 const V4: Names = Names {
     at_address: "host_ports4",
     anywhere: "ports4",
+    listeners: "listeners4",
     hairpin: "hairpin4",
     pairs: "hairpin_pairs4",
     masq_all: "masq_all4",
@@ -40,6 +44,7 @@ const V4: Names = Names {
 const V6: Names = Names {
     at_address: "host_ports6",
     anywhere: "ports6",
+    listeners: "listeners6",
     hairpin: "hairpin6",
     pairs: "hairpin_pairs6",
     masq_all: "masq_all6",
@@ -77,6 +82,8 @@ pub(super) const SETS: &[Set] = &[
         Leads::To(ENDPOINT6),
     ),
     Set::map(V6.anywhere, PORT, Leads::To(ENDPOINT6)),
+    Set::of(V4.listeners, &[Type::Ipv4, Type::Protocol, Type::Port]),
+    Set::of(V6.listeners, &[Type::Ipv6, Type::Protocol, Type::Port]),
     Set::of(V4.hairpin, &[Type::Ifname, Type::Ipv4]),
     Set::of(V6.hairpin, &[Type::Ifname, Type::Ipv6]),
     Set::of(V4.pairs, &[Type::Ipv4, Type::Ipv4]),
@@ -195,18 +202,29 @@ fn translations() -> Vec<Rule> {
     for v6 in [false, true] {
         let (names, length) = (names(v6), if v6 { 16 } else { 4 });
         let (protocol, port) = (first.after(length), first.after(length).after(1));
-        rules.push(
+        if v6 {
+            rules.push(not_of_loopback6());
+        }
+        let at_address = || {
             Rule::new()
                 .family(v6)
                 .load(Load::Daddr { v6 }, first)
                 .load(Load::L4proto, protocol)
                 .load(Load::Dport, port)
+        };
+        rules.push(
+            at_address()
                 .lookup(names.at_address, first, Some(first))
                 .dnat(v6, first, first.after(length)),
         );
         if !v6 {
             rules.push(not_of_programs());
         }
+        rules.push(
+            at_address()
+                .lookup(names.listeners, first, None)
+                .verdict(&Verdict::Return),
+        );
         rules.push(
             Rule::new()
                 .family(v6)
@@ -230,6 +248,16 @@ fn not_of_programs() -> Rule {
         .family(false)
         .daddr(Compare::Equal, loopback(0, 8))
         .daddr(Compare::Differ, loopback(1, 32))
+        .verdict(&Verdict::Return)
+}
+
+/// What was sent to `::1` keeps that as its source, with which nothing leaves the host: a
+/// program that listens there is to be reached, even if the port is published there.
+fn not_of_loopback6() -> Rule {
+    let loopback = IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128));
+    Rule::new()
+        .family(true)
+        .daddr(Compare::Equal, loopback)
         .verdict(&Verdict::Return)
 }
 

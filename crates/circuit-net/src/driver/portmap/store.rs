@@ -1,11 +1,13 @@
 //! The elements of the sets: put in, found by their owner, taken away.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::collections::hash_map::{Entry, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use circuit_core::cni::{ErrorReport, code};
 
 use super::config::{Config, Protocol};
+use super::listeners;
 use super::rules::{ATTACHMENTS, SETS, address_of, is_of_ports, names, part, waiting_for};
 use crate::driver::Answer;
 use crate::driver::owner::Owner;
@@ -82,6 +84,7 @@ pub(super) fn wanted(owner: &Owner, config: &Config, targets: &[Target]) -> Answ
 
 fn put_ports(elements: &mut Elements, config: &Config, target: IpAddr) -> Answer<()> {
     let v6 = target.is_ipv6();
+    let mut known = HashMap::new();
     for mapping in &config.mappings {
         let Some(address) = address_of(mapping, v6) else {
             continue;
@@ -96,28 +99,31 @@ fn put_ports(elements: &mut Elements, config: &Config, target: IpAddr) -> Answer
             None => (names(v6).anywhere, concat(&[&protocol, &port])),
         };
         let to = concat(&[&ip_key(target), &mapping.container_port.to_be_bytes()]);
-        let element = Element::new(key).leading_to(Data::Value(to));
-        let list = elements.entry(set).or_default();
-        match list.iter().find(|other| other.key == element.key) {
-            None => list.push(element),
-            Some(other) if *other == element => {}
-            Some(_) => {
+        match known.entry((set, key)) {
+            Entry::Occupied(other) if *other.get() == to => {}
+            Entry::Occupied(other) => {
+                let text = port_text(set, &other.key().1);
                 return Err(ErrorReport::new(
                     code::INVALID_CONFIG,
                     format!(
-                        "host port {} is to lead to two ports of the container: choose one",
-                        port_text(set, &element.key)
+                        "host port {text} is to lead to two ports of the container: choose one"
                     ),
                 ));
+            }
+            Entry::Vacant(free) => {
+                let element = Element::new(free.key().1.clone());
+                let element = element.leading_to(Data::Value(to.clone()));
+                elements.entry(set).or_default().push(element);
+                free.insert(to);
             }
         }
     }
     Ok(())
 }
 
-/// Puts an attachment's elements in; what it had before and does not want any
-/// more goes.
-pub(super) fn put(owner: &Owner, wanted: &Elements) -> Answer<()> {
+/// Puts an attachment's elements in, and returns those that were not there; what it had
+/// before and does not want any more goes.
+pub(super) fn put(owner: &Owner, wanted: &Elements) -> Answer<Elements> {
     let part = part();
     let mut nft = Nft::open(None)?;
     let mut look = false;
@@ -126,20 +132,24 @@ pub(super) fn put(owner: &Owner, wanted: &Elements) -> Answer<()> {
         let outcome = nft.transaction(|nft, generation| {
             let mut batch = nft.prepare(&part, generation)?;
             // When the rules went away meanwhile, the elements did too.
-            if look && batch.is_empty() {
+            let added = if look && batch.is_empty() {
                 let there = all(nft)?;
-                replace(&mut batch, owner, wanted, &there).map_err(Obstacle::Report)?;
+                replace(&mut batch, owner, wanted, &there).map_err(Obstacle::Report)?
             } else {
                 for (set, elements) in wanted {
                     batch.add_elements(TABLE, set, elements);
                 }
-            }
-            Ok::<_, Obstacle>((batch, ()))
+                wanted.clone()
+            };
+            Ok::<_, Obstacle>((batch, added))
         });
         match outcome {
-            Ok(((), generation)) => {
+            Ok((added, generation)) => {
                 nft.note_prepared(&part, generation);
-                return Ok(());
+                if let Err(error) = listeners::keep(&mut nft) {
+                    tracing::warn!(%error, "published ports may lead away from dns for a moment");
+                }
+                return Ok(added);
             }
             Err(Obstacle::Nft(NftError::Refused(libc::EEXIST | libc::EBUSY))) if !look => {
                 nft.establish(&part)?;
@@ -150,21 +160,28 @@ pub(super) fn put(owner: &Owner, wanted: &Elements) -> Answer<()> {
     }
 }
 
-/// Changes what is there into what an attachment wants.
-fn replace(batch: &mut Batch, owner: &Owner, wanted: &Elements, there: &Elements) -> Answer<()> {
+/// Changes what is there into what an attachment wants; returns what is new.
+fn replace(
+    batch: &mut Batch,
+    owner: &Owner,
+    wanted: &Elements,
+    there: &Elements,
+) -> Answer<Elements> {
     let comment = owner.comment();
     let nothing = Vec::new();
-    let wanted = &in_turn(owner, wanted, there);
+    let mut wanted = in_turn(owner, wanted, there);
     for set in SETS {
-        let wanted = wanted.get(set.name).unwrap_or(&nothing);
         let there = there.get(set.name).unwrap_or(&nothing);
-        let mut delete = Vec::new();
-        let mut add: Vec<Element> = wanted.clone();
+        let add = wanted.entry(set.name).or_default();
+        let by_key = by_key(add);
+        let (mut delete, mut stays) = (Vec::new(), HashSet::new());
         for element in there {
-            let same_key = wanted.iter().find(|it| it.key == element.key);
+            let same_key = by_key.get(&*element.key).copied();
             let is_own = element.comment.as_ref() == Some(&comment);
             match same_key {
-                Some(same) if same == element => add.retain(|it| it.key != element.key),
+                Some(same) if same == element => {
+                    stays.insert(&*element.key);
+                }
                 Some(same) if is_own || is_outdated(set.name, same, element) => {
                     delete.push(element.clone());
                 }
@@ -173,10 +190,15 @@ fn replace(batch: &mut Batch, owner: &Owner, wanted: &Elements, there: &Elements
                 None => {}
             }
         }
+        add.retain(|element| !stays.contains(&*element.key));
         batch.delete_elements(TABLE, set.name, &delete);
-        batch.add_elements(TABLE, set.name, &add);
+        batch.add_elements(TABLE, set.name, add);
     }
-    Ok(())
+    Ok(wanted)
+}
+
+fn by_key(elements: &[Element]) -> HashMap<&[u8], &Element> {
+    elements.iter().map(|it| (&*it.key, it)).collect()
 }
 
 /// What an attachment wants, but for ports that another one of the same container has:
@@ -185,14 +207,14 @@ fn replace(batch: &mut Batch, owner: &Owner, wanted: &Elements, there: &Elements
 fn in_turn(owner: &Owner, wanted: &Elements, there: &Elements) -> Elements {
     let mut turned = Elements::new();
     for (set, elements) in wanted {
+        let waiting = waiting_for(set);
+        let there = there.get(set).filter(|_| waiting.is_some());
+        let there = there.map(|all| by_key(all)).unwrap_or_default();
         for element in elements {
-            let is_held = |other: &Element| {
-                other.key == element.key
-                    && is_of_sibling(owner, other)
-                    && !is_outdated(set, element, other)
-            };
-            let held = there.get(set).is_some_and(|all| all.iter().any(is_held));
-            let (set, element) = match waiting_for(set) {
+            let is_held =
+                |other: &&Element| is_of_sibling(owner, other) && !is_outdated(set, element, other);
+            let held = there.get(&*element.key).is_some_and(is_held);
+            let (set, element) = match waiting {
                 Some(waiting) if held => (waiting, waiting_element(owner, element)),
                 _ => (*set, element.clone()),
             };
@@ -375,7 +397,7 @@ fn delete(batch: &mut Batch, mut there: Elements, is: impl Fn(&str) -> bool) -> 
 /// another attachment's of the same container.
 pub(super) fn missing(owner: &Owner, wanted: &Elements) -> Answer<Option<String>> {
     let mut nft = Nft::open(None)?;
-    if !nft.has(&part())? {
+    if !nft.finds(&part())? {
         return Ok(Some("the rules of port mappings".to_owned()));
     }
     for set in SETS.iter().map(|set| set.name) {
@@ -421,15 +443,92 @@ fn all(nft: &mut Nft) -> Result<Elements, NftError> {
     Ok(all)
 }
 
+/// A UDP port of the host.
+pub(super) struct UdpPort {
+    /// The one address of the host at which it is, if it is not at all.
+    pub(super) address: Option<IpAddr>,
+    pub(super) port: u16,
+    /// Where it leads.
+    pub(super) to: SocketAddr,
+}
+
 /// The UDP ports of the host among elements.
-pub(super) fn udp_ports(elements: &Elements, v6: bool) -> Vec<u16> {
+pub(super) fn udp_ports(elements: &Elements, v6: bool) -> Vec<UdpPort> {
     let names = names(v6);
-    let keys = [names.at_address, names.anywhere]
-        .into_iter()
-        .filter_map(|set| elements.get(set))
-        .flatten()
-        .filter_map(|element| element.key.last_chunk::<8>());
-    keys.filter(|[protocol, ..]| *protocol == Protocol::Udp as u8)
-        .map(|[_, _, _, _, high, low, ..]| u16::from_be_bytes([*high, *low]))
-        .collect()
+    let sets = [names.at_address, names.anywhere].into_iter();
+    let all = sets.filter_map(|set| elements.get(set)).flatten();
+    all.filter_map(udp_port).collect()
+}
+
+fn udp_port(element: &Element) -> Option<UdpPort> {
+    let (address, [protocol, _, _, _, high, low, ..]) = element.key.split_last_chunk::<8>()?;
+    let Some(Data::Value(to)) = &element.data else {
+        return None;
+    };
+    let (ip, [to_high, to_low, ..]) = to.split_last_chunk::<4>()?;
+    (*protocol == Protocol::Udp as u8).then_some(UdpPort {
+        address: ip_of(address),
+        port: u16::from_be_bytes([*high, *low]),
+        to: (ip_of(ip)?, u16::from_be_bytes([*to_high, *to_low])).into(),
+    })
+}
+
+fn ip_of(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+        .ok()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::config::Mapping;
+    use super::*;
+
+    /// The processor's time that this thread has had.
+    fn now() -> Duration {
+        let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+        let nanoseconds = text.split(' ').next().unwrap();
+        Duration::from_nanos(nanoseconds.parse().unwrap())
+    }
+
+    /// The processor's time that a container costs with so many ports, of which nearly
+    /// all are there.
+    fn cost(ports: u16) -> Duration {
+        let mapping = |host_port| Mapping {
+            host_ip: None,
+            host_port,
+            container_port: 80,
+            protocol: Protocol::Udp,
+        };
+        let config = Config {
+            snat: true,
+            masq_all: false,
+            mappings: (1..=ports).map(mapping).collect(),
+        };
+        let owner = Owner::new("net", "web", "eth0");
+        let target = Target {
+            address: [10, 0, 0, 2].into(),
+            interface: None,
+        };
+        let start = now();
+        let wanted = wanted(&owner, &config, &[target]).unwrap();
+        let mut there = wanted.clone();
+        there.get_mut("ports4").unwrap().pop();
+        let added = replace(&mut Batch::new(), &owner, &wanted, &there).unwrap();
+        let took = now() - start;
+        let added = udp_ports(&added, false);
+        assert_eq!(added.len(), 1);
+        assert_eq!((added[0].address, added[0].port), (None, ports));
+        assert_eq!(added[0].to, "10.0.0.2:80".parse().unwrap());
+        took
+    }
+
+    #[test]
+    fn each_of_many_ports_costs_no_more_than_one_of_few() {
+        let (few, many) = (cost(2000), cost(16_000));
+        assert!(many < few * 24, "{few:?}, and {many:?} for 8 times as many");
+    }
 }

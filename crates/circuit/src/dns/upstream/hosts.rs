@@ -26,6 +26,8 @@ pub(super) struct Hosts {
 struct Seen {
     looked: Option<Instant>,
     file: Option<(u64, u64, i64, i64, u64)>,
+    /// It could not be read the last time: what it said before is kept meanwhile.
+    failed: bool,
     named: Vec<Named>,
     last: Option<Vec<SocketAddr>>,
 }
@@ -60,9 +62,8 @@ impl Hosts {
             Servers::These(_) => return None,
             Servers::OfHost(path) => {
                 let file = identity(path);
-                if file != seen.file || seen.last.is_none() {
-                    seen.file = file;
-                    seen.named = read(path);
+                if file != seen.file || seen.failed || seen.last.is_none() {
+                    seen.read(path, file);
                 }
                 seen.named.iter().filter_map(Named::address).collect()
             }
@@ -85,6 +86,24 @@ impl Hosts {
     }
 }
 
+impl Seen {
+    fn read(&mut self, path: &Path, file: Option<(u64, u64, i64, i64, u64)>) {
+        match read(path) {
+            Ok(named) => (self.file, self.named, self.failed) = (file, named, false),
+            Err(error) => {
+                if !self.failed {
+                    tracing::warn!(
+                        path = %path.display(),
+                        %error,
+                        "cannot read which dns servers there are"
+                    );
+                }
+                self.failed = true;
+            }
+        }
+    }
+}
+
 /// Tells a file from what is in its place later.
 fn identity(path: &Path) -> Option<(u64, u64, i64, i64, u64)> {
     let about = fs::metadata(path).ok()?;
@@ -92,15 +111,12 @@ fn identity(path: &Path) -> Option<(u64, u64, i64, i64, u64)> {
     Some((about.dev(), about.ino(), seconds, nanoseconds, about.size()))
 }
 
-fn read(path: &Path) -> Vec<Named> {
+fn read(path: &Path) -> io::Result<Vec<Named>> {
     match fs::read(path) {
         // One odd byte, in a remark perhaps, must not take all servers away.
-        Ok(bytes) => nameservers(&String::from_utf8_lossy(&bytes)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => nameservers(""),
-        Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "cannot read which dns servers there are");
-            Vec::new()
-        }
+        Ok(bytes) => Ok(nameservers(&String::from_utf8_lossy(&bytes))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(nameservers("")),
+        Err(error) => Err(error),
     }
 }
 
@@ -207,6 +223,32 @@ mod tests {
         fs::write(&path, b"# caf\xe9\nnameserver 10.0.0.1\n").unwrap();
         let hosts = Hosts::new(Servers::OfHost(path), Vec::new());
         assert_eq!(hosts.changed(), Some(vec!["10.0.0.1:53".parse().unwrap()]));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_takes_no_server_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("resolv.conf");
+        let later = |hosts: &Hosts| hosts.seen.lock().unwrap().looked = None;
+        let at = |text: &str| Some(vec![text.parse::<SocketAddr>().unwrap()]);
+        fs::write(&path, "nameserver 10.0.0.1\n").unwrap();
+        let hosts = Hosts::new(Servers::OfHost(path.clone()), Vec::new());
+        assert_eq!(hosts.changed(), at("10.0.0.1:53"));
+        // Nobody can read a folder.
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        later(&hosts);
+        assert_eq!(hosts.changed(), None);
+        // The next look is not kept from reading by what this one has seen.
+        assert_ne!(hosts.seen.lock().unwrap().file, identity(&path));
+        let new = Hosts::new(Servers::OfHost(path.clone()), Vec::new());
+        assert_eq!(new.changed(), Some(vec![]));
+        fs::remove_dir(&path).unwrap();
+        fs::write(&path, "nameserver 10.0.0.2\n").unwrap();
+        for hosts in [&hosts, &new] {
+            later(hosts);
+            assert_eq!(hosts.changed(), at("10.0.0.2:53"));
+        }
     }
 
     #[test]

@@ -113,6 +113,27 @@ async fn a_lost_question_is_put_again() {
 }
 
 #[test]
+fn what_is_known_of_servers_that_stay_is_kept() {
+    let [one, other]: [SocketAddr; 2] =
+        ["10.0.0.1:53", "10.0.0.2:53"].map(|at| at.parse().unwrap());
+    let upstreams = Upstreams::new(Servers::These(Vec::new()), Vec::new());
+    let known = || -> Vec<(SocketAddr, Option<Asks>, bool)> {
+        let states = upstreams.states();
+        let known = |state: &State| (state.address, state.asks, state.rests.is_some());
+        states.iter().map(known).collect()
+    };
+    upstreams.replace(&[one]);
+    upstreams.change(one, |state| state.asks = Some(Asks::Besides));
+    upstreams.change(one, State::failed);
+    upstreams.replace(&[other, one]);
+    let (asks, new) = ((one, Some(Asks::Besides), true), (other, None, false));
+    assert_eq!(known(), [new, asks]);
+    upstreams.replace(&[other]);
+    upstreams.replace(&[one]);
+    assert_eq!(known(), [(one, None, false)]);
+}
+
+#[test]
 fn a_probe_may_come_back_more_than_once() {
     let loops = Loops::default();
     let probe = loops.probe().unwrap();
