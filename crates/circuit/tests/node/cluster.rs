@@ -1,9 +1,10 @@
 //! Nodes of one cluster, by a Redis on their LAN.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use circuit_testing::{Lan, PATIENCE, RedisServer, TestNode, network, wait_until};
+use circuit_testing::{Lan, PATIENCE, RedisServer, Stops, TestNode, network, wait_until};
 use serde_json::Value;
 
 use crate::support::{json, member};
@@ -376,22 +377,23 @@ fn a_crash_with_a_quick_start_goes_unnoticed() {
     cluster.run(1, "b");
     let watcher = &cluster.nodes[0];
     wait_until("it is known", PATIENCE, || !ips(watcher, "b").is_empty());
-    let stop = std::sync::atomic::AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let watching = scope.spawn(|| {
             let mut looks = 0;
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            while !stop.load(Ordering::Relaxed) {
                 assert!(!ips(watcher, "b").is_empty(), "it was gone at look {looks}");
                 looks += 1;
             }
             looks
         });
+        let stops = Stops(&stop);
         for _ in 0..3 {
             cluster.nodes[1].kill_daemon();
             cluster.nodes[1].start_daemon();
             sleep(Duration::from_millis(1500));
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        drop(stops);
         println!("looked {} times", watching.join().unwrap());
     });
 }

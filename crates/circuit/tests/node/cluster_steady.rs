@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{scope, sleep};
 use std::time::Duration;
 
-use circuit_testing::{Lan, PATIENCE, RedisServer, TestNode, network, wait_until};
+use circuit_testing::{Lan, PATIENCE, RedisServer, Stops, TestNode, network, wait_until};
 use serde_json::json;
 
 use crate::cluster::{Cluster, LEASE, ips};
@@ -66,10 +66,11 @@ impl Steady {
                 .zip(&self.names)
                 .map(|(node, containers)| scope.spawn(|| churn(node, containers, &stop)))
                 .collect();
+            let stops = Stops(&stop);
             sleep(Duration::from_secs(1));
             fault(redis, lan, nodes);
             sleep(Duration::from_secs(1));
-            stop.store(true, Ordering::Relaxed);
+            drop(stops);
             threads
                 .into_iter()
                 .map(|thread| thread.join().unwrap())

@@ -1,7 +1,6 @@
 //! Names in a cluster, alone and behind a stock CoreDNS.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::scope;
@@ -256,17 +255,18 @@ fn no_wrong_address_is_answered_while_containers_come_and_go() {
     for (node, container) in &names {
         fleet.nodes[*node].run_container(container, &[], &[]);
     }
-    let going = tempfile::NamedTempFile::new().unwrap();
-    let going_path = going.path().to_str().unwrap().to_owned();
     let (python, script) = (python(), resolve_py());
     let mut history: BTreeMap<String, (usize, Vec<Spell>)> = BTreeMap::new();
     let answers: Vec<String> = scope(|scope| {
+        // What is asked ends with this file, also when something panics.
+        let going = tempfile::NamedTempFile::new().unwrap();
+        let going_path = going.path().to_str().unwrap();
         let askers: Vec<_> = fleet
             .nodes
             .iter()
             .map(|node| {
                 let mut asker = node.command(&python);
-                asker.args(["-B", &script, "watch", "127.0.0.1", "5353", &going_path]);
+                asker.args(["-B", &script, "watch", "127.0.0.1", "5353", going_path]);
                 asker.args(
                     names
                         .iter()
@@ -288,7 +288,7 @@ fn no_wrong_address_is_answered_while_containers_come_and_go() {
             let (container, node, spells) = thread.join().unwrap();
             history.insert(format!("{container}.web"), (node, spells));
         }
-        fs::remove_file(&going_path).unwrap();
+        drop(going);
         let told = askers.into_iter().map(|asker| asker.join().unwrap());
         told.map(|output| String::from_utf8(output.stdout).unwrap())
             .collect()
