@@ -67,4 +67,5 @@ pub use promtool::promtool;
 pub use redis_server::{RedisServer, free_ports};
 pub use resolved::Resolved;
 pub use stops::Stops;
+pub use sweep::new_name;
 pub use udev::Udev;
