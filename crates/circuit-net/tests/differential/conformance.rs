@@ -129,19 +129,21 @@ fn version_needs_nothing_but_the_command() {
 /// By hand, VERSION is asked with a terminal or a pipe that nobody ends.
 #[test]
 fn version_does_not_wait_for_a_question() {
-    for kind in native_kinds() {
-        let (unused, _open) = std::io::pipe().unwrap();
-        let answer = std::process::Command::new(Side::Ours.folder().join(kind))
-            .env("CNI_COMMAND", "VERSION")
-            .stdin(unused)
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&answer.stdout);
-        assert!(
-            answer.status.success() && text.contains("1.1.0"),
-            "{kind}: {text}"
-        );
-    }
+    World::with(|_| {
+        for kind in native_kinds() {
+            let (unused, _open) = std::io::pipe().unwrap();
+            let answer = std::process::Command::new(Side::Ours.folder().join(kind))
+                .env("CNI_COMMAND", "VERSION")
+                .stdin(unused)
+                .output()
+                .unwrap();
+            let text = String::from_utf8_lossy(&answer.stdout);
+            assert!(
+                answer.status.success() && text.contains("1.1.0"),
+                "{kind}: {text}"
+            );
+        }
+    });
 }
 
 /// Called for nothing, it tells its version, which programs compare, and waits for no
