@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use circuit_net::driver::Command;
 use circuit_net::netlink::{LinkSpec, Netlink};
+use circuit_testing::Stops;
 use common::plugin::{Way, Who, who};
 use common::twin::{Twin, alike};
 use common::{Netns, on_private_host, shell};
@@ -473,6 +474,7 @@ fn ports_that_are_taken_out_while_they_are_set_up() {
                 }
                 taken.len()
             });
+            let stops = Stops(&done);
             let ran: Vec<_> = (0..40)
                 .flat_map(|number| {
                     let who = Who {
@@ -483,7 +485,7 @@ fn ports_that_are_taken_out_while_they_are_set_up() {
                     [run(Command::Add), run(Command::Del)]
                 })
                 .collect();
-            done.store(true, Ordering::Relaxed);
+            drop(stops);
             for ran in ran {
                 ran.unwrap();
             }

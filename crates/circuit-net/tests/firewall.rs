@@ -261,7 +261,8 @@ fn the_older_iptables_is_left_to_the_stock_plugin() {
 #[test]
 fn a_ruleset_that_is_loaded_over_it_is_noticed() {
     on_private_host(|| async {
-        shell("iptables -P FORWARD DROP; iptables-save > /tmp/circuit-filter.$PPID");
+        shell("iptables -P FORWARD DROP");
+        let saved = shell("iptables-save");
         for n in 0..2 {
             native(n, Command::Add, &config(n, "open")).unwrap();
         }
@@ -273,7 +274,7 @@ fn a_ruleset_that_is_loaded_over_it_is_noticed() {
         shell("iptables -A FORWARD -p icmp -j ACCEPT; iptables -D FORWARD -p icmp -j ACCEPT");
         assert!(is_intact().unwrap());
         for _ in 0..2 {
-            shell("iptables-restore < /tmp/circuit-filter.$PPID");
+            shell(&format!("iptables-restore <<'END'\n{saved}END"));
             assert!(!is_intact().unwrap());
             assert!(is_intact().unwrap(), "it is said once");
             for n in 0..2 {
@@ -286,6 +287,5 @@ fn a_ruleset_that_is_loaded_over_it_is_noticed() {
         let rule = rule.trim().strip_prefix("-A").unwrap();
         shell(&format!("iptables -D {rule}"));
         assert!(!is_intact().unwrap());
-        shell("rm /tmp/circuit-filter.$PPID");
     });
 }

@@ -3,9 +3,14 @@
 use std::{
     io::Write as _,
     process::{Command, Stdio},
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
+
+use nix::sys::signal::Signal;
+
+use crate::process::{children, signal};
 
 /// How long anything may take before a test calls it broken. Generous, because
 /// the machine may be busy with other things.
@@ -60,8 +65,18 @@ impl std::fmt::Display for Ran {
     }
 }
 
+/// How long a command may run: longer than any of them has ever taken.
+const LIMIT: Duration = Duration::from_secs(120);
+
 /// Runs a command to its end with `input` as its standard input.
+#[track_caller]
 pub(crate) fn run(command: &mut Command, input: &[u8]) -> Ran {
+    run_within(command, input, LIMIT)
+}
+
+/// The same, killed when it takes longer than that.
+#[track_caller]
+fn run_within(command: &mut Command, input: &[u8], limit: Duration) -> Ran {
     let arguments: Vec<_> = command.get_args().map(|a| a.to_string_lossy()).collect();
     let what = format!(
         "{} {}",
@@ -74,11 +89,21 @@ pub(crate) fn run(command: &mut Command, input: &[u8]) -> Ran {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap_or_else(|error| panic!("cannot run {what}: {error}: run scripts/setup"));
-    // A command that does not read its input closes the pipe: no failure.
-    let _ = child.stdin.take().expect("piped").write_all(input);
-    let output = child
-        .wait_with_output()
-        .unwrap_or_else(|error| panic!("{what}: {error}"));
+    let (pid, input) = (child.id(), input.to_owned());
+    let (sender, ended) = mpsc::channel();
+    thread::spawn(move || {
+        // A command that does not read its input closes the pipe: no failure.
+        let _ = child.stdin.take().expect("piped").write_all(&input);
+        let _ = sender.send(child.wait_with_output());
+    });
+    let output = ended.recv_timeout(limit).unwrap_or_else(|_| {
+        // What runs in a node is a child of the process that entered it.
+        for pid in children(pid).into_iter().chain([pid]) {
+            signal(pid, Signal::SIGKILL);
+        }
+        panic!("did not end within {limit:?}: {what}");
+    });
+    let output = output.unwrap_or_else(|error| panic!("{what}: {error}"));
     Ran {
         what,
         code: output.status.code(),
@@ -112,4 +137,31 @@ pub fn wait_for<T>(what: &str, deadline: Duration, mut ask: impl FnMut() -> Opti
 #[track_caller]
 pub fn wait_until(what: &str, deadline: Duration, mut ask: impl FnMut() -> bool) {
     wait_for(what, deadline, || ask().then_some(()));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, panic::catch_unwind};
+
+    use super::*;
+
+    #[test]
+    fn a_command_that_hangs_is_killed_and_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pid");
+        let script = format!("sleep 600 & echo $! > {}; wait", file.display());
+        let hangs = || {
+            let mut command = Command::new("sh");
+            run_within(command.args(["-c", &script]), &[], Duration::from_secs(1))
+        };
+        let panic = catch_unwind(hangs).unwrap_err();
+        let said = panic.downcast_ref::<String>().unwrap();
+        assert!(said.contains("sleep 600"), "{said}");
+        let pid = fs::read_to_string(&file).unwrap();
+        // Nobody may be there to reap it.
+        let command = format!("/proc/{}/cmdline", pid.trim());
+        wait_until("what it has started is killed", PATIENCE, || {
+            fs::read(&command).unwrap_or_default().is_empty()
+        });
+    }
 }

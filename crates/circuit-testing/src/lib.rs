@@ -44,6 +44,7 @@ mod process;
 mod promtool;
 mod redis_server;
 mod resolved;
+mod stops;
 mod sweep;
 mod udev;
 
@@ -65,4 +66,6 @@ pub use process::Ends;
 pub use promtool::promtool;
 pub use redis_server::{RedisServer, free_ports};
 pub use resolved::Resolved;
+pub use stops::Stops;
+pub use sweep::new_name;
 pub use udev::Udev;

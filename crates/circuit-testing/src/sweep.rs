@@ -55,8 +55,9 @@ pub(crate) fn folder(name: &str) -> PathBuf {
     base().join(name)
 }
 
-/// A new name; it tells which process the node belongs to.
-pub(crate) fn new_name() -> String {
+/// A new name of a node or a namespace; it tells which process that belongs to. The
+/// first one removes what dead processes left under such names.
+pub fn new_name() -> String {
     static SWEEP: Once = Once::new();
     static NEXT: AtomicU32 = AtomicU32::new(0);
     SWEEP.call_once(sweep);

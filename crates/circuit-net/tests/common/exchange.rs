@@ -3,18 +3,12 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use circuit_testing::Stops;
 use nix::NixPath as _;
 
 /// Keeps exchanging two names while `body` runs.
 pub(crate) fn exchanging(one: &Path, other: &Path, body: impl FnOnce()) {
     let stop = AtomicBool::new(false);
-    // Also when the body panics, or the scope would wait for ever.
-    struct Stop<'a>(&'a AtomicBool);
-    impl Drop for Stop<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
@@ -22,7 +16,7 @@ pub(crate) fn exchanging(one: &Path, other: &Path, body: impl FnOnce()) {
                 exchange(one, other);
             }
         });
-        let _stop = Stop(&stop);
+        let _stops = Stops(&stop);
         body();
     });
 }

@@ -10,7 +10,6 @@ use std::future::Future;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use circuit_core::cni::ConfigList;
@@ -20,8 +19,6 @@ use serde_json::{Value, json};
 
 /// Where the distribution keeps the stock plugins.
 pub(crate) const STOCK_PLUGINS: &str = "/usr/lib/cni";
-
-static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// Runs a test on a thread in a network namespace of its own; everything that
 /// the test starts is in it too.
@@ -54,15 +51,15 @@ pub(crate) fn shell(command: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A named namespace, removed when dropped.
+/// A named namespace, removed when dropped; one of a test run that was killed is
+/// removed by the next.
 pub(crate) struct Netns {
     name: String,
 }
 
 impl Netns {
     pub(crate) fn new() -> Self {
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("circuit-net-{}-{number}", std::process::id());
+        let name = circuit_testing::new_name();
         shell(&format!("ip netns add {name}"));
         Self { name }
     }

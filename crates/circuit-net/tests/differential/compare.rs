@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde_json::Value;
 
+use crate::world::CONTAINERS;
+
 /// What was seen of a world, step by step.
 #[derive(Debug, Default)]
 pub(crate) struct Record {
@@ -37,6 +39,38 @@ impl fmt::Display for Difference {
 impl Record {
     pub(crate) fn push(&mut self, step: impl Into<String>, seen: Value) {
         self.steps.push((step.into(), seen));
+    }
+
+    /// The first ADD of each container, and whether all plugins said yes to it.
+    pub(crate) fn first_adds(&self) -> impl Iterator<Item = (&'static str, bool)> {
+        CONTAINERS.into_iter().filter_map(|container| {
+            let (_, seen) = &self.steps[self.position(&format!("ADD {container}"))?];
+            let mut answers = seen.as_array().unwrap().iter();
+            Some((container, answers.all(|answer| answer["exit"] == 0)))
+        })
+    }
+
+    fn position(&self, step: &str) -> Option<usize> {
+        self.steps.iter().position(|(name, _)| name == step)
+    }
+
+    /// Whether what differs there may come of an ADD that was refused before: it is of
+    /// that ADD's container, or of none.
+    pub(crate) fn is_after_a_refusal(&self, difference: &Difference) -> bool {
+        let Difference { step, path, .. } = difference;
+        let of_step = step.split(' ').nth(1);
+        let of_path = path.split('.').next();
+        let is_of = |container: &str| {
+            let peer = format!("(peer of {container} ");
+            [of_step, of_path].contains(&Some(container)) || path.contains(&peer)
+        };
+        let of = CONTAINERS.into_iter().find(|container| is_of(container));
+        let now = self.position(step);
+        self.first_adds().any(|(container, worked)| {
+            !worked
+                && of.is_none_or(|of| of == container)
+                && self.position(&format!("ADD {container}")) <= now
+        })
     }
 }
 
@@ -109,6 +143,39 @@ pub(crate) fn matches(pattern: &str, text: &str) -> bool {
                 .filter(|at| text.is_char_boundary(*at))
                 .any(|at| matches(rest, &text[at..]))
         }),
+    }
+}
+
+#[test]
+fn only_what_comes_of_a_refusal_is_tolerated() {
+    let mut record = Record::default();
+    for (step, exit) in [
+        ("ADD one", 0),
+        ("CHECK one", 0),
+        ("ADD two", 1),
+        ("DEL two", 0),
+    ] {
+        record.push(step, serde_json::json!([{ "exit": exit }]));
+    }
+    record.push("attached", Value::Null);
+    for (step, path, expected) in [
+        ("CHECK one", "0.exit", false),
+        ("ADD two", "0.code", true),
+        ("DEL two", "0.exit", true),
+        ("attached", "one.links.eth0", false),
+        ("attached", "two.links.eth0", true),
+        ("attached", "host.links.cni0", true),
+        ("attached", "host.links.(peer of one eth0).mtu", false),
+        ("ADD one", "", false),
+    ] {
+        let difference = Difference {
+            step: step.to_owned(),
+            path: path.to_owned(),
+            left: Value::Null,
+            right: Value::Null,
+        };
+        let may = record.is_after_a_refusal(&difference);
+        assert_eq!(may, expected, "{step} {path}");
     }
 }
 

@@ -1,7 +1,9 @@
 //! Configurations that are generated from the keys there are.
 //!
 //! `CIRCUIT_DIFFERENTIAL_CASES` says how many of each kind (default 6), and
-//! `CIRCUIT_DIFFERENTIAL_SEED` from where they are drawn (default 1).
+//! `CIRCUIT_DIFFERENTIAL_SEED` from where they are drawn (default 1, and a new one).
+
+use std::time::UNIX_EPOCH;
 
 use proptest::collection::vec;
 use proptest::option;
@@ -13,32 +15,63 @@ use serde_json::{Map, Value, json};
 
 use crate::script::{Case, mapping};
 
+const SEED: &str = "CIRCUIT_DIFFERENTIAL_SEED";
+
 fn number(variable: &str, default: u64) -> u64 {
     let text = std::env::var(variable).ok();
     text.map_or(default, |text| text.parse().expect("a number"))
 }
 
 /// Draws configurations and runs them; the name tells which one failed, and
-/// the failure what it was.
+/// the failure what it was. Some are the same each time, some never were before.
 fn run_some(name: &'static str, lists: impl Strategy<Value = Value>) {
+    let now = UNIX_EPOCH.elapsed().unwrap().subsec_nanos();
+    let seeds = match std::env::var_os(SEED) {
+        Some(_) => vec![number(SEED, 1)],
+        None => vec![1, now.into()],
+    };
+    let count = number("CIRCUIT_DIFFERENTIAL_CASES", 6);
+    let succeeded: usize = seeds
+        .iter()
+        .map(|seed| run_of(name, &lists, *seed, count))
+        .sum();
+    // What is refused tries little.
+    let wanted = seeds.len() * usize::try_from(count / 3).unwrap();
+    assert!(
+        succeeded >= wanted,
+        "{name}: only {succeeded} ADDs succeeded"
+    );
+}
+
+/// Runs what is drawn from this seed, and returns how many ADDs succeeded.
+fn run_of(
+    name: &'static str,
+    lists: &impl Strategy<Value = Value>,
+    from: u64,
+    count: u64,
+) -> usize {
     let mut seed = [0; 32];
-    seed[..8].copy_from_slice(&number("CIRCUIT_DIFFERENTIAL_SEED", 1).to_be_bytes());
+    seed[..8].copy_from_slice(&from.to_be_bytes());
     let random = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
     let mut runner = TestRunner::new_with_rng(Config::default(), random);
-    for at in 0..number("CIRCUIT_DIFFERENTIAL_CASES", 6) {
+    let mut succeeded = 0;
+    for at in 0..count {
         let drawn = lists.new_tree(&mut runner).unwrap().current();
-        eprintln!("{name} {at}: {drawn}");
+        eprintln!("{name} {at} of {SEED}={from}: {drawn}");
         let mut case = Case::new(
             name,
             drawn["cniVersion"].as_str().unwrap(),
             drawn["plugins"].clone(),
         )
-        .fails()
+        .may_fail()
         .only_new();
         case.capabilities = [drawn["one"].clone(), drawn["two"].clone()];
         case.short = drawn["short"] == true;
-        case.run();
+        let of_this = case.run();
+        eprintln!("{name} {at}: {of_this} ADDs succeeded");
+        succeeded += of_this;
     }
+    succeeded
 }
 
 /// Each key there or not, with one of its values.
@@ -79,9 +112,22 @@ fn addresses() -> impl Strategy<Value = Value> {
         json!({"dst": "203.0.113.0/24", "gw": "10.88.0.1"}),
         json!({"dst": "2001:db8:9::/48", "gw": "fd00:88::1"}),
     ];
-    (vec(range(), 1..3), vec(select(routes), 0..3)).prop_map(
-        |(ranges, routes)| json!({"type": "host-local", "ranges": ranges, "routes": routes}),
+    (
+        vec(range(), 1..3),
+        vec(select(routes), 0..3),
+        any::<[bool; 3]>(),
     )
+        .prop_map(|(ranges, mut routes, astray)| {
+            // A gateway that is in none of the ranges is refused: only at times.
+            let subnets = json!(ranges).to_string();
+            routes.retain(|route| match route["gw"].as_str() {
+                Some(gateway) => {
+                    subnets.contains(gateway.trim_end_matches('1')) || astray == [true; 3]
+                }
+                None => true,
+            });
+            json!({"type": "host-local", "ranges": ranges, "routes": routes})
+        })
 }
 
 /// A list of one interface plugin with addresses, and what comes behind it.
@@ -127,7 +173,12 @@ fn bridge_keys() -> BoxedStrategy<Value> {
     some_of(vec![
         (
             "bridge",
-            vec![json!("br1"), json!("a-name.of-15"), json!("uplink")],
+            vec![
+                json!("br1"),
+                json!("br2"),
+                json!("a-name.of-15"),
+                json!("uplink"),
+            ],
         ),
         ("isGateway", yes()),
         ("isDefaultGateway", yes()),
@@ -135,16 +186,25 @@ fn bridge_keys() -> BoxedStrategy<Value> {
         ("ipMasq", yes()),
         (
             "mtu",
-            vec![json!(1400), json!(0), json!(9000), json!(70000)],
+            vec![
+                json!(1400),
+                json!(1300),
+                json!(0),
+                json!(9000),
+                json!(70000),
+            ],
         ),
         ("hairpinMode", yes()),
         ("promiscMode", yes()),
-        ("vlan", vec![json!(0), json!(0), json!(-1), json!(9999)]),
+        (
+            "vlan",
+            vec![json!(0), json!(0), json!(0), json!(0), json!(9999)],
+        ),
         ("preserveDefaultVlan", yes()),
         ("enabledad", yes()),
         (
             "disableContainerInterface",
-            vec![json!(false), json!(false), json!(true)],
+            vec![json!(false), json!(false), json!(false), json!(true)],
         ),
         ("portIsolation", yes()),
         ("capabilities", vec![json!({"mac": true})]),
@@ -181,11 +241,11 @@ fn generated_macvlans() {
     let keys = some_of(vec![
         (
             "mode",
-            ["bridge", "private", "vepa", "passthru", "oops"]
+            ["bridge", "private", "vepa", "bridge", "passthru", "oops"]
                 .map(Value::from)
                 .to_vec(),
         ),
-        ("mtu", vec![json!(1400), json!(0), json!(9000)]),
+        ("mtu", vec![json!(1400), json!(1300), json!(0), json!(9000)]),
         ("bcqueuelen", vec![json!(500)]),
         ("capabilities", vec![json!({"mac": true})]),
         ("master", vec![json!("uplink"), json!("")]),

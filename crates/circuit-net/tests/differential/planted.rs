@@ -15,11 +15,16 @@ use crate::world::{CONTAINERS, OUTSIDE, OUTSIDE_V4, World};
 
 /// A difference: a command that makes it, one that takes it back, and where it
 /// must show. `VETH` is the host's end of the first container's interface.
-const PLANTS: [(&str, &str, &str); 28] = [
+const PLANTS: [(&str, &str, &str); 29] = [
     (
         "ip link set VETH mtu 1400",
         "ip link set VETH mtu 1500",
         "host.links.(peer of one eth0).mtu",
+    ),
+    (
+        "echo 77 > /proc/sys/net/core/somaxconn",
+        "echo 4096 > /proc/sys/net/core/somaxconn",
+        "host.sysctls.core.somaxconn",
     ),
     (
         "ip link set cni0 alias mine",
@@ -194,7 +199,7 @@ fn planted_differences_are_found_where_they_are() {
 fn other_answers_are_found() {
     let case = |keys: Value| {
         let plugins = json!([plugin("bridge", keys)]);
-        Case::new("planted", "1.0.0", plugins).short().fails()
+        Case::new("planted", "1.0.0", plugins).short().may_fail()
     };
     let plain = live(&case(json!({"isGateway": true})), Side::New);
     for (keys, place) in [

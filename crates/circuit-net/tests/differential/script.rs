@@ -33,6 +33,17 @@ struct Probe {
     udp: bool,
 }
 
+/// What the stock plugins make of the ADDs of the containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Adds {
+    /// The first one succeeds.
+    Succeed,
+    /// One of them fails.
+    Fail,
+    /// Nobody knows.
+    MayFail,
+}
+
 /// A configuration, and how it is used.
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
@@ -50,8 +61,10 @@ pub(crate) struct Case {
     pub(crate) stock: Side,
     /// Whether the stock plugins 1.1.1 know all of it.
     pub(crate) old: bool,
-    /// Whether ADD must succeed, that the case tries what it means to.
-    pub(crate) succeeds: bool,
+    /// What the stock plugins make of the ADDs, that the case tries what it means to.
+    pub(crate) adds: Adds,
+    /// Whether the native drivers take what the stock plugins refuse.
+    pub(crate) taken: bool,
     /// Whether the native drivers leave it to the stock plugins, with code 2.
     pub(crate) left: bool,
     /// The interface's name.
@@ -71,7 +84,8 @@ impl Case {
             prepare: String::new(),
             stock: Side::New,
             old: version != "1.1.0",
-            succeeds: true,
+            adds: Adds::Succeed,
+            taken: false,
             left: false,
             ifname: "eth0",
             short: false,
@@ -105,9 +119,21 @@ impl Case {
         self.only_new()
     }
 
-    /// Both sides refuse it.
+    /// Both sides refuse it, for one of the containers at least.
     pub(crate) fn fails(mut self) -> Self {
-        self.succeeds = false;
+        self.adds = Adds::Fail;
+        self
+    }
+
+    /// Both sides refuse it or not.
+    pub(crate) fn may_fail(mut self) -> Self {
+        self.adds = Adds::MayFail;
+        self
+    }
+
+    /// The native drivers take it, whatever the stock plugins say.
+    pub(crate) fn taken_by_ours(mut self) -> Self {
+        self.taken = true;
         self
     }
 
@@ -139,8 +165,9 @@ impl Case {
         self.old && (asked || self.name.contains("_version_"))
     }
 
-    /// Runs it everywhere, and compares.
-    pub(crate) fn run(&self) {
+    /// Runs it everywhere, and compares; returns how many of the stock plugins' ADDs
+    /// succeeded.
+    pub(crate) fn run(&self) -> usize {
         let newest = std::env::var_os("CIRCUIT_DIFFERENTIAL_NEWEST").is_some();
         match newest && self.stock == Side::New {
             true => self.clone().with_newest().run_with_stock(),
@@ -148,7 +175,7 @@ impl Case {
         }
     }
 
-    fn run_with_stock(&self) {
+    fn run_with_stock(&self) -> usize {
         let (old, stock, ours) = std::thread::scope(|scope| {
             let live = |side: Side| scope.spawn(move || live(self, side));
             let old = self.is_tried_with_old().then(|| live(Side::Old));
@@ -156,6 +183,7 @@ impl Case {
             let old = old.map(|old| old.join().unwrap());
             (old, stock.join().unwrap(), ours.join().unwrap())
         });
+        self.assert_added(&stock, &ours);
         let name = self.stock.name();
         if let Some(old) = old {
             judge(self.name, "1.1.1", &old, name, &stock, purpose::VERSIONS);
@@ -165,6 +193,21 @@ impl Case {
         } else {
             judge(self.name, name, &stock, "ours", &ours, purpose::ON_PURPOSE);
         }
+        stock.first_adds().filter(|(_, worked)| *worked).count()
+    }
+
+    /// Fails when the case does not try what it means to.
+    fn assert_added(&self, stock: &Record, ours: &Record) {
+        let [stock, ours] = [stock, ours].map(|it| it.first_adds().collect::<Vec<_>>());
+        let refused = stock.iter().any(|(_, worked)| !worked);
+        let as_meant = refused || self.adds != Adds::Fail;
+        assert!(
+            as_meant,
+            "{}: the stock plugins' ADDs: {stock:?}",
+            self.name
+        );
+        let taken = ours.iter().all(|(_, worked)| *worked);
+        assert!(taken || !self.taken, "{}: our ADDs: {ours:?}", self.name);
     }
 }
 
@@ -178,16 +221,8 @@ pub(crate) fn judge(
     meant: &[purpose::Meant],
 ) {
     let found = differences(left, right);
-    let refused = left.steps.iter().any(|(step, seen)| {
-        let is_first = ["ADD one", "ADD two"].contains(&step.as_str());
-        is_first
-            && seen
-                .as_array()
-                .unwrap()
-                .iter()
-                .any(|answer| answer["exit"] != 0)
-    });
     let (known, unknown): (Vec<_>, Vec<_>) = found.iter().partition(|difference| {
+        let refused = left.is_after_a_refusal(difference);
         meant
             .iter()
             .any(|meant| meant.covers(test, refused, difference))
@@ -364,7 +399,7 @@ impl<'a> Life<'a> {
     fn add(&mut self, which: usize) {
         let answers = self.runtime.add(&self.attachments[which]);
         self.results[which] = result_of(&answers);
-        if self.side == self.case.stock && self.case.succeeds && which == 0 {
+        if self.side == self.case.stock && self.case.adds == Adds::Succeed && which == 0 {
             let tries = "this case tries nothing, for the stock plugins refuse it";
             assert!(!self.results[which].is_null(), "{tries}: {answers:?}");
         }

@@ -145,6 +145,10 @@ fn namespace_of(name: &str, links: Vec<Value>, names: &Names) -> Value {
         if let Some(flags) = route["flags"].as_array_mut() {
             flags.retain(|flag| flag != "linkdown");
         }
+        // It is counted down.
+        if let Some(expires) = route.get_mut("expires") {
+            *expires = "limited".into();
+        }
     }
     let rules = array(tables.next());
     let neighbours = tables
@@ -284,7 +288,7 @@ fn sysctls() -> Value {
         values
     }
     let mut values = Map::new();
-    for family in ["ipv4", "ipv6", "bridge"] {
+    for family in ["core", "ipv4", "ipv6", "bridge"] {
         let tree = walk(&Path::new("/proc/sys/net").join(family));
         values.insert(family.to_owned(), tree.into());
     }

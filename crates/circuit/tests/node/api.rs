@@ -345,3 +345,25 @@ fn reflected_alpha(api: &Api) -> Vec<String> {
         }
     })
 }
+
+/// Comes to no end when it is to attach.
+const HANGS: &str = "#!/bin/sh\n\
+     [ $CNI_COMMAND = ADD ] || exec %STOCK%/bridge\n\
+     exec sleep 987654\n";
+
+#[test]
+fn a_plugin_that_hangs_is_a_deadline_that_was_exceeded() {
+    let node = crate::node().server(&["--cni-timeout", "2s"]).start();
+    let api = Api::of(&node);
+    node.script_plugin("hangs", HANGS);
+    let stuck = network::by_plugin("hangs", "stuck", "10.4.0.0/16");
+    node.create_network("stuck", &stuck);
+    node.run_container("shell", &[], &[]);
+    refused(
+        api.connect("shell", "stuck"),
+        Code::DeadlineExceeded,
+        &["hangs", "2"],
+    );
+    node.remove_container("shell");
+    node.assert_nothing_left();
+}

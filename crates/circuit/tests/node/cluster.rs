@@ -1,9 +1,12 @@
 //! Nodes of one cluster, by a Redis on their LAN.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use circuit_testing::{Lan, PATIENCE, RedisServer, TestNode, network, wait_until};
+use circuit_testing::{
+    Lan, NodeBuilder, PATIENCE, RedisServer, Stops, TestNode, network, wait_until,
+};
 use serde_json::Value;
 
 use crate::support::{json, member};
@@ -14,6 +17,9 @@ const CUT: Duration = Duration::from_secs(30);
 /// A lease short enough for tests.
 pub(crate) const LEASE: Duration = Duration::from_secs(4);
 
+/// One that holds while a node is away for a moment, also on a busy machine.
+const LONG_LEASE: Duration = Duration::from_secs(15);
+
 pub(crate) struct Cluster {
     pub(crate) lan: Lan,
     pub(crate) redis: RedisServer,
@@ -22,9 +28,15 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) fn of(count: u8) -> Self {
+        Self::with_lease(count, LEASE)
+    }
+
+    fn with_lease(count: u8, lease: Duration) -> Self {
         let lan = Lan::new();
         let redis = lan.redis();
-        let nodes = (0..count).map(|number| join(&lan, &name(number))).collect();
+        let nodes = (0..count)
+            .map(|number| join_with(&lan, &name(number), lease).start())
+            .collect();
         Self { lan, redis, nodes }
     }
 
@@ -68,8 +80,11 @@ fn name(number: u8) -> String {
 }
 
 fn join(lan: &Lan, name: &str) -> TestNode {
-    let lease = u32::try_from(LEASE.as_secs()).unwrap();
-    member(lan, name, lease).start()
+    join_with(lan, name, LEASE).start()
+}
+
+fn join_with(lan: &Lan, name: &str, lease: Duration) -> NodeBuilder {
+    member(lan, name, u32::try_from(lease.as_secs()).unwrap())
 }
 
 /// Addresses of a container with their nodes; none when nobody knows it.
@@ -137,7 +152,7 @@ fn every_node_knows_every_container() {
 
 #[test]
 fn a_stopped_node_is_forgotten_at_once_and_a_killed_one_with_its_lease() {
-    let cluster = Cluster::of(3);
+    let cluster = Cluster::with_lease(3, LONG_LEASE);
     cluster.run_both();
     let last = &cluster.nodes[2];
     let start = Instant::now();
@@ -145,7 +160,11 @@ fn a_stopped_node_is_forgotten_at_once_and_a_killed_one_with_its_lease() {
     wait_until("the stopped one is forgotten", PATIENCE, || {
         ips(last, "a").is_empty()
     });
-    assert!(start.elapsed() < LEASE, "that took {:?}", start.elapsed());
+    assert!(
+        start.elapsed() < LONG_LEASE,
+        "that took {:?}",
+        start.elapsed()
+    );
     cluster.nodes[1].kill_daemon();
     sleep(LEASE / 4);
     assert!(!ips(last, "b").is_empty(), "its lease still holds");
@@ -372,26 +391,27 @@ fn a_wrong_password_in_the_file_ends_the_start_and_is_told_nowhere() {
 
 #[test]
 fn a_crash_with_a_quick_start_goes_unnoticed() {
-    let cluster = Cluster::of(2);
+    let cluster = Cluster::with_lease(2, LONG_LEASE);
     cluster.run(1, "b");
     let watcher = &cluster.nodes[0];
     wait_until("it is known", PATIENCE, || !ips(watcher, "b").is_empty());
-    let stop = std::sync::atomic::AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let watching = scope.spawn(|| {
             let mut looks = 0;
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            while !stop.load(Ordering::Relaxed) {
                 assert!(!ips(watcher, "b").is_empty(), "it was gone at look {looks}");
                 looks += 1;
             }
             looks
         });
+        let stops = Stops(&stop);
         for _ in 0..3 {
             cluster.nodes[1].kill_daemon();
             cluster.nodes[1].start_daemon();
             sleep(Duration::from_millis(1500));
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        drop(stops);
         println!("looked {} times", watching.join().unwrap());
     });
 }
@@ -532,7 +552,7 @@ fn a_node_may_keep_its_place_over_a_stop() {
     let lan = Lan::new();
     let _redis = lan.redis();
     let other = join(&lan, "other");
-    let node = member(&lan, "upgraded", 4)
+    let node = join_with(&lan, "upgraded", LONG_LEASE)
         .server(&["--leave-on-stop", "false"])
         .start();
     node.create_network("web", &network::bridge("web", "10.90.0.0/16"));
@@ -543,7 +563,7 @@ fn a_node_may_keep_its_place_over_a_stop() {
     sleep(LEASE / 4);
     assert!(!ips(&other, "a").is_empty(), "its lease still holds");
     node.start_daemon();
-    sleep(LEASE);
+    sleep(LONG_LEASE);
     assert!(!ips(&other, "a").is_empty(), "it is back in time");
     node.stop_daemon();
     wait_until("its lease ends", PATIENCE, || ips(&other, "a").is_empty());

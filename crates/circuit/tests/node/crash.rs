@@ -241,8 +241,17 @@ const STUCK: &str = "#!/bin/sh\n\
      exec %STOCK%/tuning\n";
 
 #[test]
-fn killed_at_the_end_of_a_chain() {
-    let node = ending_in("stuck", STUCK);
+fn killed_at_the_end_of_a_chain_of_executables() {
+    killed_at_the_end_of_a_chain("exec");
+}
+
+#[test]
+fn killed_at_the_end_of_a_chain_of_drivers() {
+    killed_at_the_end_of_a_chain("auto");
+}
+
+fn killed_at_the_end_of_a_chain(data_path: &str) {
+    let node = ending_in("stuck", STUCK, data_path);
     node.run_container("shell", &[], &[]);
     thread::scope(|scope| {
         scope.spawn(|| node.circuit(&["network", "connect", "shell", "ctr0"]));
@@ -250,6 +259,9 @@ fn killed_at_the_end_of_a_chain() {
             node.path("/run/began").exists()
         });
         assert!(allowed(&node, "10.9.0.2"));
+        assert_eq!(node.executed() == 0, data_path == "auto");
+        let record = node.record("shell").unwrap();
+        assert_eq!(record["attachments"][0]["phase"], "attaching", "{record}");
         node.kill_daemon();
     });
     node.run("pkill", &["sleep"]).ok();

@@ -62,9 +62,10 @@ fn the_hosts_servers_are_asked_as_they_are_now() {
         asked(&node, "host.one.test") == "203.0.113.2"
     });
     // One that is silent does not keep the others from being asked.
-    set_resolvers(&node, &["127.0.0.77", "127.0.0.9"]);
+    let _three = server(&node, "127.0.0.10", &["--address=/one.test/203.0.113.3"]);
+    set_resolvers(&node, &["127.0.0.77", "127.0.0.10"]);
     wait_until("the second server is asked", PATIENCE, || {
-        asked(&node, "host.one.test") == "203.0.113.2"
+        asked(&node, "host.one.test") == "203.0.113.3"
     });
     // Ours are still ours.
     node.create_network("ctr0", &network::bridge("ctr0", "10.88.0.0/16"));

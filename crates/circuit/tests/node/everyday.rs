@@ -341,9 +341,9 @@ fn many_are_connected_by_one_command() {
     assert_names(&some.fails(1), &["nobody"]);
 }
 
-/// A bridge that takes its time, and tells when it has begun.
+/// A bridge that takes its time, and tells for whom it has begun.
 const SLOW: &str = "#!/bin/sh\n\
-     case $CNI_COMMAND in ADD) touch /run/began; sleep 1 ;; esac\n\
+     case $CNI_COMMAND in ADD) mkdir -p /run/began; touch /run/began/$CNI_CONTAINERID; sleep 1 ;; esac\n\
      exec %STOCK%/bridge\n";
 
 #[test]
@@ -365,8 +365,9 @@ fn a_command_that_is_ended_leaves_nothing_half_done() {
             .map(|signal| format!("kill {signal} $pid; sleep 0.1; "))
             .collect();
         let script = format!(
-            "rm -f /run/began; {} {} & pid=$!; \
-             while ! [ -e /run/began ]; do sleep 0.05; done; sleep 0.2; {kills}wait $pid",
+            "rm -rf /run/began; {} {} & pid=$!; \
+             until [ \"$(ls /run/began 2>/dev/null | wc -l)\" = 4 ]; do sleep 0.05; done; \
+             {kills}wait $pid",
             node.program(),
             connect.join(" "),
         );

@@ -3,7 +3,7 @@
 
 use std::{fs, process::Command, thread, time::Duration};
 
-use circuit_testing::{PATIENCE, TestNode, wait_until};
+use circuit_testing::{PATIENCE, TestNode, network, wait_until};
 use serde_json::{Value, json};
 
 use crate::support::{NETWORK, RESTART, assert_exactly, create_ctr0, error_of, ips, logged};
@@ -83,7 +83,7 @@ fn a_shim_that_hangs_costs_nothing() {
 #[test]
 fn without_descriptors_attachments_stay() {
     let node = watched();
-    create_ctr0(&node);
+    node.create_network("ctr0", &network::full("ctr0", "10.255.0.0/16"));
     node.run_container("web", &[(NETWORK, "ctr0")], &[]);
     assert_exactly(&node, &[("web", 1)]);
     let before = index(&node, "web");
@@ -109,7 +109,12 @@ fn without_descriptors_attachments_stay() {
     assert_eq!(index(&node, "web"), before, "it was connected anew");
     assert_exactly(&node, &[("web", 1)]);
     // It watches again, too.
+    let rules = node.native_rules();
+    assert!(!rules.is_empty());
     node.run("nft", &["flush", "ruleset"]).ok();
+    wait_until("the rules are back", PATIENCE, || {
+        node.native_rules() == rules
+    });
     node.remove_container("web");
     node.assert_nothing_left();
 }
@@ -162,10 +167,7 @@ fn those_that_are_gone_are_not_looked_at_any_more() {
 fn what_is_made_anew_has_no_wishes() {
     let node = crate::node().start();
     create_ctr0(&node);
-    node.create_network(
-        "more",
-        &circuit_testing::network::bridge("more", "10.77.0.0/16"),
-    );
+    node.create_network("more", &network::bridge("more", "10.77.0.0/16"));
     node.run_container("web", &[], &[]);
     node.run_container("idle", &[(RESTART, "always")], &[]);
     node.circuit(&["network", "connect", "web", "ctr0"]).ok();

@@ -153,7 +153,7 @@ const HANGS: &str = "#!/bin/sh\n\
 
 #[test]
 fn a_hanging_plugin_is_killed_in_time_and_holds_up_nobody() {
-    let node = crate::node().server(&["--cni-timeout", "3s"]).start();
+    let node = crate::node().server(&["--cni-timeout", "15s"]).start();
     create_ctr0(&node);
     node.script_plugin("hangs", HANGS);
     node.create_network(
@@ -170,10 +170,10 @@ fn a_hanging_plugin_is_killed_in_time_and_holds_up_nobody() {
         node.circuit(&["network", "connect", "other", "ctr0"]).ok();
         node.run_container("bylabel", &[(NETWORK, "ctr0")], &[]);
         node.wait_for_addresses("bylabel");
-        assert!(!call.is_finished() || start.elapsed() > Duration::from_secs(3));
+        assert!(!call.is_finished(), "after {:?}", start.elapsed());
         let error = error_of(call.join().expect("the command ends"));
-        assert_names(&error, &["hangs", "3", "waiting for nobody"]);
-        assert!(start.elapsed() >= Duration::from_secs(3));
+        assert_names(&error, &["hangs", "15", "waiting for nobody"]);
+        assert!(start.elapsed() >= Duration::from_secs(15));
     });
     wait_until("its children are killed too", PATIENCE, || {
         sleepers(&node) == 0

@@ -202,6 +202,35 @@ fn figures_move_with_what_is_done() {
     node.assert_nothing_left();
 }
 
+#[test]
+fn answers_of_dns_are_counted_by_their_result() {
+    let listen = "127.0.0.1:5353";
+    let node = node()
+        .server(&["--metrics", ADDRESS, "--dns-listen", listen])
+        .start();
+    create_ctr0(&node);
+    node.run_container("web", &[(NETWORK, "ctr0")], &[]);
+    node.wait_for_addresses("web");
+    let count = |code: &str| {
+        let series = format!("circuit_dns_answers_total{{code=\"{code}\"}}");
+        let page = Page::of(&node);
+        page.samples().get(series.as_str()).copied().unwrap_or(0.0)
+    };
+    let counts = || ["NOERROR", "NXDOMAIN", "REFUSED"].map(count);
+    let before = counts();
+    // Nobody is asked who does not want to be: no recursion is desired.
+    for (name, times) in [("web.ctr0", 3), ("gone.ctr0", 2), ("host.test", 1)] {
+        for _ in 0..times {
+            let words = ["@127.0.0.1", "-p", "5353", "+norecurse", name];
+            node.dig(&words).ok();
+        }
+    }
+    let wanted = [before[0] + 3.0, before[1] + 2.0, before[2] + 1.0];
+    assert_eq!(counts(), wanted);
+    node.remove_container("web");
+    node.assert_nothing_left();
+}
+
 /// A node that tells everything there is to tell, but for `process_`: it is in a
 /// cluster, its networks are shared, and one has a pool that is.
 fn a_node_with_everything(lan: &Lan) -> TestNode {

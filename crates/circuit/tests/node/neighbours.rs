@@ -214,7 +214,7 @@ impl<'a> Second<'a> {
         let script = format!(
             "{program} server --containerd-namespace other --state-dir /var/lib/circuit/other \
              --run-dir /run/circuit-other --address {} --cni-path /nonexistent \
-             --datastore local:///var/lib/circuit/networks {arguments} >> /var/lib/circuit/second.log 2>&1 &\n\
+             --datastore local:///var/lib/circuit/networks {arguments} >> /run/second.log 2>&1 &\n\
              echo $!",
             Self::SOCKET
         );
@@ -242,8 +242,10 @@ fn two_daemons_look_after_a_namespace_each() {
     let image = node.folder().join("image.tar");
     let image = image.to_str().unwrap();
     node.ctr(&["-n", "other", "image", "import", image]).ok();
-    let run = ["-n", "other", "run", "-d", "--null-io", IMAGE, "web"];
-    node.ctr(&[&run[..], &["sleep", "600"]].concat()).ok();
+    let cgroup = format!("/circuit-test/{}/other-web", node.name());
+    let run = ["-n", "other", "run", "-d", "--null-io", "--cgroup", &cgroup];
+    node.ctr(&[&run[..], &[IMAGE, "web", "sleep", "600"]].concat())
+        .ok();
     node.run_container("web", &[], &[]);
     let second = Second::start(&node);
     node.circuit(&["network", "connect", "web", NETWORK, "-p", "8080:80"])

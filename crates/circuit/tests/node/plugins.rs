@@ -61,11 +61,11 @@ const PICKY: &str = "#!/bin/bash\n\
      esac\n\
      echo '{\"cniVersion\":\"1.0.0\",\"code\":999,\"msg\":\"not today\"}'; exit 1\n";
 
-/// A node of executables with the network `ctr0`: a bridge, the stock firewall with its
-/// rules in iptables, and a plugin of the test's own at the end.
-pub(crate) fn ending_in(kind: &str, script: &str) -> TestNode {
+/// A node with the network `ctr0`, by executables or by drivers: a bridge, a firewall
+/// with its rules in iptables, and a plugin of the test's own at the end.
+pub(crate) fn ending_in(kind: &str, script: &str, data_path: &str) -> TestNode {
     let node = crate::node().plugins(Plugins::Newer);
-    let node = node.server(&["--data-path", "exec"]).start();
+    let node = node.server(&["--data-path", data_path]).start();
     node.script_plugin(kind, script);
     let bridge = json!({
         "type": "bridge", "bridge": "br0", "isGateway": true,
@@ -85,7 +85,7 @@ pub(crate) fn allowed(node: &TestNode, address: &str) -> bool {
 
 #[test]
 fn a_chain_that_fails_at_its_end_leaves_nothing() {
-    let node = ending_in("picky", PICKY);
+    let node = ending_in("picky", PICKY, "exec");
     node.run_container("web", &[], &[]);
     let told = error_of(node.circuit(&["network", "connect", "web", "ctr0"]));
     assert_names(&told, &["picky ADD", "not today"]);
@@ -228,7 +228,7 @@ fn udp_ports_are_published(node: NodeBuilder) {
 /// What the daemon was given by its environment may be a password.
 #[test]
 fn plugins_do_not_see_the_daemons_settings() {
-    let node = ending_in("curious", CURIOUS);
+    let node = ending_in("curious", CURIOUS, "exec");
     node.kill_daemon();
     let words = node.server_arguments();
     let set = format!(

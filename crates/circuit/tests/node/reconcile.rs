@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use circuit_testing::{NodeBuilder, PATIENCE, Plugins, TestNode, network, wait_until};
+use circuit_testing::{NodeBuilder, PATIENCE, Plugins, Stops, TestNode, network, wait_until};
 
 use crate::support::{NETWORK, RESTART, assert_exactly, create_ctr0, ips, names, run_containers};
 
@@ -179,6 +179,7 @@ fn containerd_goes_away_under_load() {
                 }
             });
         }
+        let _stops = Stops(&over);
         for round in 0..3 {
             thread::sleep(Duration::from_millis(700));
             if round == 1 {
@@ -189,7 +190,6 @@ fn containerd_goes_away_under_load() {
             thread::sleep(Duration::from_millis(300));
             node.start_containerd();
         }
-        over.store(true, Ordering::Relaxed);
     });
     for name in &all {
         let _ = node.circuit(&["network", "disconnect", name, "ctr0"]);

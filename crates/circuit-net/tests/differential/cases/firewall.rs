@@ -17,7 +17,7 @@ const STRICT_NFT: &str = "nft 'add table inet host; add chain inet host forward 
     { type filter hook forward priority 10; policy accept; }'";
 
 cases! {
-    firewall_version_0_3_1 => |name| firewall(name, "0.3.1", json!({})).prepare(STRICT).fails();
+    firewall_version_0_3_1 => |name| firewall(name, "0.3.1", json!({})).prepare(STRICT).fails().taken_by_ours();
     firewall_version_0_4_0 => |name| firewall(name, "0.4.0", json!({})).prepare(STRICT);
     firewall_version_1_1_0 => |name| firewall(name, "1.1.0", json!({})).prepare(STRICT);
     firewall_open => |name| firewall(name, "1.0.0", json!({}));
@@ -33,7 +33,7 @@ cases! {
     firewall_isolated => |name| firewall(name, "1.0.0", json!({"ingressPolicy": "isolated"})).only_new();
     firewall_no_such_policy_is_refused => |name| firewall(name, "1.0.0", json!({"ingressPolicy": "oops"}))
         .fails().short();
-    firewall_no_such_backend_is_refused => |name| firewall(name, "1.0.0", json!({"backend": "oops"})).fails().short();
+    firewall_no_such_backend_is_passed_over => |name| firewall(name, "1.0.0", json!({"backend": "oops"})).short();
     firewall_by_firewalld_that_does_not_run_is_refused => |name|
         firewall(name, "1.0.0", json!({"backend": "firewalld"})).fails().short();
     firewall_alone_is_refused => |name| Case::new(name, "1.0.0", json!([{"type": "firewall"}])).fails().short();
