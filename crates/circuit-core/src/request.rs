@@ -174,7 +174,14 @@ impl TryFrom<Written> for Requested {
     fn try_from(written: Written) -> Result<Self> {
         match written {
             Written::Name(network) => Ok(Self::named(network)),
-            Written::More { network, wishes } => Self::read(network, wishes),
+            Written::More {
+                network,
+                mut wishes,
+            } => {
+                // What was taken once and is refused by now: the rest still counts.
+                wishes.ports.retain(|port| parse_ports(port).is_ok());
+                Self::read(network, wishes)
+            }
         }
     }
 }
@@ -202,8 +209,19 @@ mod tests {
             mac: "02:42:0A:58:00:07".to_owned(),
             aliases: list("db"),
             interface: "data0".to_owned(),
-            ports: vec!["8080:80".to_owned(), "[::1]:53-54:153-154/udp".to_owned()],
+            ports: vec![
+                "8080:80".to_owned(),
+                "[fd00::1]:53-54:153-154/udp".to_owned(),
+            ],
         }
+    }
+
+    #[test]
+    fn a_record_of_before_keeps_what_is_still_taken() {
+        let text = r#"{"network": "web", "ports": ["[::1]:53:53", "127.0.0.53:53:53", "80:80"]}"#;
+        let read: Requested = serde_json::from_str(text).unwrap();
+        let ports: Vec<_> = read.ports.iter().map(|port| port.host_port).collect();
+        assert_eq!(ports, [80]);
     }
 
     #[test]
@@ -212,7 +230,7 @@ mod tests {
         assert_eq!(read.network.mac.as_deref(), Some("02:42:0a:58:00:07"));
         assert_eq!(read.ports.len(), 3);
         let text = serde_json::to_string(&read).unwrap();
-        assert!(text.contains(r#""[::1]:54:154/udp""#), "{text}");
+        assert!(text.contains(r#""[fd00::1]:54:154/udp""#), "{text}");
         assert_eq!(serde_json::from_str::<Requested>(&text).unwrap(), read);
         assert!(!read.is_plain());
     }

@@ -12,7 +12,7 @@ use circuit_api::ListenAddress;
 use circuit_core::cni::Description;
 use circuit_core::datapath::Pool;
 use circuit_core::doctor::{Doctor, Finding};
-use circuit_core::event::{Event, Events, Kind, Since};
+use circuit_core::event::{Event, Events, Filter, Kind, Since};
 use circuit_core::overview::{
     ContainerView, Member, NetworkView, OnNetwork, Overview, RestartView, TaskState, Traffic,
 };
@@ -269,7 +269,7 @@ impl Events for World {
     fn node(&self) -> &str {
         "n1"
     }
-    fn watch(&self, since: Since) -> BoxStream<'static, Arc<Event>> {
+    fn watch(&self, since: Since, wanted: Filter) -> BoxStream<'static, Arc<Event>> {
         let event = |id: u64, node: &str, kind| Event {
             id,
             at: UNIX_EPOCH + Duration::from_secs(id),
@@ -281,11 +281,12 @@ impl Events for World {
             ips: vec!["10.255.0.2".parse().unwrap()],
             message: String::new(),
         };
-        let all = vec![
+        let mut all = vec![
             event(1, "n1", Kind::Connected),
             event(2, "n2", Kind::Connected),
             event(3, "n1", Kind::Disconnected),
         ];
+        all.retain(|event| wanted.takes(event));
         let last = all.len().saturating_sub(since.last);
         let told = all.into_iter().skip(last).map(Arc::new);
         futures::stream::iter(told).boxed()
