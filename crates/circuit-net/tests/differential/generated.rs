@@ -1,7 +1,9 @@
 //! Configurations that are generated from the keys there are.
 //!
 //! `CIRCUIT_DIFFERENTIAL_CASES` says how many of each kind (default 6), and
-//! `CIRCUIT_DIFFERENTIAL_SEED` from where they are drawn (default 1, and a new one).
+//! `CIRCUIT_DIFFERENTIAL_SEED` from where they are drawn: a number (default 1), or `new` for
+//! some that never were before. These may find what nobody knew of the stock plugins, so that
+//! no change can be made to wait for them.
 
 use std::time::UNIX_EPOCH;
 
@@ -23,22 +25,17 @@ fn number(variable: &str, default: u64) -> u64 {
 }
 
 /// Draws configurations and runs them; the name tells which one failed, and
-/// the failure what it was. Some are the same each time, some never were before.
+/// the failure what it was.
 fn run_some(name: &'static str, lists: impl Strategy<Value = Value>) {
-    let now = UNIX_EPOCH.elapsed().unwrap().subsec_nanos();
-    let seeds = match std::env::var_os(SEED) {
-        Some(_) => vec![number(SEED, 1)],
-        None => vec![1, now.into()],
+    let seed = match std::env::var(SEED).as_deref() {
+        Ok("new") => UNIX_EPOCH.elapsed().unwrap().subsec_nanos().into(),
+        _ => number(SEED, 1),
     };
     let count = number("CIRCUIT_DIFFERENTIAL_CASES", 6);
-    let succeeded: usize = seeds
-        .iter()
-        .map(|seed| run_of(name, &lists, *seed, count))
-        .sum();
+    let succeeded = run_of(name, &lists, seed, count);
     // What is refused tries little.
-    let wanted = seeds.len() * usize::try_from(count / 3).unwrap();
     assert!(
-        succeeded >= wanted,
+        succeeded >= usize::try_from(count / 3).unwrap(),
         "{name}: only {succeeded} ADDs succeeded"
     );
 }

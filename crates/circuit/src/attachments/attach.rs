@@ -44,6 +44,29 @@ impl Join<'_> {
         aliases.retain(|alias| seen.insert(alias.clone()));
         aliases
     }
+
+    /// What is about to be attached, as far as those who ask know it.
+    fn intent(&self, arguments: Arguments) -> Attachment {
+        Attachment {
+            network: self.network.network.clone(),
+            interface: String::new(),
+            phase: Phase::Attaching,
+            origin: self.origin,
+            cni_id: String::new(),
+            sandbox: self.sandbox,
+            netns: None,
+            behind: Vec::new(),
+            config: String::new(),
+            capability_args: arguments.capability_args,
+            config_args: arguments.config_args,
+            natives: arguments.natives,
+            aliases: self.aliases(),
+            ips: Vec::new(),
+            mac: None,
+            result: None,
+            leaving: false,
+        }
+    }
 }
 
 impl Attachments {
@@ -115,17 +138,7 @@ impl Attachments {
         let pin = self.pin_path(&record.container, join.sandbox);
         let _sandbox = self.sandboxes.lock(&join.sandbox.netns.to_string()).await;
         let _no_gc = self.collecting.read().await;
-        let prepared = self.prepare(record, join, &pin).await;
-        let owing = |(interface, behind): (String, Vec<String>)| match record
-            .owes(&join.network.network, &interface)
-        {
-            false => Ok((interface, behind)),
-            true => Err(Error::unavailable(format!(
-                "what the container had on network {} before is still to be taken away",
-                join.network.network
-            ))),
-        };
-        let (interface, behind) = match prepared.and_then(owing) {
+        let (interface, behind) = match self.prepare(record, join, &pin).await {
             Ok(chosen) => chosen,
             Err(error) => {
                 self.unpin_unused(record, &pin).await;
@@ -133,23 +146,12 @@ impl Attachments {
             }
         };
         let mut attachment = Attachment {
-            network: join.network.network.clone(),
             interface,
-            phase: Phase::Attaching,
-            origin: join.origin,
             cni_id: self.cni_id(&record.container),
-            sandbox: join.sandbox,
             netns: Some(pin.clone()),
             behind,
             config: config.to_owned(),
-            capability_args: arguments.capability_args,
-            config_args: arguments.config_args,
-            natives: arguments.natives,
-            aliases: join.aliases(),
-            ips: Vec::new(),
-            mac: None,
-            result: None,
-            leaving: false,
+            ..join.intent(arguments)
         };
         record.put(attachment.clone());
         let intent = match self.book().note(record) {
@@ -177,7 +179,8 @@ impl Attachments {
         }
     }
 
-    /// Pins the namespace, and chooses the interface; tells those of others, too.
+    /// Pins the namespace, and chooses an interface that nothing is owed for; tells those
+    /// of others, too.
     async fn prepare(
         &self,
         record: &ContainerRecord,
@@ -187,6 +190,12 @@ impl Attachments {
         let preparing = self.parts.datapath.prepare(join.sandbox, pin);
         let taken = traced(span!("pin"), preparing).await?;
         let interface = choose(&taken, join.interface.as_deref())?;
+        let network = &join.network.network;
+        if record.owes(network, &interface) {
+            return Err(Error::unavailable(format!(
+                "what the container had on network {network} before is still to be taken away"
+            )));
+        }
         Ok((interface, foreign(taken, record, join.sandbox.netns)))
     }
 

@@ -75,14 +75,14 @@ impl Attachments {
         left.unwrap_or_default()
     }
 
-    /// The attachment behind an entry; `None` when there is nothing of it any more.
-    async fn original(
+    /// The configuration of a network that a container was connected to; `None` when the
+    /// interface is not in its namespace any more.
+    async fn connected_to(
         &self,
-        container: &str,
         network: &str,
         entry: &ExtensionEntry,
         sandbox: Option<Sandbox>,
-    ) -> Result<Option<Attachment>> {
+    ) -> Result<Option<String>> {
         if let Some(sandbox) = sandbox {
             let netns = PathBuf::from(format!("/proc/{}/ns/net", sandbox.pid));
             let there = self.parts.datapath.interfaces(&netns).await?;
@@ -96,6 +96,20 @@ impl Attachments {
                 "the configuration of network {network} is not UTF-8"
             ))
         })?;
+        Ok(Some(config))
+    }
+
+    /// The attachment behind an entry; `None` when there is nothing of it any more.
+    async fn original(
+        &self,
+        container: &str,
+        network: &str,
+        entry: &ExtensionEntry,
+        sandbox: Option<Sandbox>,
+    ) -> Result<Option<Attachment>> {
+        let Some(config) = self.connected_to(network, entry, sandbox).await? else {
+            return Ok(None);
+        };
         let owner = self.parts.datapath.owner_of(&config, &entry.ip).await;
         let own = owner.clone().filter(|id| *id == self.cni_id(container));
         let natives = own.as_ref().map(|_| self.natives(&config, network));

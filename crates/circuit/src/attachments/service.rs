@@ -27,15 +27,8 @@ impl Attachments {
     ) -> Result<(Connected, Outcome)> {
         let network = asked.network.network.as_str();
         let guard = self.lock(container).await;
-        let Some(seen) = self.see_known(container).await? else {
-            return Err(no_container(container));
-        };
-        let Some(task) = seen.alive() else {
-            return Err(Error::precondition(format!(
-                "container {container} is not running: start it, then connect it"
-            )));
-        };
-        let sandbox = self.parts.datapath.sandbox(task.pid).await?;
+        let (seen, pid) = self.running(container).await?;
+        let sandbox = self.parts.datapath.sandbox(pid).await?;
         let mut record = self.book().record(container);
         self.renew(&mut record, &seen).await?;
         self.adopt(&mut record, &seen, Some(sandbox)).await?;
@@ -71,7 +64,7 @@ impl Attachments {
                     "connected {container} to {network} with ip {}",
                     ip_text(&attachment)
                 );
-                self.settle_in(&mut record, &seen, task.pid).await;
+                self.settle_in(&mut record, &seen, pid).await;
                 self.solved_by_hand(container, network);
                 self.publish_later(guard, &record, None);
                 Ok((connected(&attachment), Outcome::Success))
@@ -85,6 +78,19 @@ impl Attachments {
                 Err(error)
             }
         }
+    }
+
+    /// A container whose task is alive, and the task's pid.
+    async fn running(&self, container: &str) -> Result<(Seen, u32)> {
+        let Some(seen) = self.see_known(container).await? else {
+            return Err(no_container(container));
+        };
+        let Some(pid) = seen.alive().map(|task| task.pid) else {
+            return Err(Error::precondition(format!(
+                "container {container} is not running: start it, then connect it"
+            )));
+        };
+        Ok((seen, pid))
     }
 
     /// Tells that a container has no problem with a network any more.

@@ -52,6 +52,19 @@ impl Findings {
         self.problems
             .insert(network.to_owned(), error.message().to_owned());
     }
+
+    /// What labels ask for of networks that the container is on, and it has not.
+    fn add_unmet(&mut self, unmet: Vec<(String, String)>) {
+        for (network, what) in unmet {
+            let problem = || {
+                format!(
+                    "it was connected without {what}, which its labels ask for by now: disconnect \
+                     and connect it, or start the container again"
+                )
+            };
+            self.problems.entry(network).or_insert_with(problem);
+        }
+    }
 }
 
 /// Whether the task that lives is on a network.
@@ -262,36 +275,19 @@ impl Reconciler {
                 .iter()
                 .any(|(n, i)| *n == a.network && *i == a.interface)
         });
-        // It is on those already, by somebody else's work.
+        // On what is left the container is already, by somebody else's work.
         let left = self.attachments.left(&record.container);
         let is_left = |step: &Step| match step {
             Step::Attach { network, .. } => left.contains_key(&network.network),
             Step::Detach { .. } => false,
         };
         let steps: Vec<Step> = steps.into_iter().filter(|step| !is_left(step)).collect();
-        let figures = self.attachments.figures();
-        let mut owed = Vec::new();
-        for step in &steps {
-            let Step::Detach { network, interface } = step else {
-                figures.found(Difference::Attach, findings.by);
-                continue;
-            };
-            figures.found(Difference::Detach, findings.by);
-            match self.take_away(record, network, interface, sandbox).await {
-                Ok(()) => figures.mended(Difference::Detach),
-                Err(error) => {
-                    findings.add(network, &error);
-                    owed.push(network.as_str());
-                }
-            }
-        }
+        let owed = self.detach_all(record, &steps, sandbox, findings).await;
         let Some(sandbox) = sandbox else { return };
         let publisher = self.publisher(labels).await;
         if !labels.ports.is_empty() && publisher.is_none() {
-            findings
-                .problems
-                .entry(String::new())
-                .or_insert_with(no_publisher);
+            let problems = &mut findings.problems;
+            problems.entry(String::new()).or_insert_with(no_publisher);
         }
         let joining: Vec<super::steps::Joining<'_>> = steps
             .iter()
@@ -307,19 +303,38 @@ impl Reconciler {
             .collect();
         self.join_all(record, &joining, labels, publisher, sandbox, findings)
             .await;
-        for (network, what) in unmet(record, labels, publisher) {
-            let problem = || {
-                format!(
-                    "it was connected without {what}, which its labels ask for by now: disconnect \
-                     and connect it, or start the container again"
-                )
-            };
-            findings.problems.entry(network).or_insert_with(problem);
-        }
+        findings.add_unmet(unmet(record, labels, publisher));
         let ordering = self.attachments.order_routes(record, labels);
         if let Err(error) = traced(span!("routes"), ordering).await {
             findings.add("", &error);
         }
+    }
+
+    /// Takes away what is to go; returns the networks where that is still owed.
+    async fn detach_all<'a>(
+        &self,
+        record: &mut ContainerRecord,
+        steps: &'a [Step],
+        sandbox: Option<Sandbox>,
+        findings: &mut Findings,
+    ) -> Vec<&'a str> {
+        let figures = self.attachments.figures();
+        let mut owed = Vec::new();
+        for step in steps {
+            let Step::Detach { network, interface } = step else {
+                figures.found(Difference::Attach, findings.by);
+                continue;
+            };
+            figures.found(Difference::Detach, findings.by);
+            match self.take_away(record, network, interface, sandbox).await {
+                Ok(()) => figures.mended(Difference::Detach),
+                Err(error) => {
+                    findings.add(network, &error);
+                    owed.push(network.as_str());
+                }
+            }
+        }
+        owed
     }
 
     /// The attachments that are in place, or of which that cannot be told, by network and
