@@ -482,21 +482,11 @@ fn ip_of(bytes: &[u8]) -> Option<IpAddr> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::time::Duration;
-
     use super::super::config::Mapping;
     use super::*;
 
-    /// The processor's time that this thread has had.
-    fn now() -> Duration {
-        let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-        let nanoseconds = text.split(' ').next().unwrap();
-        Duration::from_nanos(nanoseconds.parse().unwrap())
-    }
-
-    /// The processor's time that a container costs with so many ports, of which nearly
-    /// all are there.
-    fn cost(ports: u16) -> Duration {
+    #[test]
+    fn of_many_ports_only_those_that_are_missing_are_new() {
         let mapping = |host_port| Mapping {
             host_ip: None,
             host_port,
@@ -506,29 +496,20 @@ mod tests {
         let config = Config {
             snat: true,
             masq_all: false,
-            mappings: (1..=ports).map(mapping).collect(),
+            mappings: (1..=16_000).map(mapping).collect(),
         };
         let owner = Owner::new("net", "web", "eth0");
         let target = Target {
             address: [10, 0, 0, 2].into(),
             interface: None,
         };
-        let start = now();
         let wanted = wanted(&owner, &config, &[target]).unwrap();
         let mut there = wanted.clone();
         there.get_mut("ports4").unwrap().pop();
         let added = replace(&mut Batch::new(), &owner, &wanted, &there).unwrap();
-        let took = now() - start;
         let added = udp_ports(&added, false);
         assert_eq!(added.len(), 1);
-        assert_eq!((added[0].address, added[0].port), (None, ports));
+        assert_eq!((added[0].address, added[0].port), (None, 16_000));
         assert_eq!(added[0].to, "10.0.0.2:80".parse().unwrap());
-        took
-    }
-
-    #[test]
-    fn each_of_many_ports_costs_no_more_than_one_of_few() {
-        let (few, many) = (cost(2000), cost(16_000));
-        assert!(many < few * 24, "{few:?}, and {many:?} for 8 times as many");
     }
 }
