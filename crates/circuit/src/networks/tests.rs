@@ -169,6 +169,17 @@ fn kind<T>(result: Result<T>, kind: ErrorKind) -> String {
     error.to_string()
 }
 
+/// Why networks that `prune` does not delete are kept.
+async fn kept_by_prune(service: &NetworkService) -> Vec<String> {
+    let kept = StdMutex::new(Vec::new());
+    let note = |pruned: Pruned| {
+        kept.lock().unwrap().extend(pruned.kept);
+        true
+    };
+    service.prune(false, &note).await.unwrap();
+    kept.into_inner().unwrap()
+}
+
 #[tokio::test]
 async fn a_network_is_created_once_and_told_of() {
     let Setup {
@@ -500,16 +511,8 @@ async fn what_other_programs_hold_keeps_a_network() {
     );
     let replaced = service.create("a", &data, true).await;
     assert!(kind(replaced, ErrorKind::FailedPrecondition).contains("other-web"));
-    let kept = StdMutex::new(Vec::new());
-    let note = |pruned: Pruned| {
-        kept.lock().unwrap().extend(pruned.kept);
-        true
-    };
-    service.prune(false, &note).await.unwrap();
-    assert_eq!(
-        *kept.lock().unwrap(),
-        ["used by container other-web of another program"]
-    );
+    let kept = kept_by_prune(&service).await;
+    assert_eq!(kept, ["used by container other-web of another program"]);
     service.delete("a", true).await.unwrap();
     assert_eq!(*users.holders.lock().unwrap(), ["other-web"]);
 }
@@ -532,13 +535,7 @@ async fn a_network_whose_holders_another_daemon_knows_stays() {
         let error = kind(refused, ErrorKind::FailedPrecondition);
         assert!(error.contains("only --force deletes it"), "{error}");
     }
-    let kept = StdMutex::new(Vec::new());
-    let note = |pruned: Pruned| {
-        kept.lock().unwrap().extend(pruned.kept);
-        true
-    };
-    service.prune(false, &note).await.unwrap();
-    let kept = kept.into_inner().unwrap();
+    let kept = kept_by_prune(service).await;
     assert!(kept[0].contains("another daemon"), "{kept:?}");
     service.delete("a", true).await.unwrap();
 }
@@ -557,13 +554,7 @@ async fn a_network_that_unknown_nodes_may_use_stays() {
     for part in ["network a is shared", "--redis-url", "--force"] {
         assert!(error.contains(part), "{error}");
     }
-    let kept = StdMutex::new(Vec::new());
-    let note = |pruned: Pruned| {
-        kept.lock().unwrap().extend(pruned.kept);
-        true
-    };
-    service.prune(false, &note).await.unwrap();
-    let kept = kept.into_inner().unwrap();
+    let kept = kept_by_prune(&service).await;
     assert!(kept[0].contains("--redis-url"), "{kept:?}");
     service.get("a").await.unwrap();
     // Who says so knows.
@@ -599,13 +590,8 @@ async fn what_was_heard_of_other_nodes_a_while_ago_frees_no_network() {
     for part in ["network a is shared", "does not answer", "--force"] {
         assert!(error.contains(part), "{error}");
     }
-    let kept = StdMutex::new(Vec::new());
-    let note = |pruned: Pruned| {
-        kept.lock().unwrap().extend(pruned.kept);
-        true
-    };
-    service.prune(false, &note).await.unwrap();
-    assert!(kept.lock().unwrap()[0].contains("does not answer"));
+    let kept = kept_by_prune(&service).await;
+    assert!(kept[0].contains("does not answer"), "{kept:?}");
     let service = service.shared(Sharing::Known(Arc::new(Fleet(true))));
     service.delete("a", false).await.unwrap();
 }

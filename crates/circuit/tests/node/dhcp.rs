@@ -87,6 +87,16 @@ fn home() -> String {
     network::list("home", &[macvlan])
 }
 
+/// Waits until the container `web` has an address of the other range.
+#[track_caller]
+fn wait_until_moved(node: &TestNode) {
+    wait_until("the container moves", REPEATED, || {
+        let told = ips(node, "web");
+        told.first()
+            .is_some_and(|[_, ip, _]| ip.starts_with("192.0.2.2"))
+    });
+}
+
 /// The address that the node's container has, and that the node tells; of other nodes'
 /// containers of the same name it tells too.
 fn address(node: &TestNode, container: &str) -> String {
@@ -223,12 +233,7 @@ fn moves(node: NodeBuilder) {
     let same = hardware();
     server.lose();
     server.start(&lan, "192.0.2.200,192.0.2.219");
-    let moved = || {
-        let told = ips(&node, "web");
-        told.first()
-            .is_some_and(|[_, ip, _]| ip.starts_with("192.0.2.2"))
-    };
-    wait_until("the container moves", REPEATED, moved);
+    wait_until_moved(&node);
     assert!(server.said("DHCPNAK", &before) > 0);
     let after = address(&node, "web");
     assert_eq!(node.addresses("web"), [format!("{after}/24")]);
@@ -307,12 +312,7 @@ fn a_lease_that_ends_while_another_daemon_is_at_the_socket_is_made_anew() {
     node.start_daemon();
     server.lose();
     server.start(&lan, "192.0.2.200,192.0.2.219");
-    let moved = || {
-        let told = ips(&node, "web");
-        told.first()
-            .is_some_and(|[_, ip, _]| ip.starts_with("192.0.2.2"))
-    };
-    wait_until("the container moves", REPEATED, moved);
+    wait_until_moved(&node);
     assert!(server.said("DHCPNAK", &before) > 0);
     let after = address(&node, "web");
     // It stays, as the end of the former lease is forgotten.
