@@ -88,26 +88,22 @@ fn signal_of(text: &str) -> Option<u32> {
         return (1..=SIGRTMAX).contains(&number).then_some(number);
     }
     let name = text.strip_prefix("SIG").unwrap_or(&text);
-    let from = |base: u32, sign: char| {
-        let offset = name.get("RTMIN".len()..)?;
-        let steps: u32 = match offset.strip_prefix(sign) {
-            Some(steps) => steps.parse().ok()?,
-            None => offset.is_empty().then_some(0)?,
-        };
-        let number = match sign {
-            '+' => base.checked_add(steps)?,
-            _ => base.checked_sub(steps)?,
-        };
-        (SIGRTMIN..=SIGRTMAX).contains(&number).then_some(number)
+    let number = if let Some(offset) = name.strip_prefix("RTMIN") {
+        SIGRTMIN.checked_add(steps(offset, '+')?)
+    } else if let Some(offset) = name.strip_prefix("RTMAX") {
+        SIGRTMAX.checked_sub(steps(offset, '-')?)
+    } else {
+        let named: Signal = format!("SIG{name}").parse().ok()?;
+        return Some(named as u32);
     };
-    if name.starts_with("RTMIN") {
-        return from(SIGRTMIN, '+');
+    number.filter(|number| (SIGRTMIN..=SIGRTMAX).contains(number))
+}
+
+fn steps(offset: &str, sign: char) -> Option<u32> {
+    if offset.is_empty() {
+        return Some(0);
     }
-    if name.starts_with("RTMAX") {
-        return from(SIGRTMAX, '-');
-    }
-    let named: Signal = format!("SIG{name}").parse().ok()?;
-    Some(named as u32)
+    offset.strip_prefix(sign)?.parse().ok()
 }
 
 impl Reconciler {
