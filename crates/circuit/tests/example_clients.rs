@@ -125,3 +125,37 @@ fn the_go_client_of_the_guide_works() {
     node.remove_container("shell");
     node.assert_nothing_left();
 }
+
+/// The library of CoreDNS asks again, on another connection, for what a connection of
+/// questions does not have.
+#[test]
+fn a_client_in_go_may_mix_questions_and_other_calls() {
+    let mixed = Path::new(&made_by("go-client")).with_file_name("mixed");
+    let mixed = mixed.to_str().expect("a path in UTF-8");
+    let node = TestNode::builder(env!("CARGO_BIN_EXE_circuit"))
+        .server(&["--debug"])
+        .start();
+    // A question for the address of shell.ctr0.
+    let question = concat!(
+        "1234",
+        "0100",
+        "0001",
+        "0000",
+        "0000",
+        "0000",
+        "05",
+        "7368656c6c",
+        "04",
+        "63747230",
+        "00",
+        "0001",
+        "0001"
+    );
+    for target in ["127.0.0.1:8080", SOCKET] {
+        let ran = node.run(mixed, &[target, question]);
+        assert_eq!(ran.ok(), "250\n", "{target}");
+    }
+    let log = node.daemon_log();
+    let taken = "a connection asks for names as CoreDNS does";
+    assert!(log.contains(taken), "{log}");
+}

@@ -97,7 +97,8 @@ async fn handshake(tls: TlsAcceptor, stream: TcpStream, permit: OwnedSemaphorePe
     }
 }
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+/// What bytes come and go by.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 

@@ -7,7 +7,7 @@ use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use hyper::rt::Executor;
@@ -16,17 +16,44 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::accept::Connection;
+use super::accept::Stream;
 use super::front::Front;
+use super::questions::{self, Hold, Taken, Tap};
 
 /// A silent client is asked for a sign of life this often, and dropped when it
 /// gives none for as long.
-const KEEPALIVE: Duration = Duration::from_secs(30);
+pub(super) const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Calls that one connection may have under way; a client waits with further ones.
-const MAX_CALLS: u32 = 1024;
+pub(super) const MAX_CALLS: u32 = 1024;
+/// Bytes of data that a client may send before it gets room for more: on one stream,
+/// and on all together.
+pub(super) const WINDOW: u32 = 1 << 20;
 
 /// Serves one connection to its end. After `stop` it takes no more calls.
-pub(super) async fn serve(connection: Connection, front: Front, stop: CancellationToken) {
+pub(super) async fn serve<S: Stream>(connection: S, front: Front, stop: CancellationToken) {
+    let (tap, hold) = questions::watch(connection, front.watches());
+    match with_hyper(tap, &hold, &front, &stop).await {
+        Ok(None) => {}
+        Ok(Some(taken)) => {
+            tracing::debug!("a connection asks for names as CoreDNS does");
+            match questions::serve(taken, front.names(), stop).await {
+                Ok(true) => front.mixed(),
+                Ok(false) => {}
+                Err(error) => tracing::debug!("such a connection ended: {error}"),
+            }
+        }
+        Err(error) => tracing::debug!("a connection ended: {error}"),
+    }
+}
+
+/// Serves a connection to its end, or until its first call, if that is for
+/// [`questions`].
+async fn with_hyper<S: Stream>(
+    tap: Tap<S>,
+    hold: &Hold<S>,
+    front: &Front,
+    stop: &CancellationToken,
+) -> hyper::Result<Option<Taken<S>>> {
     let calls = Calls::default();
     let mut builder = Builder::new(calls.clone());
     builder
@@ -34,28 +61,32 @@ pub(super) async fn serve(connection: Connection, front: Front, stop: Cancellati
         .keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE)
         .max_concurrent_streams(MAX_CALLS)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
         .auto_date_header(false);
-    let mut serving = pin!(builder.serve_connection(TokioIo::new(connection), front));
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(tap), front.clone()));
     let mut stopped = pin!(stop.cancelled());
     let mut ending = false;
     let mut kept = Kept::default();
-    let ended = poll_fn(|cx| {
+    poll_fn(|cx| {
         if !ending && stopped.as_mut().poll(cx).is_ready() {
             ending = true;
+            hold.leave();
             serving.as_mut().graceful_shutdown();
         }
         kept.go_on(cx);
         loop {
             let ended = serving.as_mut().poll(cx);
+            if let Some(taken) = hold.take() {
+                return Poll::Ready(Ok(Some(taken)));
+            }
             // Looking at the connection again sends what they answered.
             if !calls.begin(&mut kept, cx) || ended.is_ready() {
-                return ended;
+                return ended.map_ok(|()| None);
             }
         }
-    });
-    if let Err(error) = ended.await {
-        tracing::debug!("a connection ended: {error}");
-    }
+    })
+    .await
 }
 
 type Call = Pin<Box<dyn Future<Output = ()> + Send>>;

@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use circuit_core::service::Names;
@@ -17,15 +18,15 @@ use tonic::service::Routes;
 use tower::Service as _;
 
 use super::packets::{self, Reply};
-
-/// The method that CoreDNS calls.
-const PACKETS: &str = "/coredns.dns.DnsService/Query";
+use super::questions;
 
 /// All services.
 #[derive(Clone)]
 pub(super) struct Front {
     routes: Routes,
     names: Arc<dyn Names>,
+    /// Connections to come that are not served as CoreDNS' own.
+    owed: Arc<AtomicUsize>,
 }
 
 impl Front {
@@ -33,7 +34,24 @@ impl Front {
         Self {
             routes: routes.prepare(),
             names,
+            owed: Arc::default(),
         }
+    }
+
+    pub(super) fn names(&self) -> Arc<dyn Names> {
+        Arc::clone(&self.names)
+    }
+
+    /// Whether the next connection is CoreDNS' own when its first call is a question.
+    pub(super) fn watches(&self) -> bool {
+        let less = |owed: usize| owed.checked_sub(1);
+        let (set, get) = (Ordering::Relaxed, Ordering::Relaxed);
+        self.owed.fetch_update(set, get, less).is_err()
+    }
+
+    /// A client that asks for other things besides comes again, on a new connection.
+    pub(super) fn mixed(&self) {
+        self.owed.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -45,7 +63,7 @@ impl hyper::service::Service<Request<Incoming>> for Front {
     type Future = Answering;
 
     fn call(&self, request: Request<Incoming>) -> Answering {
-        if request.uri().path() == PACKETS {
+        if request.uri().path() == questions::PATH {
             let names = Arc::clone(&self.names);
             return Box::pin(async move { Ok(packets::answer(&*names, request).await) });
         }

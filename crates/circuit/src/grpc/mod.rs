@@ -14,6 +14,7 @@ mod names;
 mod networks;
 mod outlive;
 mod packets;
+mod questions;
 pub mod serve;
 pub mod services;
 pub mod status;
@@ -22,3 +23,9 @@ pub mod tls;
 pub use listen::{Listeners, Security, bind};
 pub use serve::serve;
 pub use services::{Backends, Services};
+
+/// Serves whatever these bytes are, as from a client that asks for names, for a fuzzer.
+#[doc(hidden)]
+pub fn fuzz(bytes: &[u8]) {
+    questions::fuzz(bytes);
+}

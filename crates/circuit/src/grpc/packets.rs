@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes};
 use circuit_api::coredns::DnsPacket;
 use circuit_core::Error;
 use circuit_core::service::Names;
@@ -19,8 +19,8 @@ use super::status::status;
 
 /// The flag and the length before a message.
 const PREFIX: usize = 5;
-/// The longest message: a DNS message of 65,535 bytes, with its tag and length.
-const LONGEST: usize = PREFIX + 65_535 + 4;
+/// The longest body: a DNS message of 65,535 bytes, with its tag and length.
+pub(super) const LONGEST: usize = PREFIX + 65_535 + 4;
 
 /// The body of an answer.
 pub(super) enum Reply {
@@ -80,22 +80,24 @@ where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    match message(request.into_body()).await {
-        Ok(message) => match reply(names, message) {
-            Ok(message) => {
-                let mut response = Response::new(Reply::Packet(Rest::Message(message)));
-                let kind = HeaderValue::from_static("application/grpc");
-                response.headers_mut().insert(header::CONTENT_TYPE, kind);
-                response
-            }
-            Err(refused) => refused.into_http().map(Reply::Routed),
-        },
+    let mut out = Vec::new();
+    let replied = match whole(request.into_body()).await {
+        Ok(body) => reply(names, &body, &mut out),
+        Err(refused) => Err(refused),
+    };
+    match replied {
+        Ok(()) => {
+            let mut response = Response::new(Reply::Packet(Rest::Message(out.into())));
+            let kind = HeaderValue::from_static("application/grpc");
+            response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            response
+        }
         Err(refused) => refused.into_http().map(Reply::Routed),
     }
 }
 
-/// The message of a call, without what is before it.
-async fn message<B>(mut body: B) -> Result<Bytes, Status>
+/// The whole body of a call.
+async fn whole<B>(mut body: B) -> Result<Bytes, Status>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
@@ -107,8 +109,7 @@ where
             continue;
         };
         if whole.len() + data.len() > LONGEST {
-            let long = format!("a message has more than {LONGEST} bytes");
-            return Err(Status::resource_exhausted(long));
+            return Err(too_long());
         }
         // Nearly always there is one piece.
         whole = match whole.is_empty() {
@@ -116,36 +117,42 @@ where
             false => [whole, data].concat().into(),
         };
     }
-    if whole.len() < PREFIX {
-        return Err(Status::internal("the call has no message"));
-    }
-    let compressed = whole.get_u8();
-    let length = whole.get_u32();
+    Ok(whole)
+}
+
+/// What is said of a body that is longer than [`LONGEST`].
+pub(super) fn too_long() -> Status {
+    Status::resource_exhausted(format!("a message has more than {LONGEST} bytes"))
+}
+
+/// Answers the body of a call: writes that of the answer behind what is in `out`.
+///
+/// # Errors
+/// When there is no answer; nothing is written then.
+pub(super) fn reply(names: &dyn Names, body: &[u8], out: &mut Vec<u8>) -> Result<(), Status> {
+    let none = || Status::internal("the call has no message");
+    let (prefix, message) = body.split_first_chunk::<PREFIX>().ok_or_else(none)?;
+    let [compressed, length @ ..] = *prefix;
     if compressed != 0 {
         return Err(Status::unimplemented(
             "messages of dns are taken uncompressed",
         ));
     }
-    if usize::try_from(length) != Ok(whole.len()) {
+    if usize::try_from(u32::from_be_bytes(length)) != Ok(message.len()) {
         return Err(Status::internal("the call has not one whole message"));
     }
-    Ok(whole)
-}
-
-/// The answer to a message, with what comes before it on the wire.
-fn reply(names: &dyn Names, message: Bytes) -> Result<Bytes, Status> {
     let wrong = |error| Status::internal(format!("the message is broken: {error}"));
     let question = DnsPacket::decode(message).map_err(wrong)?;
     let answer = names.message(&question.msg);
     let msg = answer.ok_or_else(|| status(&Error::invalid("that is no question of dns")))?;
     let answer = DnsPacket { msg };
     let length = answer.encoded_len();
-    let mut out = BytesMut::with_capacity(PREFIX + length);
+    out.reserve(PREFIX + length);
     out.put_u8(0);
     out.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
     // There is always room: the buffer grows.
-    let _ = answer.encode(&mut out);
-    Ok(out.freeze())
+    let _ = answer.encode(out);
+    Ok(())
 }
 
 #[cfg(test)]

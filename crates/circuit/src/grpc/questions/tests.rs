@@ -1,0 +1,199 @@
+//! Connections as a client of the library meets them: one that says it is CoreDNS'.
+
+use circuit_api::coredns::{DnsPacket, dns_service_client::DnsServiceClient};
+use circuit_core::service::{NameAnswer, NameRecord};
+use circuit_core::{Error, Result};
+use hyper_util::rt::TokioIo;
+use tokio::io::{DuplexStream, duplex};
+use tokio::task::JoinSet;
+use tonic::Code;
+use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+use super::super::drive;
+use super::super::front::Front;
+use tokio_util::task::TaskTracker;
+
+use super::*;
+
+/// Answers every message with itself, backwards; an empty one is no question.
+struct Backwards;
+
+#[async_trait::async_trait]
+impl Names for Backwards {
+    async fn query(&self, _: &str, _: &str) -> Result<NameAnswer> {
+        Err(Error::invalid("not asked here"))
+    }
+    fn list(&self) -> Vec<NameRecord> {
+        Vec::new()
+    }
+    fn message(&self, message: &[u8]) -> Option<Vec<u8>> {
+        let backwards: Vec<u8> = message.iter().rev().copied().collect();
+        Some(backwards).filter(|answer| !answer.is_empty())
+    }
+}
+
+/// A server and its clients, of this user agent.
+struct Server {
+    front: Front,
+    stop: CancellationToken,
+    serving: TaskTracker,
+}
+
+impl Server {
+    fn new() -> Self {
+        let mut routes = tonic::service::Routes::builder();
+        let (reporter, health) = tonic_health::server::health_reporter();
+        drop(reporter);
+        routes.add_service(health);
+        Self {
+            front: Front::new(routes.routes(), Arc::new(Backwards)),
+            stop: CancellationToken::new(),
+            serving: TaskTracker::new(),
+        }
+    }
+
+    fn open(&self) -> DuplexStream {
+        let (client, stream) = duplex(100_000);
+        let served = drive::serve(stream, self.front.clone(), self.stop.clone());
+        self.serving.spawn(served);
+        client
+    }
+
+    async fn client(&self, agent: &str) -> Channel {
+        let stream = self.open();
+        let mut stream = Some(stream);
+        let endpoint = Endpoint::from_static("http://circuit")
+            .user_agent(agent)
+            .unwrap();
+        let connect = tower::service_fn(move |_| {
+            let stream = stream.take().map(TokioIo::new);
+            std::future::ready(stream.ok_or(io::Error::from(io::ErrorKind::NotConnected)))
+        });
+        endpoint.connect_with_connector(connect).await.unwrap()
+    }
+}
+
+const LIBRARY: &str = "grpc-go/1.79.1";
+
+async fn ask(channel: &Channel, msg: &[u8]) -> std::result::Result<Vec<u8>, tonic::Status> {
+    let mut client = DnsServiceClient::new(channel.clone());
+    let asked = DnsPacket { msg: msg.to_vec() };
+    client
+        .query(asked)
+        .await
+        .map(|answer| answer.into_inner().msg)
+}
+
+#[tokio::test]
+async fn a_client_of_the_library_is_answered_as_every_other() {
+    let server = Server::new();
+    for agent in [LIBRARY, "another"] {
+        let channel = server.client(agent).await;
+        assert_eq!(ask(&channel, b"abc").await.unwrap(), b"cba");
+        let refused = ask(&channel, b"").await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert_eq!(refused.message(), "that is no question of dns");
+        // More than a frame has, and at last more than a stream has room for.
+        for length in [16_384, 65_535] {
+            let long: Vec<u8> = (0..length).map(|at: u32| (at % 251) as u8).collect();
+            let backwards: Vec<u8> = long.iter().rev().copied().collect();
+            assert!(ask(&channel, &long).await.unwrap() == backwards);
+        }
+        let too_long = ask(&channel, &[7; 65_536]).await.unwrap_err();
+        assert_eq!(too_long.code(), Code::ResourceExhausted, "{too_long}");
+        // Many at once, for longer than a window lasts.
+        let mut asking = JoinSet::new();
+        for at in 0..500u32 {
+            let channel = channel.clone();
+            asking.spawn(async move {
+                let msg = [&at.to_be_bytes()[..], &[7; 5000]].concat();
+                let backwards: Vec<u8> = msg.iter().rev().copied().collect();
+                assert!(ask(&channel, &msg).await.unwrap() == backwards, "{at}");
+            });
+        }
+        while let Some(asked) = asking.join_next().await {
+            asked.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn other_calls_are_answered_on_the_next_connection() {
+    let server = Server::new();
+    let first = server.client(LIBRARY).await;
+    ask(&first, b"abc").await.unwrap();
+    let health = |channel: &Channel| {
+        let mut client = HealthClient::new(channel.clone());
+        async move { client.check(HealthCheckRequest::default()).await }
+    };
+    // This library does not ask again by itself, as the one of CoreDNS does.
+    health(&first).await.unwrap_err();
+    let second = server.client(LIBRARY).await;
+    for _ in 0..2 {
+        ask(&second, b"abc").await.unwrap();
+        health(&second).await.unwrap();
+    }
+    // It was for that one connection.
+    let third = server.client(LIBRARY).await;
+    ask(&third, b"abc").await.unwrap();
+    health(&third).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn an_end_of_the_server_ends_it() {
+    let server = Server::new();
+    let (quiet, asking) = (server.client(LIBRARY).await, server.client(LIBRARY).await);
+    ask(&asking, b"abc").await.unwrap();
+    server.stop.cancel();
+    server.serving.close();
+    let ended = timeout(Duration::from_secs(10), server.serving.wait()).await;
+    ended.unwrap();
+    for channel in [quiet, asking] {
+        ask(&channel, b"abc").await.unwrap_err();
+    }
+}
+
+/// The first frame of a connection that was taken, and what follows.
+fn taken(stream: DuplexStream) -> Taken<DuplexStream> {
+    Taken {
+        stream,
+        peer: peer::Peer::default(),
+        rest: BytesMut::new(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_client_is_asked_for_a_sign_of_life() {
+    let (mut client, stream) = duplex(1000);
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(serve(taken(stream), Arc::new(Backwards), stop));
+    let mut ping = [0; frame::HEAD + 8];
+    for _ in 0..3 {
+        client.read_exact(&mut ping).await.unwrap();
+        let frame = frame::Frame::read(&ping).unwrap().unwrap();
+        assert_eq!((frame.kind, frame.flags), (frame::kind::PING, 0));
+        ping[4] = frame::flag::ACK;
+        client.write_all(&ping).await.unwrap();
+    }
+    let start = Instant::now();
+    client.read_exact(&mut ping).await.unwrap();
+    let ended = timeout(KEEPALIVE * 5, serving).await.unwrap().unwrap();
+    assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    assert!(start.elapsed() >= KEEPALIVE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_reads_nothing_is_not_kept() {
+    let (mut client, stream) = duplex(10);
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(serve(taken(stream), Arc::new(Backwards), stop));
+    let mut ping = Vec::new();
+    frame::whole(&mut ping, frame::kind::PING, 0, 0, &[0; 8]);
+    let ended = timeout(KEEPALIVE * 5, async {
+        while client.write_all(&ping).await.is_ok() {}
+        serving.await.unwrap()
+    });
+    let ended = ended.await.unwrap();
+    assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
+}
