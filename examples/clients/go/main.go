@@ -27,7 +27,7 @@ import (
 )
 
 // For each call; a watch has none, as it goes on.
-const patience = 30 * time.Second
+const patience = 90 * time.Second
 
 func connect(circuit pb.CircuitClient, container, network string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)

@@ -17,7 +17,7 @@ import events_pb2_grpc
 import grpc
 
 # For each call; a watch has none, as it goes on.
-SECONDS = 30
+SECONDS = 90
 
 
 def connect(circuit, container, network):

@@ -297,6 +297,8 @@ impl Description {
                 ("--gateway", self.gateways.is_empty()),
                 ("--ip-range", self.ranges.is_empty()),
                 ("--ipv6", !self.ipv6),
+                // The way out is what that server says.
+                ("--internal", !self.internal),
             ];
             if let Some((flag, _)) = given.iter().find(|(_, absent)| !absent) {
                 return Err(Error::invalid(format!(

@@ -21,8 +21,11 @@ impl Store {
         let store = Self {
             dir: dir.to_owned(),
         };
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-        made.map_err(|e| store.failed("make", &e))?;
+        let make = |dir, mode| DirBuilder::new().recursive(true).mode(mode).create(dir);
+        // Only what is in it is nobody's business.
+        let made = dir.parent().map_or(Ok(()), |parent| make(parent, 0o755));
+        made.and_then(|()| make(dir, 0o700))
+            .map_err(|e| store.failed("make", &e))?;
         Ok(store)
     }
 

@@ -76,8 +76,8 @@ pub struct Global {
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// The daemon's address: host:port, :port, https://host:port or
-    /// unix:///path.
+    /// The daemon's address: host:port, :port or unix:///path, for clients also
+    /// https://host:port.
     ///
     /// For clients it names the server, by default unix:///run/circuit/circuit.sock,
     /// then 127.0.0.1:8080. For the server it says where to listen; it may be

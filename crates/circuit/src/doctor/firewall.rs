@@ -138,7 +138,7 @@ fn by_plugins(chains: &[&ChainInfo], lists: &[ConfigList]) -> Finding {
         return Finding::fine("firewall", known);
     }
     let published = "but other machines reach published ports by a rule only, such as \
-                     iptables -A CNI-ADMIN -m conntrack --ctstate DNAT -j ACCEPT";
+                     iptables -N CNI-ADMIN; iptables -A CNI-ADMIN -m conntrack --ctstate DNAT -j ACCEPT";
     Finding::note("firewall", format!("{known}, {published}"))
 }
 

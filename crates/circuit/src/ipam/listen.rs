@@ -34,7 +34,7 @@ impl Listener {
             Error::unavailable(format!("cannot listen at {}: {error}", path.display()))
         };
         if let Some(dir) = path.parent() {
-            crate::state::make_private(dir).map_err(cannot)?;
+            crate::state::make_open(dir).map_err(cannot)?;
         }
         let role = Role::take(path, state_dir)?;
         // One of an earlier version has no lock.

@@ -160,18 +160,36 @@ fn keep_aside(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// Makes a folder that only root can look into.
+/// Makes a folder that only root can look into. Those that it is in may have files for
+/// others too.
 pub(crate) fn make_private(dir: &Path) -> io::Result<()> {
+    dir.parent().map_or(Ok(()), make_open)?;
+    make_folder(dir, 0o700)
+}
+
+/// Makes a folder whose files have modes of their own.
+pub(crate) fn make_open(dir: &Path) -> io::Result<()> {
+    make_folder(dir, 0o755)
+}
+
+fn make_folder(dir: &Path, mode: u32) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
+    fs::DirBuilder::new().recursive(true).mode(mode).create(dir)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_private_folder_is_in_stays_open_to_others() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let (run, private) = (dir.path().join("run"), dir.path().join("run/pins"));
+        make_private(&private).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&run), mode(&private)), (0o755, 0o700));
+    }
 
     fn record(container: &str, networks: usize) -> Arc<ContainerRecord> {
         let mut record = ContainerRecord::new(container);

@@ -178,6 +178,15 @@ fn what_does_not_fit_is_named_with_the_remedy() {
             "leave out --subnet",
         ),
         (
+            refused(&|d| {
+                on(d, "macvlan");
+                d.ipam = "dhcp".into();
+                d.subnets.clear();
+                d.internal = true;
+            }),
+            "leave out --internal",
+        ),
+        (
             refused(&|d| d.ipam = "static".into()),
             "use one of host-local",
         ),

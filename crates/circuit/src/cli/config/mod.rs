@@ -172,7 +172,10 @@ fn entries(
         Err(error) if named.is_none() && may_be_skipped(error.kind(), is_server) => String::new(),
         Err(error) => {
             let reason = text::io_error(&error);
-            let message = format!("cannot read the configuration {}: {reason}", path.display());
+            let mut message = format!("cannot read the configuration {}: {reason}", path.display());
+            if named.is_none() {
+                message += "; give --config FILE for another one, --config /dev/null for none";
+            }
             return Err(Stop::Message(message));
         }
     };
