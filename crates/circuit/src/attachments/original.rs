@@ -9,7 +9,7 @@ use std::{
 };
 
 use circuit_core::{
-    Error, Result,
+    Error, ErrorKind, Result,
     attachment::{Attachment, ContainerRecord, Origin, Phase, Sandbox},
     labels::DesiredNetwork,
     runtime::ExtensionEntry,
@@ -21,6 +21,18 @@ use super::{Attachments, Seen};
 /// What a container's extension tells of networks that could not be taken over, and why.
 /// It stays told, and is left as it is.
 pub(crate) type Left = BTreeMap<String, (ExtensionEntry, Error)>;
+
+/// An attachment that is to be taken over.
+struct Inherited {
+    network: String,
+    interface: String,
+    ips: Vec<IpAddr>,
+    config: String,
+    /// The CNI container id that its address is held for, where that is told.
+    owner: Option<String>,
+    /// The living task's namespace, when that is what it is of; else it is to go.
+    sandbox: Option<Sandbox>,
+}
 
 impl Attachments {
     /// Takes what the extension tells and no record knows into the record:
@@ -37,19 +49,8 @@ impl Attachments {
     ) -> Result<()> {
         let (mut adopted, mut left) = (false, Left::new());
         for (network, entry) in untold(record, seen) {
-            let container = &record.container;
-            match self.original(container, network, entry, sandbox).await {
-                Ok(Some(attachment)) => {
-                    tracing::info!(
-                        container,
-                        network,
-                        ip = entry.ip,
-                        "taking over an attachment that no record tells of"
-                    );
-                    record.put(attachment);
-                    adopted = true;
-                }
-                Ok(None) => {}
+            match self.take_over(record, network, entry, sandbox).await {
+                Ok(taken) => adopted |= taken,
                 Err(error) => {
                     let error =
                         error.context("what an earlier program connected cannot be taken over");
@@ -75,67 +76,112 @@ impl Attachments {
         left.unwrap_or_default()
     }
 
-    /// The configuration of a network that a container was connected to; `None` when the
-    /// interface is not in its namespace any more.
-    async fn connected_to(
+    /// Takes over what is behind an entry, if there is something; says whether there was.
+    async fn take_over(
         &self,
+        record: &mut ContainerRecord,
         network: &str,
         entry: &ExtensionEntry,
         sandbox: Option<Sandbox>,
-    ) -> Result<Option<String>> {
-        if let Some(sandbox) = sandbox {
-            let netns = PathBuf::from(format!("/proc/{}/ns/net", sandbox.pid));
-            let there = self.parts.datapath.interfaces(&netns).await?;
-            if !there.contains(&entry.interface) {
-                return Ok(None);
-            }
-        }
-        let stored = self.parts.networks.network(network).await?;
-        let config = String::from_utf8(stored.data).map_err(|_| {
-            Error::precondition(format!(
-                "the configuration of network {network} is not UTF-8"
-            ))
-        })?;
-        Ok(Some(config))
+    ) -> Result<bool> {
+        let container = &record.container;
+        let Some(found) = self.behind(container, network, entry, sandbox).await? else {
+            return Ok(false);
+        };
+        let attachment = self.inherit(&record.container, found).await?;
+        record.put(attachment);
+        Ok(true)
     }
 
-    /// The attachment behind an entry; `None` when there is nothing of it any more.
-    async fn original(
+    /// What is behind an entry; `None` when there is nothing of it any more, or it is
+    /// another container's by now.
+    async fn behind(
         &self,
         container: &str,
         network: &str,
         entry: &ExtensionEntry,
         sandbox: Option<Sandbox>,
-    ) -> Result<Option<Attachment>> {
-        let Some(config) = self.connected_to(network, entry, sandbox).await? else {
-            return Ok(None);
+    ) -> Result<Option<Inherited>> {
+        let datapath = &self.parts.datapath;
+        let mut inside = false;
+        if let Some(sandbox) = sandbox {
+            let netns = PathBuf::from(format!("/proc/{}/ns/net", sandbox.pid));
+            let interfaces = datapath.interfaces(&netns).await?;
+            inside = interfaces.contains(&entry.interface);
+        }
+        let gone = sandbox.is_some() && !inside;
+        let config = match self.stored(network).await {
+            Err(error) if gone && error.kind() == ErrorKind::NotFound => return Ok(None),
+            config => config?,
         };
-        let owner = self.parts.datapath.owner_of(&config, &entry.ip).await;
-        let own = owner.clone().filter(|id| *id == self.cni_id(container));
-        let natives = own.as_ref().map(|_| self.natives(&config, network));
-        let by_pid = |id: &String| !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit());
-        let held_by = own.or_else(|| owner.filter(by_pid));
-        let (phase, sandbox, cni_id, netns) = match sandbox {
-            Some(sandbox) => {
-                // Pinned, so that its DEL finds the namespace when the task has
-                // ended: without it, bridge leaves its masquerade rules.
-                let pin = self.pin_path(container, sandbox);
-                self.parts.datapath.pin(sandbox, &pin).await?;
-                let id = held_by.unwrap_or_else(|| sandbox.pid.to_string());
-                (Phase::Attached, sandbox, id, Some(pin))
-            }
-            // Its address is still held, under the pid it had or under its name.
-            None => {
-                let Some(id) = held_by else { return Ok(None) };
-                (Phase::Detaching, Sandbox { pid: 0, netns: 0 }, id, None)
-            }
+        let owner = datapath.owner_of(&config, &entry.ip).await;
+        let own = owner.as_ref() == Some(&self.cni_id(container));
+        let pid = sandbox.map(|sandbox| sandbox.pid.to_string());
+        let by_task = owner.is_some() && owner == pid;
+        let lives = inside && (owner.is_none() || own || by_task);
+        // Its address is still held, under the pid it had or under its name.
+        let to_go = match &owner {
+            _ if lives => false,
+            None => false,
+            Some(_) if own => sandbox.is_none(),
+            Some(id) => by_task || self.has_ended(id).await?,
         };
-        Ok(Some(Attachment {
+        Ok((lives || to_go).then(|| Inherited {
             network: network.to_owned(),
             interface: entry.interface.clone(),
+            ips: entry.ip.parse().into_iter().collect(),
+            config,
+            owner,
+            sandbox: sandbox.filter(|_| lives),
+        }))
+    }
+
+    /// Whether a CNI container id is the pid of a task that has ended. A container of
+    /// another namespace of containerd is known by a network namespace of its own.
+    async fn has_ended(&self, cni_id: &str) -> Result<bool> {
+        let Ok(pid) = cni_id.parse::<u32>() else {
+            return Ok(false);
+        };
+        let tasks = self.runtime().tasks().await?;
+        let of_task = tasks.iter().any(|task| task.is_alive() && task.pid == pid);
+        Ok(!of_task && self.parts.datapath.sandbox(pid).await.is_err())
+    }
+
+    /// The record of what is taken over.
+    async fn inherit(&self, container: &str, found: Inherited) -> Result<Attachment> {
+        let Inherited {
+            network,
+            interface,
+            ips,
+            config,
+            owner,
+            sandbox,
+        } = found;
+        let own = owner.as_ref() == Some(&self.cni_id(container));
+        let natives = own.then(|| self.natives(&config, &network));
+        let mut netns = None;
+        if let Some(sandbox) = sandbox {
+            // Pinned, so that its DEL finds the namespace when the task has
+            // ended: without it, bridge leaves its masquerade rules.
+            let pin = self.pin_path(container, sandbox);
+            self.parts.datapath.pin(sandbox, &pin).await?;
+            netns = Some(pin);
+        }
+        let phase = sandbox.map_or(Phase::Detaching, |_| Phase::Attached);
+        let sandbox = sandbox.unwrap_or(Sandbox { pid: 0, netns: 0 });
+        let ip = ips.first().map(IpAddr::to_string);
+        tracing::info!(
+            container,
+            network,
+            ip,
+            "taking over an attachment that no record tells of"
+        );
+        Ok(Attachment {
+            network,
+            interface,
             phase,
             origin: Origin::Original,
-            cni_id,
+            cni_id: owner.unwrap_or_else(|| sandbox.pid.to_string()),
             sandbox,
             netns,
             behind: Vec::new(),
@@ -144,16 +190,21 @@ impl Attachments {
             config_args: Map::new(),
             natives: natives.unwrap_or_default(),
             aliases: Vec::new(),
-            ips: entry
-                .ip
-                .parse::<IpAddr>()
-                .map(Into::into)
-                .into_iter()
-                .collect(),
+            ips: ips.into_iter().map(Into::into).collect(),
             mac: None,
             result: None,
             leaving: false,
-        }))
+        })
+    }
+
+    /// The configuration of a network.
+    async fn stored(&self, network: &str) -> Result<String> {
+        let stored = self.parts.networks.network(network).await?;
+        String::from_utf8(stored.data).map_err(|_| {
+            Error::precondition(format!(
+                "the configuration of network {network} is not UTF-8"
+            ))
+        })
     }
 
     /// The plugins of a network that are drivers here, as far as that can be told.
