@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::PathBuf,
+    time::Instant,
 };
 
 use circuit_core::{
@@ -17,6 +18,7 @@ use circuit_core::{
 use serde_json::Map;
 
 use super::{Attachments, Seen};
+use crate::figures::Disconnect;
 
 /// What a container's extension tells of networks that could not be taken over, and why.
 /// It stays told, and is left as it is.
@@ -48,7 +50,7 @@ impl Attachments {
         sandbox: Option<Sandbox>,
     ) -> Result<()> {
         let (mut adopted, mut left) = (false, Left::new());
-        for (network, entry) in untold(record, seen) {
+        for (network, entry) in untold(record, seen, sandbox) {
             match self.take_over(record, network, entry, sandbox).await {
                 Ok(taken) => adopted |= taken,
                 Err(error) => {
@@ -67,7 +69,7 @@ impl Attachments {
 
     /// Whether the extension tells of something that no record knows.
     pub(crate) fn is_untold(&self, record: &ContainerRecord, seen: &Seen) -> bool {
-        untold(record, seen).next().is_some()
+        !untold(record, seen, None).is_empty()
     }
 
     /// What of a container could not be taken over.
@@ -84,10 +86,22 @@ impl Attachments {
         entry: &ExtensionEntry,
         sandbox: Option<Sandbox>,
     ) -> Result<bool> {
+        let known = is_known(record, network, &entry.interface);
         let container = &record.container;
-        let Some(found) = self.behind(container, network, entry, sandbox).await? else {
+        let found = match self.behind(container, network, entry, sandbox).await {
+            Err(error) if known && error.kind() == ErrorKind::NotFound => return Ok(false),
+            found => found?,
+        };
+        // What a record knows is ours, whatever is still told, unless somebody else made
+        // something in its place.
+        let own = self.cni_id(container);
+        let is_newer = |found: &Inherited| {
+            found.sandbox == sandbox && found.owner.as_ref().is_some_and(|id| *id != own)
+        };
+        let Some(found) = found.filter(|found| !known || is_newer(found)) else {
             return Ok(false);
         };
+        self.give_way(record, &entry.interface, sandbox).await?;
         let attachment = self.inherit(&record.container, found).await?;
         record.put(attachment);
         Ok(true)
@@ -145,6 +159,40 @@ impl Attachments {
         let tasks = self.runtime().tasks().await?;
         let of_task = tasks.iter().any(|task| task.is_alive() && task.pid == pid);
         Ok(!of_task && self.parts.datapath.sandbox(pid).await.is_err())
+    }
+
+    /// Takes away what is on record of an interface that is another attachment's by now,
+    /// which stays.
+    async fn give_way(
+        &self,
+        record: &mut ContainerRecord,
+        interface: &str,
+        sandbox: Option<Sandbox>,
+    ) -> Result<()> {
+        let former = record.attachments.iter();
+        let former: Vec<Attachment> = former
+            .filter(|a| a.interface == interface)
+            .cloned()
+            .collect();
+        for mut attachment in former {
+            let network = attachment.network.clone();
+            let cause = match sandbox {
+                Some(alive) if attachment.sandbox == alive => Disconnect::Change,
+                _ => Disconnect::Exit,
+            };
+            if let (Some(netns), Some(sandbox)) = (&attachment.netns, sandbox)
+                && self.parts.datapath.pinned(netns).await? == Some(sandbox.netns)
+            {
+                // DEL is not to find the interface.
+                attachment.netns = None;
+                record.put(attachment);
+            }
+            let begun = Instant::now();
+            let left = self.detach(record, &network, interface).await;
+            self.figures().disconnected(cause, &left, begun.elapsed());
+            left?;
+        }
+        Ok(())
     }
 
     /// The record of what is taken over.
@@ -215,19 +263,33 @@ impl Attachments {
     }
 }
 
-/// The entries of the extension that no record knows. An interface that a record knows is
-/// ours, whatever is still told.
+/// The entries of the extension of which no record tells the same; with a living task's
+/// namespace, a record of that task.
 fn untold<'a>(
     record: &ContainerRecord,
     seen: &'a Seen,
-) -> impl Iterator<Item = (&'a String, &'a ExtensionEntry)> + use<'a> {
-    let known = |network: &str, interface: &str| {
-        let same = |a: &Attachment| a.network == network || a.interface == interface;
-        record.attachments.iter().any(same)
+    sandbox: Option<Sandbox>,
+) -> Vec<(&'a String, &'a ExtensionEntry)> {
+    let same = |a: &Attachment, network: &str, entry: &ExtensionEntry| {
+        let ip = entry.ip.parse::<IpAddr>();
+        a.network == network
+            && a.interface == entry.interface
+            && ip.map_or(a.ips.is_empty(), |ip| {
+                a.ips.iter().any(|it| it.addr() == ip)
+            })
+            && sandbox.is_none_or(|sandbox| a.sandbox == sandbox)
     };
-    let told = seen.container.extension.iter().flatten();
-    let untold: Vec<_> = told
-        .filter(|(network, entry)| !known(network, &entry.interface))
-        .collect();
-    untold.into_iter()
+    let told = |network: &str, entry: &ExtensionEntry| {
+        record.attachments.iter().any(|a| same(a, network, entry))
+    };
+    let entries = seen.container.extension.iter().flatten();
+    entries
+        .filter(|(network, entry)| !told(network, entry))
+        .collect()
+}
+
+/// Whether a record is of that network, or of that interface.
+fn is_known(record: &ContainerRecord, network: &str, interface: &str) -> bool {
+    let same = |a: &Attachment| a.network == network || a.interface == interface;
+    record.attachments.iter().any(same)
 }
