@@ -12,12 +12,13 @@ use std::{
 use circuit_core::{
     Error, ErrorKind, Result,
     attachment::{Attachment, ContainerRecord, Origin, Phase, Sandbox},
+    datapath::Held,
     labels::DesiredNetwork,
     runtime::ExtensionEntry,
 };
 use serde_json::Map;
 
-use super::{Attachments, Seen};
+use super::{Attachments, Join, Seen};
 use crate::figures::Disconnect;
 
 /// What a container's extension tells of networks that could not be taken over, and why.
@@ -105,6 +106,45 @@ impl Attachments {
         let attachment = self.inherit(&record.container, found).await?;
         record.put(attachment);
         Ok(true)
+    }
+
+    /// The attachment of a living task that the former program made and the extension does
+    /// not tell of: that forgot containers when a process ended that was exec'd in them.
+    /// Its interface is among those in the namespace that no record knows.
+    pub(super) async fn forgotten(
+        &self,
+        record: &ContainerRecord,
+        config: &str,
+        join: &Join<'_>,
+        foreign: &[String],
+    ) -> Result<Option<Attachment>> {
+        if foreign.is_empty() {
+            return Ok(None);
+        }
+        let pid = join.sandbox.pid.to_string();
+        let held = match self.parts.datapath.held(config).await {
+            Ok(held) => held,
+            Err(error) => {
+                tracing::debug!(%error, "what is held on the network is not known");
+                return Ok(None);
+            }
+        };
+        let of_task = held.into_iter().filter(|held| held.cni_id == pid);
+        let of_task: Vec<Held> = of_task.filter(|held| held.address.is_some()).collect();
+        let mut interfaces = of_task.iter().map(|held| &held.interface);
+        let Some(interface) = interfaces.find(|name| foreign.contains(name)) else {
+            return Ok(None);
+        };
+        let its = of_task.iter().filter(|held| held.interface == *interface);
+        let inherited = Inherited {
+            network: join.network.network.clone(),
+            interface: interface.clone(),
+            ips: its.filter_map(|held| held.address).collect(),
+            config: config.to_owned(),
+            owner: Some(pid),
+            sandbox: Some(join.sandbox),
+        };
+        self.inherit(&record.container, inherited).await.map(Some)
     }
 
     /// What is behind an entry; `None` when there is nothing of it any more, or it is

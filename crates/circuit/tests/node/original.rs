@@ -14,6 +14,7 @@ crate::on_both_plugins!(
     cleaned_when_its_task_ends,
     cleaned_when_its_task_is_gone_already,
     disconnected_from_a_network_without_a_version,
+    what_it_forgot_of_a_running_container_is_found,
 );
 
 pub(crate) fn config() -> String {
@@ -141,6 +142,38 @@ fn cleaned_when_its_task_is_gone_already(node: NodeBuilder) {
             is_empty(&node, container)
         });
     }
+}
+
+/// The original took the end of a process exec'd in a labelled container for the task's.
+fn what_it_forgot_of_a_running_container_is_found(node: NodeBuilder) {
+    let node = node.without_daemon().start();
+    store(&node);
+    let labels = [
+        (NETWORK, "ctr0"),
+        (&format!("{NETWORK}.ctr0.interface"), "eth0"),
+    ];
+    let known: Vec<_> = [("web", &labels[..]), ("shell", &[])]
+        .into_iter()
+        .map(|(container, labels)| {
+            node.run_container(container, labels, &[]);
+            let ip = connect_as_original(&node, container);
+            node.set_extension(container, Vec::new());
+            (container, ip, node.interfaces(container))
+        })
+        .collect();
+    node.start_daemon();
+    let connected = node.circuit(&["network", "connect", "shell", "ctr0"]).ok();
+    assert!(connected.contains(&known[1].1), "{connected}");
+    for (container, ip, interfaces) in known {
+        let row = ["ctr0", ip.as_str(), "eth0"].map(str::to_owned);
+        wait_until("it is listed", PATIENCE, || {
+            ips(&node, container) == [row.clone()]
+        });
+        assert_eq!(node.interfaces(container), interfaces);
+        assert!(!is_empty(&node, container));
+        node.end_task(container);
+    }
+    node.assert_nothing_left();
 }
 
 #[test]
