@@ -37,6 +37,64 @@ struct Inherited {
     sandbox: Option<Sandbox>,
 }
 
+impl Inherited {
+    /// The record of it, made by these drivers, with its namespace pinned there.
+    fn record(self, natives: BTreeSet<usize>, netns: Option<PathBuf>) -> Attachment {
+        let phase = self.sandbox.map_or(Phase::Detaching, |_| Phase::Attached);
+        let sandbox = self.sandbox.unwrap_or(Sandbox { pid: 0, netns: 0 });
+        Attachment {
+            network: self.network,
+            interface: self.interface,
+            phase,
+            origin: Origin::Original,
+            cni_id: self.owner.unwrap_or_else(|| sandbox.pid.to_string()),
+            sandbox,
+            netns,
+            behind: Vec::new(),
+            config: self.config,
+            capability_args: Map::new(),
+            config_args: Map::new(),
+            natives,
+            aliases: Vec::new(),
+            ips: self.ips.into_iter().map(Into::into).collect(),
+            mac: None,
+            result: None,
+            leaving: false,
+        }
+    }
+}
+
+/// What the former program left of tasks that have ended, by what is held for their pids on
+/// a network: each to be taken away.
+pub(super) fn left_over(network: &str, config: &str, held: &[Held]) -> Vec<Attachment> {
+    let mut left: BTreeMap<(&str, &str), Vec<IpAddr>> = BTreeMap::new();
+    for held in held.iter().filter(|held| pid_of(&held.cni_id).is_some()) {
+        if let (Some(ip), false) = (held.address, held.interface.is_empty()) {
+            let of = (held.cni_id.as_str(), held.interface.as_str());
+            left.entry(of).or_default().push(ip);
+        }
+    }
+    let inherited = left
+        .into_iter()
+        .map(|((cni_id, interface), ips)| Inherited {
+            network: network.to_owned(),
+            interface: interface.to_owned(),
+            ips,
+            config: config.to_owned(),
+            owner: Some(cni_id.to_owned()),
+            sandbox: None,
+        });
+    inherited
+        .map(|it| it.record(BTreeSet::new(), None))
+        .collect()
+}
+
+/// The pid that a CNI container id of the former program is; others' are no such numbers.
+pub(super) fn pid_of(cni_id: &str) -> Option<u32> {
+    let pid: Option<u32> = cni_id.parse().ok();
+    pid.filter(|pid| pid.to_string() == cni_id)
+}
+
 impl Attachments {
     /// Takes what the extension tells and no record knows into the record:
     /// attached when its task still runs, to be detached when it has ended. What cannot
@@ -193,7 +251,7 @@ impl Attachments {
     /// Whether a CNI container id is the pid of a task that has ended. A container of
     /// another namespace of containerd is known by a network namespace of its own.
     async fn has_ended(&self, cni_id: &str) -> Result<bool> {
-        let Ok(pid) = cni_id.parse::<u32>() else {
+        let Some(pid) = pid_of(cni_id) else {
             return Ok(false);
         };
         let tasks = self.runtime().tasks().await?;
@@ -237,52 +295,24 @@ impl Attachments {
 
     /// The record of what is taken over.
     async fn inherit(&self, container: &str, found: Inherited) -> Result<Attachment> {
-        let Inherited {
-            network,
-            interface,
-            ips,
-            config,
-            owner,
-            sandbox,
-        } = found;
-        let own = owner.as_ref() == Some(&self.cni_id(container));
-        let natives = own.then(|| self.natives(&config, &network));
+        let own = found.owner.as_ref() == Some(&self.cni_id(container));
+        let natives = own.then(|| self.natives(&found.config, &found.network));
         let mut netns = None;
-        if let Some(sandbox) = sandbox {
+        if let Some(sandbox) = found.sandbox {
             // Pinned, so that its DEL finds the namespace when the task has
             // ended: without it, bridge leaves its masquerade rules.
             let pin = self.pin_path(container, sandbox);
             self.parts.datapath.pin(sandbox, &pin).await?;
             netns = Some(pin);
         }
-        let phase = sandbox.map_or(Phase::Detaching, |_| Phase::Attached);
-        let sandbox = sandbox.unwrap_or(Sandbox { pid: 0, netns: 0 });
-        let ip = ips.first().map(IpAddr::to_string);
+        let (network, ip) = (&found.network, found.ips.first().map(IpAddr::to_string));
         tracing::info!(
             container,
             network,
             ip,
             "taking over an attachment that no record tells of"
         );
-        Ok(Attachment {
-            network,
-            interface,
-            phase,
-            origin: Origin::Original,
-            cni_id: owner.unwrap_or_else(|| sandbox.pid.to_string()),
-            sandbox,
-            netns,
-            behind: Vec::new(),
-            config,
-            capability_args: Map::new(),
-            config_args: Map::new(),
-            natives: natives.unwrap_or_default(),
-            aliases: Vec::new(),
-            ips: ips.into_iter().map(Into::into).collect(),
-            mac: None,
-            result: None,
-            leaving: false,
-        })
+        Ok(found.record(natives.unwrap_or_default(), netns))
     }
 
     /// The configuration of a network.
@@ -332,4 +362,18 @@ fn untold<'a>(
 fn is_known(record: &ContainerRecord, network: &str, interface: &str) -> bool {
     let same = |a: &Attachment| a.network == network || a.interface == interface;
     record.attachments.iter().any(same)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pid_of;
+
+    #[test]
+    fn only_what_can_be_a_pid_is_the_former_programs() {
+        assert_eq!(pid_of("1"), Some(1));
+        assert_eq!(pid_of("4194304"), Some(4_194_304));
+        for other in ["", "007", "+7", "99999999999", "default-7", "7a"] {
+            assert_eq!(pid_of(other), None, "{other}");
+        }
+    }
 }

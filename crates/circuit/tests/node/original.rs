@@ -15,6 +15,7 @@ crate::on_both_plugins!(
     cleaned_when_its_task_is_gone_already,
     disconnected_from_a_network_without_a_version,
     what_it_forgot_of_a_running_container_is_found,
+    what_it_left_of_tasks_that_are_gone_is_freed,
 );
 
 pub(crate) fn config() -> String {
@@ -172,6 +173,38 @@ fn what_it_forgot_of_a_running_container_is_found(node: NodeBuilder) {
         assert_eq!(node.interfaces(container), interfaces);
         assert!(!is_empty(&node, container));
         node.end_task(container);
+    }
+    node.assert_nothing_left();
+}
+
+/// It kept the addresses of containers connected by hand. Others' stay.
+fn what_it_left_of_tasks_that_are_gone_is_freed(node: NodeBuilder) {
+    let node = node.without_daemon().start();
+    store(&node);
+    for container in ["shell", "web", "alive"] {
+        node.run_container(container, &[], &[]);
+        connect_as_original(&node, container);
+        node.set_extension(container, Vec::new());
+    }
+    let pid = node.task_pid("alive").unwrap().to_string();
+    let netns = format!("/proc/{pid}/ns/net");
+    node.run_plugin("ADD", &config(), "theirs", &netns, "eth1")
+        .ok();
+    for container in ["shell", "web"] {
+        node.remove_container(container);
+    }
+    assert_eq!(node.leases().len(), 4);
+    node.start_daemon();
+    wait_until("two are freed", PATIENCE, || node.leases().len() == 2);
+    let others = node.interfaces("alive").into_iter();
+    let others = others.flat_map(|interface| interface.addresses);
+    let others: Vec<String> = others
+        .map(|address| format!("ctr0/{}", address.split('/').next().unwrap()))
+        .collect();
+    assert_eq!(node.leases(), others);
+    for (id, interface) in [(pid.as_str(), "eth0"), ("theirs", "eth1")] {
+        node.run_plugin("DEL", &config(), id, &netns, interface)
+            .ok();
     }
     node.assert_nothing_left();
 }
