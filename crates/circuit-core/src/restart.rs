@@ -39,7 +39,7 @@ impl Policy {
     pub fn parse(value: &str) -> Result<Self> {
         let value = value.trim().to_ascii_lowercase();
         Ok(match value.as_str() {
-            "no" | "never" => Self::No,
+            "no" => Self::No,
             "unless-stopped" => Self::UnlessStopped,
             "on-failure" => Self::OnFailure(None),
             other => match other.strip_prefix("on-failure:") {

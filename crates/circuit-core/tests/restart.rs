@@ -25,7 +25,7 @@ fn fresh() -> RestartState {
 
 #[test]
 fn every_value_of_old_means_always() {
-    for value in ["", "true", "always", "yes", "1", "anything"] {
+    for value in ["", "true", "always", "yes", "1", "anything", "never"] {
         assert_eq!(Policy::parse(value).unwrap(), Policy::Always, "{value:?}");
     }
     assert_eq!(Policy::parse("no").unwrap(), Policy::No);

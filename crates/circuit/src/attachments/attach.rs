@@ -138,22 +138,19 @@ impl Attachments {
         let pin = self.pin_path(&record.container, join.sandbox);
         let _sandbox = self.sandboxes.lock(&join.sandbox.netns.to_string()).await;
         let _no_gc = self.collecting.read().await;
-        let (interface, behind) = match self.prepare(record, join, &pin).await {
-            Ok(chosen) => chosen,
+        let prepared = self.prepare(record, config, join, arguments, &pin).await;
+        let mut attachment = match prepared {
+            Ok(attachment) => attachment,
             Err(error) => {
                 self.unpin_unused(record, &pin).await;
                 return Err(error);
             }
         };
-        let mut attachment = Attachment {
-            interface,
-            cni_id: self.cni_id(&record.container),
-            netns: Some(pin.clone()),
-            behind,
-            config: config.to_owned(),
-            ..join.intent(arguments)
-        };
         record.put(attachment.clone());
+        if attachment.phase == Phase::Attached {
+            self.book().save(record).await?;
+            return Ok(attachment);
+        }
         let intent = match self.book().note(record) {
             Ok(intent) => intent,
             Err(error) => {
@@ -180,23 +177,37 @@ impl Attachments {
     }
 
     /// Pins the namespace, and chooses an interface that nothing is owed for; tells those
-    /// of others, too.
+    /// of others, too. Attached already is what the former program made.
     async fn prepare(
         &self,
         record: &ContainerRecord,
+        config: &str,
         join: &Join<'_>,
+        arguments: Arguments,
         pin: &Path,
-    ) -> Result<(String, Vec<String>)> {
+    ) -> Result<Attachment> {
         let preparing = self.parts.datapath.prepare(join.sandbox, pin);
         let taken = traced(span!("pin"), preparing).await?;
-        let interface = choose(&taken, join.interface.as_deref())?;
+        let foreign = foreign(&taken, record, join.sandbox.netns);
+        let there = self.forgotten(record, config, join, &foreign).await?;
+        let interface = match &there {
+            Some(there) => there.interface.clone(),
+            None => choose(&taken, join.interface.as_deref())?,
+        };
         let network = &join.network.network;
         if record.owes(network, &interface) {
             return Err(Error::unavailable(format!(
                 "what the container had on network {network} before is still to be taken away"
             )));
         }
-        Ok((interface, foreign(taken, record, join.sandbox.netns)))
+        Ok(there.unwrap_or_else(|| Attachment {
+            interface,
+            cni_id: self.cni_id(&record.container),
+            netns: Some(pin.to_path_buf()),
+            behind: foreign,
+            config: config.to_owned(),
+            ..join.intent(arguments)
+        }))
     }
 
     /// Whether the network is what it was when it was read. From the intent on it counts
@@ -462,11 +473,11 @@ fn finish(attachment: &mut Attachment, added: Added) {
 }
 
 /// The interfaces of a namespace that are not the container's own networks.
-fn foreign(mut taken: Vec<String>, record: &ContainerRecord, netns: u64) -> Vec<String> {
+fn foreign(taken: &[String], record: &ContainerRecord, netns: u64) -> Vec<String> {
     let here = |a: &&Attachment| a.sandbox.netns == netns;
     let own = || record.attachments.iter().filter(here);
-    taken.retain(|name| name != "lo" && own().all(|a| a.interface != *name));
-    taken
+    let is_foreign = |name: &&String| *name != "lo" && own().all(|a| a.interface != **name);
+    taken.iter().filter(is_foreign).cloned().collect()
 }
 
 fn choose(taken: &[String], wanted: Option<&str>) -> Result<String> {

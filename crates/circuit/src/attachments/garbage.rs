@@ -7,15 +7,16 @@ use std::time::{Duration, SystemTime};
 
 use circuit_core::{Error, Result, cni::ConfigList, datapath::Held, service::StoredNetwork};
 
-use super::Attachments;
+use super::{Attachments, original};
 
 /// Whoever starts a container may attach it before the runtime knows of its task, as
 /// nerdctl does; shortly before that, the container's record is made or changed.
 const STARTING: Duration = Duration::from_secs(60);
 
 impl Attachments {
-    /// Lets the plugins remove what is held for nobody. Networks whose
-    /// configuration is too old for it are passed over.
+    /// Lets the plugins remove what is held for nobody. Of networks whose
+    /// configuration is too old for that, what the former program left is taken away: it
+    /// read no newer ones.
     ///
     /// # Errors
     /// When the networks cannot be listed, or the runtime does not answer. What a
@@ -36,6 +37,21 @@ impl Attachments {
         };
         let stray = self.stray(&network.name, config).await?;
         let datapath = &self.parts.datapath;
+        let list = ConfigList::parse(&network.data)?;
+        if !list.cni_version.has_status_and_gc() && !list.disable_gc {
+            for left in original::left_over(&network.name, config, &stray) {
+                let _no_gc = self.collecting.read().await;
+                let (network, pid) = (&network.name, &left.cni_id);
+                match datapath.del(&left).await {
+                    Ok(()) => tracing::info!(network, pid, "freed what an ended task has left"),
+                    Err(error) => {
+                        tracing::warn!(network, pid, %error, "cannot free what an ended task has left");
+                    }
+                }
+                datapath.retire(pid).await;
+            }
+            return Ok(());
+        }
         let _nothing_else = self.collecting.write().await;
         let mut valid = self.attached(&network.name);
         for held in datapath.held(config).await? {
@@ -128,7 +144,7 @@ impl Attachments {
     /// speaks. Others of this namespace name their containers as we do; the former
     /// program took the pids of tasks.
     fn is_stray(&self, cni_id: &str, claims: &Claims) -> bool {
-        if let Ok(pid) = cni_id.parse() {
+        if let Some(pid) = original::pid_of(cni_id) {
             return self.parts.datapath.started(pid).is_none();
         }
         let Some(container) = container_in(self.runtime().namespace(), cni_id) else {

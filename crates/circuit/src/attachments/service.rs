@@ -47,9 +47,7 @@ impl Attachments {
             record.request(asked);
         }
         let (wanted, ports) = self.wanted(&seen, &record, network);
-        if !asked.ports.is_empty() {
-            self.check_publisher(network).await?;
-        }
+        self.check_publisher(asked).await?;
         let join = Join {
             interface: wanted.interface.clone(),
             network: &wanted,
@@ -59,11 +57,15 @@ impl Attachments {
             name: seen.name(),
         };
         match self.attach(&mut record, join).await {
+            Ok(there) if there.origin == Origin::Original => {
+                // It was connected all along, as nobody asked for here.
+                self.take_back(&mut record, before).await?;
+                self.publish_later(guard, &record, None);
+                already(container, &there, asked)
+            }
             Ok(attachment) => {
-                tracing::info!(
-                    "connected {container} to {network} with ip {}",
-                    ip_text(&attachment)
-                );
+                let ip = ip_text(&attachment);
+                tracing::info!("connected {container} to {network} with ip {ip}");
                 self.settle_in(&mut record, &seen, pid).await;
                 self.solved_by_hand(container, network);
                 self.publish_later(guard, &record, None);
@@ -71,13 +73,18 @@ impl Attachments {
             }
             Err(error) => {
                 // Who was told "no" has not asked for it.
-                record.requested = before.requested;
-                record.declined = before.declined;
-                self.book().save(&record).await?;
+                self.take_back(&mut record, before).await?;
                 self.wake(container);
                 Err(error)
             }
         }
+    }
+
+    /// Has what is asked for by hand be what it was before.
+    async fn take_back(&self, record: &mut ContainerRecord, before: ContainerRecord) -> Result<()> {
+        record.requested = before.requested;
+        record.declined = before.declined;
+        self.book().save(record).await
     }
 
     /// A container whose task is alive, and the task's pid.
@@ -332,7 +339,11 @@ impl Attachments {
     }
 
     /// Whoever asks for ports is told when there is no plugin to publish them.
-    async fn check_publisher(&self, network: &str) -> Result<()> {
+    async fn check_publisher(&self, asked: &Requested) -> Result<()> {
+        if asked.ports.is_empty() {
+            return Ok(());
+        }
+        let network = &asked.network.network;
         let stored = self.parts.networks.network(network).await?;
         let config = String::from_utf8_lossy(&stored.data);
         if self.parts.datapath.publishes_ports(&config) {

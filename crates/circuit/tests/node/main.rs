@@ -44,6 +44,7 @@ mod reconcile;
 mod resolved;
 mod restart;
 mod restart_policies;
+mod returning;
 mod rootless;
 mod routers;
 mod runtime;

@@ -14,18 +14,20 @@ crate::on_both_plugins!(
     cleaned_when_its_task_ends,
     cleaned_when_its_task_is_gone_already,
     disconnected_from_a_network_without_a_version,
+    what_it_forgot_of_a_running_container_is_found,
+    what_it_left_of_tasks_that_are_gone_is_freed,
 );
 
-fn config() -> String {
+pub(crate) fn config() -> String {
     network::single_bridge("ctr0", "10.255.0.0/16")
 }
 
 /// Connects a running container as the original did.
-fn connect_as_original(node: &TestNode, container: &str) -> String {
-    connect_by(node, container, &config())
+pub(crate) fn connect_as_original(node: &TestNode, container: &str) -> String {
+    connect_by(node, container, "ctr0", &config())
 }
 
-fn connect_by(node: &TestNode, container: &str, config: &str) -> String {
+pub(crate) fn connect_by(node: &TestNode, container: &str, network: &str, config: &str) -> String {
     let pid = node.task_pid(container).unwrap().to_string();
     let netns = format!("/proc/{pid}/ns/net");
     let added = node.run_plugin("ADD", config, &pid, &netns, "eth0").ok();
@@ -33,16 +35,21 @@ fn connect_by(node: &TestNode, container: &str, config: &str) -> String {
     let address = result["ips"][0]["address"].as_str();
     let address = address.or(result["ip4"]["ip"].as_str()).unwrap();
     let ip = address.split('/').next().unwrap().to_owned();
-    let entry = ContainerNetworkConfig {
-        interface: "eth0".to_owned(),
-        ip: ip.clone(),
-    };
-    let networks = BTreeMap::from([("ctr0".to_owned(), entry)]);
-    node.set_extension(container, NetworkConfig { networks }.encode_to_vec());
+    tell_of(node, container, network, &ip);
     ip
 }
 
-fn store(node: &TestNode) {
+/// Has a container's extension tell of an address on `eth0`.
+fn tell_of(node: &TestNode, container: &str, network: &str, ip: &str) {
+    let entry = ContainerNetworkConfig {
+        interface: "eth0".to_owned(),
+        ip: ip.to_owned(),
+    };
+    let networks = BTreeMap::from([(network.to_owned(), entry)]);
+    node.set_extension(container, NetworkConfig { networks }.encode_to_vec());
+}
+
+pub(crate) fn store(node: &TestNode) {
     std::fs::create_dir_all(node.store()).unwrap();
     std::fs::write(node.store().join("ctr0.json"), config()).unwrap();
 }
@@ -56,7 +63,7 @@ fn disconnected_from_a_network_without_a_version(node: NodeBuilder) {
     std::fs::write(node.store().join("ctr0.json"), &config).unwrap();
     node.run_container("shell", &[], &[]);
     node.run_container("web", &[], &[]);
-    connect_by(&node, "shell", &config);
+    connect_by(&node, "shell", "ctr0", &config);
     node.start_daemon();
     wait_until("it is listed", PATIENCE, || ips(&node, "shell").len() == 1);
     node.circuit(&["network", "connect", "web", "ctr0"]).ok();
@@ -138,6 +145,70 @@ fn cleaned_when_its_task_is_gone_already(node: NodeBuilder) {
     }
 }
 
+/// The original took the end of a process exec'd in a labelled container for the task's.
+fn what_it_forgot_of_a_running_container_is_found(node: NodeBuilder) {
+    let node = node.without_daemon().start();
+    store(&node);
+    let labels = [
+        (NETWORK, "ctr0"),
+        (&format!("{NETWORK}.ctr0.interface"), "eth0"),
+    ];
+    let known: Vec<_> = [("web", &labels[..]), ("shell", &[])]
+        .into_iter()
+        .map(|(container, labels)| {
+            node.run_container(container, labels, &[]);
+            let ip = connect_as_original(&node, container);
+            node.set_extension(container, Vec::new());
+            (container, ip, node.interfaces(container))
+        })
+        .collect();
+    node.start_daemon();
+    let connected = node.circuit(&["network", "connect", "shell", "ctr0"]).ok();
+    assert!(connected.contains(&known[1].1), "{connected}");
+    for (container, ip, interfaces) in known {
+        let row = ["ctr0", ip.as_str(), "eth0"].map(str::to_owned);
+        wait_until("it is listed", PATIENCE, || {
+            ips(&node, container) == [row.clone()]
+        });
+        assert_eq!(node.interfaces(container), interfaces);
+        assert!(!is_empty(&node, container));
+        node.end_task(container);
+    }
+    node.assert_nothing_left();
+}
+
+/// It kept the addresses of containers connected by hand. Others' stay.
+fn what_it_left_of_tasks_that_are_gone_is_freed(node: NodeBuilder) {
+    let node = node.without_daemon().start();
+    store(&node);
+    for container in ["shell", "web", "alive"] {
+        node.run_container(container, &[], &[]);
+        connect_as_original(&node, container);
+        node.set_extension(container, Vec::new());
+    }
+    let pid = node.task_pid("alive").unwrap().to_string();
+    let netns = format!("/proc/{pid}/ns/net");
+    node.run_plugin("ADD", &config(), "theirs", &netns, "eth1")
+        .ok();
+    for container in ["shell", "web"] {
+        node.remove_container(container);
+    }
+    assert_eq!(node.leases().len(), 4);
+    node.start_daemon();
+    wait_until("two are freed", PATIENCE, || node.leases().len() == 2);
+    let others = node.interfaces("alive").into_iter();
+    let others = others.flat_map(|interface| interface.addresses);
+    let others: Vec<String> = others
+        .map(|address| format!("ctr0/{}", address.split('/').next().unwrap()))
+        .collect();
+    assert_eq!(node.leases(), others);
+    for (id, interface) in [(pid.as_str(), "eth0"), ("theirs", "eth1")] {
+        node.run_plugin("DEL", &config(), id, &netns, interface)
+            .ok();
+    }
+    node.assert_nothing_left();
+}
+
 #[test]
 fn a_labelled_container_of_the_original_keeps_its_address() {
     let node = crate::node().without_daemon().start();
@@ -173,6 +244,43 @@ fn a_daemon_that_restarts_still_knows_it() {
     node.start_daemon();
     node.circuit(&["network", "disconnect", "shell", "ctr0"])
         .ok();
+    node.assert_nothing_left();
+}
+
+/// An address that a stale extension tells of may be another's by now.
+#[test]
+fn nothing_of_another_running_container_is_taken_over() {
+    let node = crate::node().without_daemon().start();
+    store(&node);
+    for container in ["web", "shell", "ended"] {
+        node.run_container(container, &[], &[]);
+    }
+    let ip = connect_as_original(&node, "web");
+    let netns = format!("/proc/{}/ns/net", node.task_pid("shell").unwrap());
+    node.run_plugin("ADD", &config(), "theirs", &netns, "eth0")
+        .ok();
+    let theirs = node.interfaces("shell");
+    for container in ["shell", "ended"] {
+        tell_of(&node, container, "ctr0", &ip);
+    }
+    node.end_task("ended");
+    node.start_daemon();
+    for container in ["shell", "ended"] {
+        wait_until("the extension is empty", PATIENCE, || {
+            is_empty(&node, container)
+        });
+    }
+    let disconnect = ["network", "disconnect", "shell", "ctr0"];
+    let told = error_of(node.circuit(&disconnect));
+    assert!(told.contains("is not connected"), "{told}");
+    assert_eq!(node.interfaces("shell"), theirs);
+    let lease = format!("ctr0/{ip}");
+    assert!(node.leases().contains(&lease), "{:?}", node.leases());
+    let row = ["ctr0", ip.as_str(), "eth0"].map(str::to_owned);
+    assert_eq!(ips(&node, "web"), [row]);
+    node.run_plugin("DEL", &config(), "theirs", &netns, "eth0")
+        .ok();
+    node.end_task("web");
     node.assert_nothing_left();
 }
 
