@@ -20,6 +20,7 @@ use leases::Leases;
 use names::Naming;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use pools::Pools;
+use signals::Signals;
 use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -49,15 +50,20 @@ const TIDY_AGAIN: Duration = Duration::from_secs(10);
 /// With the text to tell the user, when it cannot start or a part of it ends
 /// by itself.
 pub async fn run(options: ServerOptions) -> Result<()> {
+    // Before anything else: a start may take its time, and SIGHUP must not end it.
+    let mut signals = Signals::hear()?;
     have_descriptors();
-    let daemon = Daemon::build(&options).await?;
+    let daemon = tokio::select! {
+        built = Daemon::build(&options) => built?,
+        () = signals.end() => return Ok(()),
+    };
     tracing::info!(
         "circuit {} serves node {} on {}",
         crate::VERSION,
         options.node_name,
         daemon.addresses()
     );
-    daemon.run(&options).await
+    daemon.run(&options, signals).await
 }
 
 /// Takes as many descriptors as it may, within reason: started by hand it has some
@@ -128,14 +134,17 @@ impl Daemon {
     }
 
     /// Runs every part until a signal, or until one ends by itself.
-    async fn run(self, options: &ServerOptions) -> Result<()> {
+    async fn run(self, options: &ServerOptions, mut signals: Signals) -> Result<()> {
         let told = self.told();
         let shutdown = CancellationToken::new();
         let (mut pulse, addresses) = (Pulse::default(), self.addresses());
         let attachments = self.lives.attachments.clone();
         let mut parts = Running::new();
         let stop = shutdown.clone();
-        parts.spawn(async move { ("signals", signals::wait(stop).await) });
+        parts.spawn(async move {
+            stop.run_until_cancelled(signals.end()).await;
+            ("signals", Ok(()))
+        });
         let (stop, services) = (shutdown.clone(), self.services);
         let (listeners, alive) = (self.listeners, pulse.answerer("api"));
         parts.spawn(async move {

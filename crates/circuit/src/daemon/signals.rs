@@ -1,27 +1,42 @@
 //! The signals that end the daemon, and the one that does not.
 
 use circuit_core::{Error, Result};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Returns at the first SIGTERM or SIGINT, or when something else ends the
-/// daemon. SIGHUP, by which tools ask daemons to read their settings anew, ends
-/// nothing.
-pub(super) async fn wait(shutdown: CancellationToken) -> Result<()> {
-    let failed = |error| Error::internal(format!("cannot listen to signals: {error}"));
-    let mut term = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
-    loop {
-        tokio::select! {
-            _ = term.recv() => tracing::info!("stopping on SIGTERM"),
-            _ = int.recv() => tracing::info!("stopping on SIGINT"),
-            Some(()) = hangup.recv() => {
-                tracing::warn!("SIGHUP changes nothing: settings are read at a start alone");
-                continue;
+/// The signals that the daemon hears from here on: SIGTERM and SIGINT end it, and
+/// SIGHUP, by which tools ask daemons to read their settings anew, ends nothing.
+pub(super) struct Signals {
+    term: Signal,
+    int: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// # Errors
+    /// When the runtime cannot hear them.
+    pub(super) fn hear() -> Result<Self> {
+        let hear = |kind| {
+            signal(kind).map_err(|error| Error::internal(format!("cannot hear signals: {error}")))
+        };
+        Ok(Self {
+            term: hear(SignalKind::terminate())?,
+            int: hear(SignalKind::interrupt())?,
+            hangup: hear(SignalKind::hangup())?,
+        })
+    }
+
+    /// Returns at the first that ends the daemon.
+    pub(super) async fn end(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.term.recv() => tracing::info!("stopping on SIGTERM"),
+                _ = self.int.recv() => tracing::info!("stopping on SIGINT"),
+                Some(()) = self.hangup.recv() => {
+                    tracing::warn!("SIGHUP changes nothing: settings are read at a start alone");
+                    continue;
+                }
             }
-            () = shutdown.cancelled() => {}
+            return;
         }
-        return Ok(());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fs, process::Command, thread, time::Duration};
 
-use circuit_testing::{PATIENCE, TestNode, wait_until};
+use circuit_testing::{Ends, PATIENCE, TestNode, wait_until};
 
 use crate::support::{NETWORK, RESTART, assert_exactly, create_ctr0, error_of, logged};
 
@@ -233,4 +233,58 @@ fn sighup_ends_nothing() {
     node.circuit(&["ps"]).ok();
     assert_eq!(node.daemon_pid(), daemon);
     assert_eq!(node.stop_daemon(), Some(0));
+}
+
+/// The signals that a process hears, as a bit each.
+fn heard(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    line.map_or(0, |bits| u64::from_str_radix(bits.trim(), 16).unwrap())
+}
+
+/// A start that waits, here for a Redis that says nothing, can be ended, and SIGHUP does
+/// not end it.
+#[test]
+fn signals_are_heard_from_the_start_on() {
+    let node = crate::node().start();
+    assert_eq!(node.stop_daemon(), Some(0));
+    let silent = "IO::Socket::INET->new(LocalAddr => '127.0.0.1:6379', Listen => 9) or die; sleep";
+    let mut perl = node.command("perl");
+    let _silent = Ends(perl.args(["-MIO::Socket::INET", "-e", silent]).spawn().unwrap());
+    wait_until("something listens there", PATIENCE, || {
+        node.run("ss", &["-Hltn", "sport = :6379"])
+            .stdout
+            .contains("6379")
+    });
+    let log = node.folder().join("second");
+    let mut arguments = node.server_arguments();
+    arguments.extend(["--redis-url", "redis://127.0.0.1:6379"].map(str::to_owned));
+    let mut daemon = node
+        .command(env!("CARGO_BIN_EXE_circuit"))
+        .args(arguments)
+        .stderr(fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let told = || fs::read_to_string(&log).unwrap_or_default();
+    let children = format!("/proc/{0}/task/{0}/children", daemon.id());
+    let mut pid = daemon.id();
+    wait_until("it hears signals", PATIENCE, || {
+        let children = fs::read_to_string(&children).unwrap_or_default();
+        pid = children
+            .split_whitespace()
+            .next()
+            .map_or(pid, |pid| pid.parse().unwrap());
+        heard(pid) & 1 != 0
+    });
+    assert!(!told().contains("serves node"), "{}", told());
+    let kill = |signal: &str| {
+        let words = [signal, &pid.to_string()];
+        assert!(Command::new("kill").args(words).status().unwrap().success());
+    };
+    kill("-HUP");
+    wait_until("it is told of", PATIENCE, || told().contains("SIGHUP"));
+    kill("-TERM");
+    let ended = daemon.wait().unwrap();
+    assert!(ended.success(), "{ended}, {}", told());
+    node.start_daemon();
 }
