@@ -199,15 +199,27 @@ impl Agent {
         }
     }
 
-    /// Whether the ledger has lost something, and those who may still have given what
-    /// it gives anew do so no more: what is suspect from then on is so for ever.
-    pub fn doubts_for_good(&self, now: u64) -> bool {
-        self.doubts.is_some_and(|until| now >= until)
-    }
-
-    /// For how many milliseconds more they may, if so.
+    /// For how many milliseconds more those may give what they hold who have not heard that
+    /// the ledger has lost something, if so.
     pub fn doubts_for(&self, now: u64) -> Option<u64> {
         self.doubts?.checked_sub(now).filter(|left| *left > 0)
+    }
+
+    /// For how many milliseconds more a suspect address is not to be given where the wire
+    /// cannot be asked: until all who may have given it give nothing new any more. `None`
+    /// when it is so for ever.
+    pub fn withheld_for(&self, pool: &str, address: IpAddr, now: u64) -> Option<u64> {
+        let by_move = || {
+            let mut stock = self.moved_stock.iter();
+            stock.any(|(name, ip)| name == pool && *ip == address)
+        };
+        // Once the ledger has lost something, all is suspect from then on.
+        let until = match self.doubts {
+            Some(until) => until.max(self.moved_until),
+            None if by_move() => self.moved_until,
+            None => return None,
+        };
+        Some(until.saturating_sub(now))
     }
 
     /// Takes up how the ledger stands at this time. When it has another memory now, what is
