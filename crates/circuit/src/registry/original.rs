@@ -7,8 +7,8 @@
 //! next look at who is there.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use circuit_api::v1;
@@ -88,6 +88,8 @@ pub(super) struct Originals {
     /// Originals that did not answer since the last look.
     silent: Mutex<HashSet<String>>,
     replies: broadcast::Sender<Reply>,
+    /// Since when no answer is missed; none while answers are not listened to.
+    listening: Mutex<Option<Instant>>,
 }
 
 impl Originals {
@@ -100,6 +102,7 @@ impl Originals {
             known: ArcSwap::default(),
             silent: Mutex::default(),
             replies: broadcast::channel(WAITING).0,
+            listening: Mutex::default(),
         }
     }
 
@@ -145,17 +148,17 @@ impl Originals {
                     Some(Event::Resumed) => self.told(self.beat().await),
                     None => break,
                 },
-                event = answer => if let Some(Event::Message { channel, payload }) = event {
-                    // Nobody may be waiting.
-                    let _ = self.replies.send((channel, payload));
+                event = answer => match event {
+                    Some(event) => self.hear(event),
+                    None => break,
                 },
                 _ = timer.tick() => {
                     self.told(self.beat().await);
                     self.told(self.look(registry).await);
                     let any = !self.known.load().is_empty();
                     if any != answers.is_some() {
-                        let pattern = format!("{ANSWERS}*");
-                        answers = any.then(|| self.store.subscribe(&[], &[&pattern]));
+                        answers = any.then(|| self.answers());
+                        *self.listening() = None;
                     }
                 }
             }
@@ -164,6 +167,32 @@ impl Originals {
             let mut gone = cmd("DEL");
             gone.arg(format!("{NODES}{}", self.name));
             self.told(self.store.query(&gone).await.map(drop));
+        }
+    }
+
+    /// What originals answer.
+    pub(super) fn answers(&self) -> Subscription {
+        self.store.subscribe(&[], &[&format!("{ANSWERS}*")])
+    }
+
+    fn listening(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.listening
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what came of the [`answers`](Self::answers).
+    pub(super) fn hear(&self, event: Event) {
+        match event {
+            Event::Message { channel, payload } => {
+                // Nobody may be waiting.
+                let _ = self.replies.send((channel, payload));
+            }
+            // Who was silent before may have been missed.
+            Event::Resumed => {
+                *self.listening() = Some(Instant::now());
+                self.forget_silence();
+            }
         }
     }
 
@@ -240,9 +269,13 @@ impl Originals {
         self.known.store(Arc::new(found));
         // One that was late once may be in time now: an original tells nothing from
         // which that could be seen.
+        self.forget_silence();
+        Ok(())
+    }
+
+    fn forget_silence(&self) {
         let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
         silent.clear();
-        Ok(())
     }
 
     /// The heartbeats of nodes that are none of ours.
@@ -293,10 +326,11 @@ impl Originals {
     /// What originals have of a container.
     pub(super) async fn ask(&self, container: &str, fleet: &Snapshot) -> Vec<ContainerIp> {
         let mut waiting = self.to_wait_for(fleet);
-        if waiting.is_empty() {
+        let listening = *self.listening();
+        if waiting.is_empty() || listening.is_none() {
             return Vec::new();
         }
-        let mut replies = self.replies.subscribe();
+        let (mut replies, mut missed) = (self.replies.subscribe(), false);
         let channel = channel();
         let mut publish = cmd("PUBLISH");
         publish.arg(QUESTIONS).arg(asked(&channel, container));
@@ -314,13 +348,14 @@ impl Originals {
                             ips.extend(read(ip));
                         }
                     }
-                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Ok(_) => {}
+                    Err(broadcast::error::RecvError::Lagged(_)) => missed = true,
                     Err(broadcast::error::RecvError::Closed) => return,
                 }
             }
         };
         let in_time = tokio::time::timeout(PATIENCE, gather).await.is_ok();
-        if !in_time {
+        if !in_time && !missed && *self.listening() == listening {
             self.not_heard(&waiting);
         }
         ips
@@ -421,8 +456,25 @@ fn read(ip: v1::ContainerIp) -> Option<ContainerIp> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// Answers a question as an original of that name, which has one address.
+    pub(in super::super) async fn answer(store: &Store, payload: &[u8], name: &str) {
+        let (channel, _) = question(payload).unwrap();
+        let ip = v1::ContainerIp {
+            network: "ctr0".into(),
+            ip: "10.77.0.3".into(),
+            interface: "eth0".into(),
+            node: name.into(),
+        };
+        let node = name.into();
+        let mut said = pipe();
+        for answer in [packed(&ip), packed(&v1::OpComplete { node })] {
+            said.cmd("PUBLISH").arg(&channel).arg(answer);
+        }
+        store.pipeline(&said).await.unwrap();
+    }
 
     /// Bytes recorded from the original.
     fn recorded(name: &str) -> Vec<u8> {
