@@ -296,16 +296,32 @@ fn asked_next(member: &Member) -> Vec<String> {
 async fn nodes_of_ours_are_no_originals_after_their_end() {
     let redis = RedisServer::start();
     let store = open(&redis.url()).await;
-    let node = beacons(&store, 1).await.remove(0);
-    let member = member(&store).await;
+    drop(beacons(&store, 1).await);
+    let mut member = member(&store).await;
     for name in ["own", "n000", "old"] {
         original_beat(&redis, name);
     }
+    redis.cli(&["ZADD", "circuit:{fleet}:leases", "1", "n000"]);
+    member.tick().await;
+    assert_eq!(member.registry.fleet().nodes().len(), 0);
+    member.originals.look(&member.registry).await.unwrap();
+    assert_eq!(originals_of(&member), ["old"]);
+}
+
+#[tokio::test]
+async fn a_node_that_has_left_is_an_original_as_soon_as_that_is_started() {
+    let redis = RedisServer::start();
+    let store = open(&redis.url()).await;
+    let node = beacons(&store, 1).await.remove(0);
+    let mut member = member(&store).await;
+    assert_eq!(member.registry.fleet().nodes().len(), 1);
     scripts::leave(&store, node.publisher.identity())
         .await
         .unwrap();
+    member.tick().await;
+    original_beat(&redis, "n000");
     member.originals.look(&member.registry).await.unwrap();
-    assert_eq!(originals_of(&member), ["old"]);
+    assert_eq!(originals_of(&member), ["n000"]);
 }
 
 #[tokio::test]
