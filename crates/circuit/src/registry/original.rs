@@ -34,9 +34,9 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 const PROBER: &str = "circuit:{fleet}:prober";
 /// What was found.
 const FOUND: &str = "circuit:{fleet}:originals";
-/// For how long a node of ours that is gone may still have such a key: its lease
-/// may have ended so much earlier.
-const OUTLASTS: Duration = Duration::from_secs(30);
+/// How long such a key of ours lasts, whatever the lease: originals wait for an answer of
+/// each that is there. A node of ours that is gone may have one for so long.
+const LASTS: Duration = Duration::from_secs(20);
 /// How long answers are waited for.
 const PATIENCE: Duration = Duration::from_millis(300);
 /// Answers that wait for whoever asked.
@@ -82,7 +82,6 @@ struct Found {
 pub(super) struct Originals {
     store: Store,
     name: String,
-    lease: Duration,
     local: Arc<dyn Local>,
     known: ArcSwap<Vec<v1::NodeInfo>>,
     /// Originals that did not answer since the last look.
@@ -97,7 +96,6 @@ impl Originals {
         Self {
             store: registry.store().clone(),
             name: registry.settings().name.clone(),
-            lease: registry.settings().lease,
             local,
             known: ArcSwap::default(),
             silent: Mutex::default(),
@@ -204,12 +202,11 @@ impl Originals {
 
     /// The original's kind of heartbeat.
     async fn beat(&self) -> Result<(), Failure> {
-        let lease = u64::try_from(self.lease.max(HEARTBEAT * 2).as_millis());
         let mut set = cmd("SET");
         set.arg(format!("{NODES}{}", self.name))
             .arg(heartbeat(self.local.info()))
-            .arg("PX")
-            .arg(lease.unwrap_or(u64::MAX));
+            .arg("EX")
+            .arg(LASTS.as_secs());
         self.store.query(&set).await.map(drop)
     }
 
@@ -281,10 +278,7 @@ impl Originals {
     /// The heartbeats of nodes that are none of ours.
     async fn scan(&self, registry: &Registry) -> Result<Vec<v1::NodeInfo>, Failure> {
         let fleet = registry.fleet();
-        let (ours, gone) = (
-            self.ours(&fleet),
-            scripts::gone(&self.store, OUTLASTS).await?,
-        );
+        let (ours, gone) = (self.ours(&fleet), scripts::gone(&self.store, LASTS).await?);
         let (mut cursor, mut keys) = (b"0".to_vec(), HashSet::new());
         loop {
             let mut scan = cmd("SCAN");
