@@ -613,30 +613,30 @@ fn a_ledger_that_has_lost_its_memory_is_doubted_for_good() {
         fresh: String::new(),
         place: String::new(),
     };
-    let mut agent = Agent::new(hello, TIMING);
+    let (mut agent, ip) = (Agent::new(hello, TIMING), IpAddr::from([10, 0, 0, 2]));
     let mut standing = Standing {
         epoch: "one".into(),
         ..Standing::default()
     };
     agent.learn(&standing, 500);
-    assert!(!agent.doubts_for_good(1_000_000));
+    assert_eq!(agent.withheld_for(POOL, ip, 1_000_000), None);
     standing.suspect = true;
     agent.learn(&standing, 1_000);
     // Whoever is cut off has given what it held until then.
     let end = 1_000 + TIMING.trusted();
-    assert!(!agent.doubts_for_good(end - 1));
+    assert_eq!(agent.withheld_for(POOL, ip, end - 1), Some(1));
     assert_eq!(agent.doubts_for(end - 1), Some(1));
-    assert!(agent.doubts_for_good(end));
+    assert_eq!(agent.withheld_for(POOL, ip, end), Some(0));
     // That it tells of it with each answer changes nothing.
     standing.age = 5_000;
     agent.learn(&standing, 6_000);
-    assert!(agent.doubts_for_good(end));
+    assert_eq!(agent.withheld_for(POOL, ip, end), Some(0));
     // It has lost its memory once more, which was missed.
     standing.age = 40_000;
     agent.learn(&standing, 10 * end);
     let again = 10 * end + TIMING.trusted() - standing.age;
     assert_eq!(agent.doubts_for(again - 1), Some(1));
-    assert!(agent.doubts_for_good(again));
+    assert_eq!(agent.withheld_for(POOL, ip, again), Some(0));
 }
 
 #[test]
@@ -650,7 +650,8 @@ fn a_daemon_that_is_started_anew_doubts_no_ledger_that_lost_its_memory_long_ago(
     };
     agent.learn(&standing, 1_000);
     assert_eq!(agent.doubts_for(1_000), Some(10));
-    assert!(agent.doubts_for_good(1_010));
+    let ip = IpAddr::from([10, 0, 0, 2]);
+    assert_eq!(agent.withheld_for(POOL, ip, 1_010), Some(0));
 }
 
 #[test]

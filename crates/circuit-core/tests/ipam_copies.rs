@@ -96,19 +96,24 @@ fn a_copy_of_a_node_is_given_nothing_while_the_other_lives() {
 
 #[test]
 fn what_a_copy_has_in_stock_too_is_suspect_where_no_wire_can_be_asked() {
-    let moves = |unasked: bool| {
+    let moves = |unasked: bool, born: u64| {
         let (mut ledger, set) = (Ledger::default(), set());
         let mut agent = Agent::new(hello("here"), TIMING);
         let (first, ip) = (ledger.tick(&agent.hello, &TIMING, 1), [10, 0, 0, 7].into());
         agent.heard(&first, 1);
-        agent.all_claimed(1);
-        ledger.exact(&agent.hello, &TIMING, 1, ("lan", ip));
+        if born > 1 {
+            ledger.restarted(&TIMING, born);
+        }
+        let mut now = born + TIMING.trusted();
+        agent.heard(&ledger.tick(&agent.hello, &TIMING, now), now);
+        agent.all_claimed(now);
+        ledger.exact(&agent.hello, &TIMING, now, ("lan", ip));
         let addresses = vec![ip];
         let suspect = false;
         agent.apply("lan", &Entry::Hold { addresses, suspect });
         // The copy of it.
         agent.hello.place = "copy".into();
-        let mut now = 2 * TIMING.lease;
+        now += 2 * TIMING.lease;
         let tick = ledger.tick(&agent.hello, &TIMING, now);
         assert!(tick.moved);
         let marked = Entry::Hold {
@@ -132,18 +137,26 @@ fn what_a_copy_has_in_stock_too_is_suspect_where_no_wire_can_be_asked() {
         let given = agent.give(&wanted, now).unwrap();
         assert_eq!(given.suspect, [ip]);
         agent.release("lan", &wanted.user);
+        let withheld = agent.withheld_for("lan", ip, now);
+        assert_eq!(withheld, Some(TIMING.trusted()), "{born}");
         let is_suspect = |agent: &Agent| agent.pools()["lan"].holding.is_suspect(ip);
         now += TIMING.trusted() - 1;
         agent.heard(&ledger.tick(&agent.hello, &TIMING, now), now);
         assert!(is_suspect(&agent));
+        assert_eq!(agent.withheld_for("lan", ip, now), Some(1));
         now += 1;
+        assert_eq!(agent.withheld_for("lan", ip, now), Some(0));
         let told = agent.heard(&ledger.tick(&agent.hello, &TIMING, now), now);
         (told.entries, is_suspect(&agent))
     };
     let clear = Entry::Clear {
         address: [10, 0, 0, 7].into(),
     };
-    assert_eq!(moves(true), (vec![("lan".to_owned(), clear)], false));
-    // Where it can be asked, it is.
-    assert_eq!(moves(false), (Vec::new(), true));
+    // Whether Redis was ever started anew, or not.
+    for born in [1, 100_000] {
+        let cleared = (vec![("lan".to_owned(), clear.clone())], false);
+        assert_eq!(moves(true, born), cleared, "{born}");
+        // Where it can be asked, it is.
+        assert_eq!(moves(false, born), (Vec::new(), true), "{born}");
+    }
 }

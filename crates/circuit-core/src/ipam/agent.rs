@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::wire::Wanted;
-use super::{AddressSet, Entry, Hello, Holding, Missing, Standing, Tick, Timing, Use, User};
+use super::{AddressSet, Entry, Hello, Holding, Missing, Moved, Standing, Tick, Timing, Use, User};
 
 /// How far a node may rely on what it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,10 +83,7 @@ pub struct Agent {
     /// may be in use by now.
     doubts: Option<u64>,
     taken: Taken,
-    /// Another may have given what is held meanwhile: until then the wire is asked for it.
-    moved_until: u64,
-    /// What was in stock then, and sound.
-    moved_stock: Vec<(String, IpAddr)>,
+    moved: Moved,
 }
 
 /// Whether another host calls by this node's id.
@@ -111,8 +108,7 @@ impl Agent {
             claiming: false,
             doubts: None,
             taken: Taken::No,
-            moved_until: 0,
-            moved_stock: Vec::new(),
+            moved: Moved::default(),
         }
     }
 
@@ -135,6 +131,16 @@ impl Agent {
     /// Takes up when the ledger last confirmed what is held, if it did.
     pub fn set_confirmed(&mut self, at: Option<u64>) {
         self.confirmed = at;
+    }
+
+    /// How this node came to its place.
+    pub fn moved(&self) -> &Moved {
+        &self.moved
+    }
+
+    /// Takes up how this node came to its place.
+    pub fn set_moved(&mut self, moved: Moved) {
+        self.moved = moved;
     }
 
     /// The pools, by name.
@@ -199,15 +205,27 @@ impl Agent {
         }
     }
 
-    /// Whether the ledger has lost something, and those who may still have given what
-    /// it gives anew do so no more: what is suspect from then on is so for ever.
-    pub fn doubts_for_good(&self, now: u64) -> bool {
-        self.doubts.is_some_and(|until| now >= until)
-    }
-
-    /// For how many milliseconds more they may, if so.
+    /// For how many milliseconds more those may give what they hold who have not heard that
+    /// the ledger has lost something, if so.
     pub fn doubts_for(&self, now: u64) -> Option<u64> {
         self.doubts?.checked_sub(now).filter(|left| *left > 0)
+    }
+
+    /// For how many milliseconds more a suspect address is not to be given where the wire
+    /// cannot be asked: until all who may have given it give nothing new any more. `None`
+    /// when it is so for ever.
+    pub fn withheld_for(&self, pool: &str, address: IpAddr, now: u64) -> Option<u64> {
+        let by_move = || {
+            let mut stock = self.moved.stock.iter();
+            stock.any(|(name, ip)| name == pool && *ip == address)
+        };
+        // Once the ledger has lost something, all is suspect from then on.
+        let until = match self.doubts {
+            Some(until) => until.max(self.moved.until),
+            None if by_move() => self.moved.until,
+            None => return None,
+        };
+        Some(until.saturating_sub(now))
     }
 
     /// Takes up how the ledger stands at this time. When it has another memory now, what is
@@ -232,7 +250,7 @@ impl Agent {
         self.hello.count = standing.count;
         self.claiming = true;
         self.confirmed = None;
-        self.moved_stock.clear();
+        self.moved.stock.clear();
         let mut entries = Vec::new();
         for (name, pool) in &mut self.pools {
             let addresses: Vec<IpAddr> = pool.holding.spare().collect();
@@ -251,12 +269,14 @@ impl Agent {
             return Duty::default();
         }
         let mut entries = Vec::new();
-        if tick.moved {
-            self.moved_until = asked.saturating_add(self.timing.trusted());
+        // The answer that said so may have been lost: it is said once.
+        if tick.moved || (tick.known && self.moved.unheard) {
+            self.moved.until = asked.saturating_add(self.timing.trusted());
             entries.extend(self.distrust_stock());
         }
+        self.moved.unheard = false;
         entries.extend(self.learn(&tick.standing, asked));
-        if asked >= self.moved_until {
+        if asked >= self.moved.until {
             entries.extend(self.trust_stock());
         }
         let held = self.held();
@@ -266,13 +286,17 @@ impl Agent {
         if !self.claiming {
             self.confirmed = Some(asked);
         }
-        let mut give_back = Vec::new();
+        let (mut give_back, stock) = (Vec::new(), &self.moved.stock);
         for (name, pool) in &mut self.pools {
             let wanted = tick.wanted.contains(name);
             if wanted {
                 pool.modest_until = asked + super::ledger::WANTED_MS;
             }
-            let more = pool.unneeded(wanted);
+            let mut more = pool.unneeded(wanted);
+            if pool.link.is_none() {
+                // It would be suspect for ever then.
+                more.retain(|ip| !stock.iter().any(|(of, its)| of == name && its == ip));
+            }
             if !more.is_empty() {
                 give_back.push((name.clone(), more));
             }
@@ -295,7 +319,7 @@ impl Agent {
                 continue;
             }
             let its = addresses.iter().map(|ip| (name.clone(), *ip));
-            self.moved_stock.extend(its);
+            self.moved.stock.extend(its);
             let suspect = true;
             let entry = Entry::Hold { addresses, suspect };
             pool.holding.apply(&entry);
@@ -308,13 +332,15 @@ impl Agent {
     /// else such a network would lose its stock with each reboot.
     fn trust_stock(&mut self) -> Vec<(String, Entry)> {
         let mut entries = Vec::new();
-        for (name, address) in std::mem::take(&mut self.moved_stock) {
+        for (name, address) in std::mem::take(&mut self.moved.stock) {
             let Some(pool) = self.pools.get_mut(&name) else {
                 continue;
             };
-            if pool.sets.is_empty() {
+            if !pool.holding.holds(address) {
+                // It is not the same any more when it comes again.
+            } else if pool.sets.is_empty() {
                 // Nobody has said yet on which wire it is.
-                self.moved_stock.push((name, address));
+                self.moved.stock.push((name, address));
             } else if pool.link.is_none() && pool.holding.is_suspect(address) {
                 let entry = Entry::Clear { address };
                 pool.holding.apply(&entry);
@@ -366,7 +392,7 @@ impl Agent {
     pub fn give(&mut self, wanted: &Wanted, now: u64) -> Result<Given, Refusal> {
         let trust = self.trust(now);
         let all =
-            trust == Trust::Doubtful || self.doubts_for(now).is_some() || now < self.moved_until;
+            trust == Trust::Doubtful || self.doubts_for(now).is_some() || now < self.moved.until;
         let pool = self.pool(&wanted.pool);
         pool.sets.clone_from(&wanted.sets);
         if wanted.link.is_some() || wanted.unasked {

@@ -10,6 +10,7 @@
 pub mod agent;
 mod holding;
 pub mod ledger;
+mod moved;
 mod owner;
 mod span;
 mod terms;
@@ -17,6 +18,7 @@ pub mod wire;
 
 pub use agent::{Agent, Duty, Given, Refusal, Trust};
 pub use holding::{Entry, Holding, Missing};
+pub use moved::Moved;
 pub use owner::{Use, User};
 pub use span::{AddressSet, Span, from_key, key};
 pub use terms::{Exact, Hello, Listed, Standing, Taken, Tick, Timing, Wish};

@@ -4,11 +4,20 @@
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{AddressSet, User};
+use crate::cni::{AnyCase as _, JsonObject};
 
 /// Where the keeper listens.
 pub const DEFAULT_SOCKET: &str = "/run/circuit/ipam.sock";
+
+/// The socket that a configuration of `circuit` names: as everywhere, `null` and an empty
+/// text are none.
+pub fn named_socket(ipam: &JsonObject) -> Option<&Value> {
+    let named = |value: &&Value| !value.is_null() && value.as_str() != Some("");
+    ipam.find("socket").filter(named)
+}
 
 /// What the driver asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -109,17 +109,13 @@ pub fn is_intact() -> Result<bool> {
     let Some(cookie) = nft.cookie else {
         return Ok(true);
     };
-    let lost = with_cache(|cache| cache.lost.remove(&cookie));
-    let there = all_there(&mut nft, cookie);
-    if there.is_err() && lost {
-        // It is still to be said.
-        with_cache(|cache| cache.lost.insert(cookie));
-    }
-    Ok(there? && !lost)
+    look_again(&mut nft, cookie)?;
+    Ok(!with_cache(|cache| cache.lost.remove(&cookie)))
 }
 
-/// Looks for what was last seen in an earlier generation of the ruleset.
-fn all_there(nft: &mut Nft, cookie: u64) -> Result<bool> {
+/// Looks for what was last seen in an earlier generation of the ruleset, and notes a loss:
+/// it is still to be said when something else cannot be looked at.
+fn look_again(nft: &mut Nft, cookie: u64) -> Result<()> {
     let generation = nft.generation()?;
     let stale: Vec<(String, u32, Look)> = with_cache(|cache| {
         let of_here = cache.known.iter().filter(|((of, _), _)| *of == cookie);
@@ -128,11 +124,12 @@ fn all_there(nft: &mut Nft, cookie: u64) -> Result<bool> {
             .map(|((_, name), known)| (name.clone(), known.generation, Arc::clone(&known.look)))
             .collect()
     });
-    let mut there = true;
     for (name, seen, look) in stale {
         let is_there = look(nft)?;
-        there &= is_there;
         with_cache(|cache| {
+            if !is_there {
+                cache.lost.insert(cookie);
+            }
             // Another thread may have made it again meanwhile.
             let Entry::Occupied(mut known) = cache.known.entry((cookie, name)) else {
                 return;
@@ -145,7 +142,7 @@ fn all_there(nft: &mut Nft, cookie: u64) -> Result<bool> {
             }
         });
     }
-    Ok(there)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -176,6 +173,17 @@ mod tests {
         nft.forget_all("a test");
         assert!(!is_intact().unwrap());
         assert!(is_intact().unwrap());
+        // So is one that is found beside something that cannot be looked at.
+        let old = generation.wrapping_sub(1);
+        for (name, answer) in [("a test", Ok(false)), ("b test", Err(NftError::Busy))] {
+            let answer = Mutex::new(Some(answer));
+            let next = move || answer.lock().unwrap().take();
+            nft.note(name, 7, old, move |_| next().unwrap_or(Ok(true)));
+        }
+        assert!(is_intact().is_err());
+        assert!(!is_intact().unwrap());
+        assert!(is_intact().unwrap());
+        nft.forget_all("b test");
         // Another namespace may get its number from one that is gone.
         let elsewhere = std::thread::spawn(|| {
             OLD_KERNEL.set(true);

@@ -8,9 +8,9 @@ use circuit_core::{
     Error, Result,
     cni::ConfigList,
     datapath::{Held, Holder, Pool},
+    ipam::wire::named_socket,
 };
 use circuit_net::driver;
-use serde_json::Value;
 
 use super::standing::Lender;
 
@@ -41,8 +41,8 @@ impl Giver {
         let ipams = config.plugins.iter().filter_map(|plugin| plugin.ipam());
         let mut circuit = ipams.filter(|ipam| ipam.kind() == Some("circuit"));
         circuit.all(|ipam| {
-            let told = ipam.raw().find("socket").and_then(Value::as_str);
-            told.is_none_or(|socket| Path::new(socket) == self.socket)
+            named_socket(ipam.raw())
+                .is_none_or(|socket| socket.as_str().map(Path::new) == Some(self.socket.as_path()))
         })
     }
 }
@@ -193,6 +193,7 @@ mod tests {
         let own = accounts(Some(giver));
         for (socket, ours) in [
             (json!(null), true),
+            (json!(""), true),
             (json!("/run/own.sock"), true),
             (json!("/run/other.sock"), false),
         ] {

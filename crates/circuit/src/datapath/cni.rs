@@ -409,6 +409,8 @@ impl Datapath for CniDatapath {
         self.be_silent(attachment);
         let config = ConfigList::parse(attachment.config.as_bytes())?;
         let lock = self.lock(attachment).await?;
+        // While the interface is there, from which its server is told.
+        self.accounts.lender.give_back(attachment).await?;
         let told = remains::with_result(attachment, &config, self.cni.workers()).await;
         let attachment = told.as_ref().unwrap_or(attachment);
         if attachment.netns.is_some() || !masquerades(&config, &attachment.natives) {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use circuit_core::{
-    Result,
+    Error, Result,
     attachment::{Attachment, ContainerRecord, Phase},
     cni::ConfigList,
     datapath::Held,
@@ -99,6 +99,20 @@ impl Lender {
             true => self.keeper.check(&holder).is_ok(),
             false => !self.keeper.has_ended(&holder),
         }
+    }
+
+    /// Gives back what this daemon has lent to an attachment that is taken away, where
+    /// plugins ask another daemon, which knows nothing of it.
+    pub(super) async fn give_back(&self, attachment: &Attachment) -> Result<()> {
+        let holder = self.holder(attachment).filter(|_| !self.listens);
+        let Some(holder) = holder else {
+            return Ok(());
+        };
+        let keeper = self.keeper.clone();
+        let released = tokio::task::spawn_blocking(move || keeper.release(&holder)).await;
+        released
+            .map_err(|error| Error::internal(format!("giving a lease back failed: {error}")))?
+            .map_err(|report| Error::internal(report.text()))
     }
 
     /// Forgets that the lease of an attachment has come to an end, as that is taken away.

@@ -32,7 +32,14 @@ struct Open {
     /// The host did not have the address at the last look.
     missed: bool,
     stop: CancellationToken,
-    serving: JoinHandle<()>,
+    /// None where the daemon answers on all of the host's addresses, or on this one.
+    serving: Option<JoinHandle<()>>,
+}
+
+impl Open {
+    fn is_served(&self) -> bool {
+        self.serving.as_ref().is_none_or(|it| !it.is_finished())
+    }
 }
 
 impl Gateways {
@@ -55,8 +62,7 @@ impl Gateways {
         let mut servers = Vec::new();
         let mut here = None;
         for gateway in gateways {
-            let is_open = |open: &Open| !open.serving.is_finished();
-            if open.get(gateway).is_some_and(is_open) {
+            if open.get(gateway).is_some_and(Open::is_served) {
                 servers.push(*gateway);
                 continue;
             }
@@ -67,14 +73,18 @@ impl Gateways {
             if !here.contains(gateway) {
                 continue;
             }
-            if self.dns.listens_on(*gateway) {
-                servers.push(*gateway);
-                continue;
-            }
-            // An address of IPv6 is looked for at first, and cannot be used.
-            let listener = Listener::bind((*gateway, PORT).into(), true)?;
-            open.insert(*gateway, self.start(network, listener));
-            self.keep_from_ports(&open);
+            let opened = match self.dns.listens_on(*gateway) {
+                true => Open {
+                    network: network.into(),
+                    missed: false,
+                    stop: CancellationToken::new(),
+                    serving: None,
+                },
+                // An address of IPv6 is looked for at first, and cannot be used.
+                false => self.start(network, Listener::bind((*gateway, PORT).into(), true)?),
+            };
+            open.insert(*gateway, opened);
+            self.keep_from_ports(&open, true);
             servers.push(*gateway);
         }
         if servers.is_empty() {
@@ -105,7 +115,7 @@ impl Gateways {
             network,
             missed: false,
             stop,
-            serving,
+            serving: Some(serving),
         }
     }
 
@@ -118,28 +128,32 @@ impl Gateways {
                 _ = timer.tick() => {}
             }
             self.look(addresses_of_host);
-            self.keep_all_from_ports().await;
+            self.keep_all_from_ports(true).await;
         }
         self.close(|_, _| true);
-        self.keep_all_from_ports().await;
+        self.keep_all_from_ports(false).await;
     }
 
     /// Also makes again what other programs took away of it.
-    async fn keep_all_from_ports(self: &Arc<Self>) {
+    async fn keep_all_from_ports(self: &Arc<Self>, listens: bool) {
         let gateways = Arc::clone(self);
         let kept = tokio::task::spawn_blocking(move || {
             let open = gateways.open.lock().unwrap_or_else(PoisonError::into_inner);
-            gateways.keep_from_ports(&open);
+            gateways.keep_from_ports(&open, listens);
         });
         if let Err(error) = kept.await {
             tracing::error!(%error, "keeping published ports from dns hit a defect");
         }
     }
 
-    /// A container that publishes port 53 at all addresses is not who is asked for names.
-    fn keep_from_ports(&self, open: &HashMap<IpAddr, Open>) {
-        let served = open.iter().filter(|(_, it)| !it.serving.is_finished());
-        let kept = leave_to_daemon(served.map(|(ip, _)| (*ip, PORT).into()).collect());
+    /// A container that publishes port 53 at all addresses is not who is asked for names:
+    /// neither there nor, while the daemon `listens`, where it was told to.
+    fn keep_from_ports(&self, open: &HashMap<IpAddr, Open>, listens: bool) {
+        let served = open.iter().filter(|(_, it)| it.is_served());
+        let served = served.map(|(ip, _)| (*ip, PORT).into());
+        let told = self.dns.settings().listen.iter();
+        let told = told.filter(|at| listens && !at.ip().is_unspecified());
+        let kept = leave_to_daemon(served.chain(told.copied()).collect());
         if let Err(error) = &kept
             && !self.told.load(Ordering::Relaxed)
         {

@@ -8,12 +8,13 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
+    net::IpAddr,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use circuit_core::ipam::Entry;
+use circuit_core::ipam::{Agent, Entry, Moved};
 use serde::{Deserialize, Serialize};
 
 /// Its name in the state folder.
@@ -39,6 +40,14 @@ pub(super) enum Line {
     /// When the ledger last confirmed what is held, by the clock of a boot; written in
     /// this place, and no word for a copy.
     Confirmed { boot: String, at: u64 },
+    /// The node came from another place: until when what is held is doubted, by the clock
+    /// of a boot as above, and what was in stock. Without a boot the ledger has not answered
+    /// there yet.
+    Moved {
+        boot: Option<String>,
+        until: u64,
+        stock: Vec<(String, IpAddr)>,
+    },
 }
 
 /// The file.
@@ -173,6 +182,77 @@ impl Journal {
         *self.open() = new;
         Ok(())
     }
+}
+
+/// Takes up what is written.
+pub(super) fn take_up(agent: &mut Agent, lines: &[Line], place: &str) {
+    let mut moved = Moved::default();
+    for line in lines {
+        match line {
+            Line::Change { pool, entry } => agent.apply(pool, entry),
+            Line::Known { epoch, count } => {
+                if agent.hello.epoch != *epoch {
+                    agent.set_confirmed(None);
+                }
+                agent.hello.epoch.clone_from(epoch);
+                agent.hello.count = *count;
+            }
+            // After a reboot nobody knows how long it took.
+            Line::Confirmed { boot, at } if boot == place => {
+                agent.set_confirmed(Some(*at));
+                moved.unheard = false;
+            }
+            Line::Confirmed { .. } => moved.unheard = true,
+            Line::Moved { boot, until, stock } => {
+                let here = boot.as_deref() == Some(place);
+                moved = Moved {
+                    unheard: !here,
+                    until: if here { *until } else { 0 },
+                    stock: stock.clone(),
+                };
+            }
+        }
+    }
+    agent.set_moved(moved);
+}
+
+/// All that is to be written of it.
+pub(super) fn whole(agent: &Agent, place: &str) -> Vec<Line> {
+    let mut lines = known(agent, place);
+    for (name, pool) in agent.pools() {
+        let entries = pool.holding.entries().into_iter();
+        lines.extend(entries.map(|entry| Line::Change {
+            pool: name.clone(),
+            entry,
+        }));
+    }
+    lines
+}
+
+/// What is known of the ledger, and of this node's place.
+pub(super) fn known(agent: &Agent, place: &str) -> Vec<Line> {
+    let mut lines = Vec::new();
+    if !agent.hello.epoch.is_empty() {
+        lines.push(Line::Known {
+            epoch: agent.hello.epoch.clone(),
+            count: agent.hello.count,
+        });
+    }
+    if let Some(at) = agent.confirmed() {
+        lines.push(Line::Confirmed {
+            boot: place.to_owned(),
+            at,
+        });
+    }
+    let moved = agent.moved();
+    if *moved != Moved::default() {
+        lines.push(Line::Moved {
+            boot: (!moved.unheard).then(|| place.to_owned()),
+            until: moved.until,
+            stock: moved.stock.clone(),
+        });
+    }
+    lines
 }
 
 fn write_whole(path: &Path, lines: &[Line]) -> io::Result<Open> {

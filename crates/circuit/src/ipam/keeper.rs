@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use super::answered::Answered;
 use super::clock::{now, place};
-use super::journal::{FILE, Journal, Line, load};
+use super::journal::{FILE, Journal, Line, known, load, take_up, whole};
 use super::ledger::Ledger;
 use super::remote::copied;
 use super::wire::{Heard, Wire, on_the_wire};
@@ -307,11 +307,15 @@ impl Keeper {
         if entries.is_empty() {
             return Ok(());
         }
-        let change = |entry: &Entry| Line::Change {
-            pool: pool.to_owned(),
-            entry: entry.clone(),
-        };
+        let change = |entry: &Entry| change(pool, entry);
         self.append(&entries.iter().map(change).collect::<Vec<_>>())
+    }
+
+    /// Writes down what was heard, and what is known from it: one does not go without the
+    /// other.
+    pub(super) fn write_heard(&self, agent: &Agent, entries: &[(String, Entry)]) -> Result<()> {
+        let entries = entries.iter().map(|(pool, entry)| change(pool, entry));
+        self.write_with_known(agent, entries.collect())
     }
 
     fn append(&self, lines: &[Line]) -> Result<()> {
@@ -339,10 +343,15 @@ impl Keeper {
 
     /// Writes what is known of the ledger, if it is one that is remembered.
     pub(super) fn write_known(&self, agent: &Agent) -> Result<()> {
+        self.write_with_known(agent, Vec::new())
+    }
+
+    fn write_with_known(&self, agent: &Agent, mut lines: Vec<Line>) -> Result<()> {
         if self.ledger.own_epoch().is_some() {
-            return Ok(());
+            return self.append(&lines);
         }
-        self.append(&known(agent, &self.place))?;
+        lines.extend(known(agent, &self.place));
+        self.append(&lines)?;
         let written = agent.confirmed().unwrap_or_default();
         self.written.store(written, Ordering::Relaxed);
         Ok(())
@@ -440,53 +449,13 @@ pub(super) fn listed(ips: &[IpAddr]) -> String {
     texts.join(", ")
 }
 
+fn change(pool: &str, entry: &Entry) -> Line {
+    Line::Change {
+        pool: pool.to_owned(),
+        entry: entry.clone(),
+    }
+}
+
 fn cannot_write(error: std::io::Error) -> Error {
     Error::internal(format!("cannot write the journal of addresses: {error}"))
-}
-
-fn take_up(agent: &mut Agent, lines: &[Line], place: &str) {
-    for line in lines {
-        match line {
-            Line::Change { pool, entry } => agent.apply(pool, entry),
-            Line::Known { epoch, count } => {
-                if agent.hello.epoch != *epoch {
-                    agent.set_confirmed(None);
-                }
-                agent.hello.epoch.clone_from(epoch);
-                agent.hello.count = *count;
-            }
-            // After a reboot nobody knows how long it took.
-            Line::Confirmed { boot, at } if boot == place => agent.set_confirmed(Some(*at)),
-            Line::Confirmed { .. } => {}
-        }
-    }
-}
-
-fn whole(agent: &Agent, place: &str) -> Vec<Line> {
-    let mut lines = known(agent, place);
-    for (name, pool) in agent.pools() {
-        let entries = pool.holding.entries().into_iter();
-        lines.extend(entries.map(|entry| Line::Change {
-            pool: name.clone(),
-            entry,
-        }));
-    }
-    lines
-}
-
-fn known(agent: &Agent, place: &str) -> Vec<Line> {
-    let mut lines = Vec::new();
-    if !agent.hello.epoch.is_empty() {
-        lines.push(Line::Known {
-            epoch: agent.hello.epoch.clone(),
-            count: agent.hello.count,
-        });
-    }
-    if let Some(at) = agent.confirmed() {
-        lines.push(Line::Confirmed {
-            boot: place.to_owned(),
-            at,
-        });
-    }
-    lines
 }

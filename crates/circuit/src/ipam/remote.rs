@@ -71,16 +71,17 @@ impl Keeper {
         let tick = self.ledger.tick(&self.hello()).await?;
         let duty = {
             let mut agent = self.agent();
-            let before = (agent.hello.epoch.clone(), agent.hello.count);
+            let known = |agent: &Agent| {
+                let hello = &agent.hello;
+                (hello.epoch.clone(), hello.count, agent.moved().clone())
+            };
+            let before = known(&agent);
             let duty = agent.heard(&tick, asked);
             if let Some((other, _)) = agent.taken() {
                 return Err(copied(other));
             }
-            for (pool, entry) in &duty.entries {
-                self.write(pool, std::slice::from_ref(entry))?;
-            }
-            if before != (agent.hello.epoch.clone(), agent.hello.count) {
-                self.write_known(&agent)?;
+            if before != known(&agent) || !duty.entries.is_empty() {
+                self.write_heard(&agent, &duty.entries)?;
             }
             duty
         };

@@ -73,15 +73,14 @@ impl Keeper {
     }
 
     /// What is held for sure is given without a question. Once the ledger has lost its
-    /// memory, all is suspect for ever: it is given when nodes that are cut off give
-    /// nothing any more, for a network without addresses would be none.
+    /// memory, all is suspect for ever: it is given when nodes that are cut off, and copies
+    /// of this one, give nothing any more, for a network without addresses would be none.
     fn hear_nothing(&self, wanted: &Wanted, given: &Given) -> Result<Heard> {
         let places = self.suspects(wanted, given);
-        let for_good = self.agent().doubts_for_good(now());
         if places.is_empty() {
             return Ok(Heard::Nobody);
         }
-        if for_good {
+        if self.withheld_for(wanted, given) == Some(0) {
             tracing::warn!(
                 pool = wanted.pool,
                 network = wanted.network,
@@ -104,19 +103,32 @@ impl Keeper {
         places.map(|(place, _)| place).collect()
     }
 
+    /// For how many milliseconds more those are not given, if there is an end.
+    fn withheld_for(&self, wanted: &Wanted, given: &Given) -> Option<u64> {
+        let suspects = self.suspects(wanted, given);
+        let (agent, now) = (self.agent(), now());
+        let of = |place: &usize| agent.withheld_for(&wanted.pool, given.addresses[*place], now);
+        suspects
+            .iter()
+            .try_fold(0, |longest, place| Some(of(place)?.max(longest)))
+    }
+
     /// What to say of an address that is not given, as nobody could be asked for it.
     pub(super) fn not_heard(&self, wanted: &Wanted, given: &Given, why: Option<&Error>) -> Reply {
         let (addresses, pool) = (listed(&given.suspect), &wanted.pool);
         let network = &wanted.network;
-        Reply::Later(match (why, self.agent().doubts_for(now())) {
+        let by = match self.agent().doubts_for(now()) {
+            Some(_) => "a node that is away, as redis was started anew or has lost what it knew",
+            None => "a copy of this host, as this one was started anew",
+        };
+        Reply::Later(match (why, self.withheld_for(wanted, given)) {
             (Some(why), _) => format!(
                 "{addresses} of pool {pool} may be in use by a node that is away, and the wire of \
                  network {network} cannot be asked: {why}"
             ),
             (None, Some(ms)) => format!(
-                "{addresses} of pool {pool} may be in use by a node that is away, as redis was \
-                 started anew or has lost what it knew, and the wire of network {network} cannot \
-                 be asked: addresses are given in {} s",
+                "{addresses} of pool {pool} may be in use by {by}, and the wire of network \
+                 {network} cannot be asked: addresses are given in {} s",
                 ms.div_ceil(1000)
             ),
             (None, None) => format!(

@@ -7,8 +7,8 @@
 //! next look at who is there.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use circuit_api::v1;
@@ -34,9 +34,9 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 const PROBER: &str = "circuit:{fleet}:prober";
 /// What was found.
 const FOUND: &str = "circuit:{fleet}:originals";
-/// For how long a node of ours that is gone may still have such a key: its lease
-/// may have ended so much earlier.
-const OUTLASTS: Duration = Duration::from_secs(30);
+/// How long such a key of ours lasts, whatever the lease: originals wait for an answer of
+/// each that is there. A node of ours that is gone may have one for so long.
+const LASTS: Duration = Duration::from_secs(20);
 /// How long answers are waited for.
 const PATIENCE: Duration = Duration::from_millis(300);
 /// Answers that wait for whoever asked.
@@ -82,12 +82,13 @@ struct Found {
 pub(super) struct Originals {
     store: Store,
     name: String,
-    lease: Duration,
     local: Arc<dyn Local>,
     known: ArcSwap<Vec<v1::NodeInfo>>,
     /// Originals that did not answer since the last look.
     silent: Mutex<HashSet<String>>,
     replies: broadcast::Sender<Reply>,
+    /// Since when no answer is missed; none while answers are not listened to.
+    listening: Mutex<Option<Instant>>,
 }
 
 impl Originals {
@@ -95,11 +96,11 @@ impl Originals {
         Self {
             store: registry.store().clone(),
             name: registry.settings().name.clone(),
-            lease: registry.settings().lease,
             local,
             known: ArcSwap::default(),
             silent: Mutex::default(),
             replies: broadcast::channel(WAITING).0,
+            listening: Mutex::default(),
         }
     }
 
@@ -145,17 +146,17 @@ impl Originals {
                     Some(Event::Resumed) => self.told(self.beat().await),
                     None => break,
                 },
-                event = answer => if let Some(Event::Message { channel, payload }) = event {
-                    // Nobody may be waiting.
-                    let _ = self.replies.send((channel, payload));
+                event = answer => match event {
+                    Some(event) => self.hear(event),
+                    None => break,
                 },
                 _ = timer.tick() => {
                     self.told(self.beat().await);
                     self.told(self.look(registry).await);
                     let any = !self.known.load().is_empty();
                     if any != answers.is_some() {
-                        let pattern = format!("{ANSWERS}*");
-                        answers = any.then(|| self.store.subscribe(&[], &[&pattern]));
+                        answers = any.then(|| self.answers());
+                        *self.listening() = None;
                     }
                 }
             }
@@ -167,6 +168,32 @@ impl Originals {
         }
     }
 
+    /// What originals answer.
+    pub(super) fn answers(&self) -> Subscription {
+        self.store.subscribe(&[], &[&format!("{ANSWERS}*")])
+    }
+
+    fn listening(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.listening
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what came of the [`answers`](Self::answers).
+    pub(super) fn hear(&self, event: Event) {
+        match event {
+            Event::Message { channel, payload } => {
+                // Nobody may be waiting.
+                let _ = self.replies.send((channel, payload));
+            }
+            // Who was silent before may have been missed.
+            Event::Resumed => {
+                *self.listening() = Some(Instant::now());
+                self.forget_silence();
+            }
+        }
+    }
+
     fn told(&self, outcome: Result<(), Failure>) {
         if let Err(failure) = outcome {
             tracing::debug!(%failure, "nothing was said to nodes of the original");
@@ -175,12 +202,11 @@ impl Originals {
 
     /// The original's kind of heartbeat.
     async fn beat(&self) -> Result<(), Failure> {
-        let lease = u64::try_from(self.lease.max(HEARTBEAT * 2).as_millis());
         let mut set = cmd("SET");
         set.arg(format!("{NODES}{}", self.name))
             .arg(heartbeat(self.local.info()))
-            .arg("PX")
-            .arg(lease.unwrap_or(u64::MAX));
+            .arg("EX")
+            .arg(LASTS.as_secs());
         self.store.query(&set).await.map(drop)
     }
 
@@ -240,18 +266,19 @@ impl Originals {
         self.known.store(Arc::new(found));
         // One that was late once may be in time now: an original tells nothing from
         // which that could be seen.
+        self.forget_silence();
+        Ok(())
+    }
+
+    fn forget_silence(&self) {
         let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
         silent.clear();
-        Ok(())
     }
 
     /// The heartbeats of nodes that are none of ours.
     async fn scan(&self, registry: &Registry) -> Result<Vec<v1::NodeInfo>, Failure> {
         let fleet = registry.fleet();
-        let (ours, gone) = (
-            self.ours(&fleet),
-            scripts::gone(&self.store, OUTLASTS).await?,
-        );
+        let (ours, gone) = (self.ours(&fleet), scripts::gone(&self.store, LASTS).await?);
         let (mut cursor, mut keys) = (b"0".to_vec(), HashSet::new());
         loop {
             let mut scan = cmd("SCAN");
@@ -293,10 +320,11 @@ impl Originals {
     /// What originals have of a container.
     pub(super) async fn ask(&self, container: &str, fleet: &Snapshot) -> Vec<ContainerIp> {
         let mut waiting = self.to_wait_for(fleet);
-        if waiting.is_empty() {
+        let listening = *self.listening();
+        if waiting.is_empty() || listening.is_none() {
             return Vec::new();
         }
-        let mut replies = self.replies.subscribe();
+        let (mut replies, mut missed) = (self.replies.subscribe(), false);
         let channel = channel();
         let mut publish = cmd("PUBLISH");
         publish.arg(QUESTIONS).arg(asked(&channel, container));
@@ -314,13 +342,14 @@ impl Originals {
                             ips.extend(read(ip));
                         }
                     }
-                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Ok(_) => {}
+                    Err(broadcast::error::RecvError::Lagged(_)) => missed = true,
                     Err(broadcast::error::RecvError::Closed) => return,
                 }
             }
         };
         let in_time = tokio::time::timeout(PATIENCE, gather).await.is_ok();
-        if !in_time {
+        if !in_time && !missed && *self.listening() == listening {
             self.not_heard(&waiting);
         }
         ips
@@ -421,8 +450,25 @@ fn read(ip: v1::ContainerIp) -> Option<ContainerIp> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// Answers a question as an original of that name, which has one address.
+    pub(in super::super) async fn answer(store: &Store, payload: &[u8], name: &str) {
+        let (channel, _) = question(payload).unwrap();
+        let ip = v1::ContainerIp {
+            network: "ctr0".into(),
+            ip: "10.77.0.3".into(),
+            interface: "eth0".into(),
+            node: name.into(),
+        };
+        let node = name.into();
+        let mut said = pipe();
+        for answer in [packed(&ip), packed(&v1::OpComplete { node })] {
+            said.cmd("PUBLISH").arg(&channel).arg(answer);
+        }
+        store.pipeline(&said).await.unwrap();
+    }
 
     /// Bytes recorded from the original.
     fn recorded(name: &str) -> Vec<u8> {
@@ -450,9 +496,19 @@ mod tests {
         let bytes = recorded("cluster-complete");
         let done: v1::OpComplete = unpacked(&bytes).unwrap();
         assert_eq!((packed(&done), &*done.node), (bytes, "node3"));
-        let bytes = recorded("node-heartbeat");
-        let node: v1::NodeInfo = unpacked(&bytes).unwrap();
-        assert_eq!(packed(&node), bytes);
+    }
+
+    #[test]
+    fn heartbeats_are_the_originals_to_the_byte() {
+        let info = NodeInfo {
+            name: "node1".into(),
+            version: "master-dev (HEAD)".into(),
+            cpus: 2,
+            memory: 25_276_510_208,
+            uptime: 2168,
+            kernel_version: "6.18.44-fc-v657".into(),
+        };
+        assert_eq!(heartbeat(info), recorded("node-heartbeat"));
     }
 
     #[test]

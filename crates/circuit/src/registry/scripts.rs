@@ -51,11 +51,11 @@ local function tell(node, kind, change)
     redis.call('PUBLISH', 'circuit:{fleet}:changes', head .. (change or ''))
     return revision
 end
-local function forget(node)
+local function forget(node, went)
     redis.call('ZREM', KEYS[1], node)
     redis.call('HDEL', KEYS[2], node)
     redis.call('DEL', KEYS[6] .. node)
-    redis.call('ZADD', KEYS[5], now, node)
+    redis.call('ZADD', KEYS[5], went, node)
     tell(node, 'gone')
 end
 local function owner(node)
@@ -76,7 +76,7 @@ static TICK: LazyLock<Script> = LazyLock::new(|| {
     Script::new(with_helpers!(
         r"
 for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 20)) do
-    forget(dead)
+    forget(dead, now)
 end
 for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', now - 3600000, 'LIMIT', 0, 20)) do
     redis.call('ZREM', KEYS[5], gone)
@@ -132,13 +132,15 @@ return {
     )
 });
 
-/// ARGV: node, id, token. Gives the lease up, if it is the caller's.
+/// ARGV: node, id, token. Gives the lease up, if it is the caller's. It has taken its
+/// heartbeat of the original's kind away before: for [`gone`] it went long ago, as an
+/// original may have that name from now on.
 static LEAVE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(with_helpers!(
         r"
 local id, _, token = owner(ARGV[1])
 if id ~= ARGV[2] or token ~= ARGV[3] then return 0 end
-forget(ARGV[1])
+forget(ARGV[1], now - 600000)
 return 1"
     ))
 });
@@ -380,7 +382,7 @@ pub(super) async fn list(store: &Store) -> Result<Vec<Listed>, Failure> {
     }
 }
 
-/// Nodes that went within so much time; some may be back.
+/// Nodes whose leases ended within so much time, of minutes at most; some may be back.
 pub(super) async fn gone(store: &Store, within: Duration) -> Result<HashSet<String>, Failure> {
     let within = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
     let answer = store.script(&GONE, &KEYS, &[within.into()]).await?;

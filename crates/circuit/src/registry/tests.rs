@@ -236,20 +236,92 @@ fn originals_of(member: &Member) -> Vec<String> {
     names.into_iter().collect()
 }
 
+/// An original that has a container, from when on it listens.
+async fn serve_original(store: &Store, name: &'static str) {
+    let mut questions = store.subscribe(&["circuit.cluster"], &[]);
+    assert_eq!(questions.next().await, Some(Event::Resumed));
+    let store = store.clone();
+    tokio::spawn(async move {
+        while let Some(event) = questions.next().await {
+            if let Event::Message { payload, .. } = event {
+                original::tests::answer(&store, &payload, name).await;
+            }
+        }
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_original_is_not_silent_while_nobody_listens_to_it() {
+    let redis = RedisServer::start();
+    let store = open(&redis.url()).await;
+    let member = member(&store).await;
+    let (originals, fleet) = (Arc::clone(&member.originals), member.registry.fleet());
+    serve_original(&store, "old").await;
+    original_beat(&redis, "old");
+    originals.look(&member.registry).await.unwrap();
+    assert_eq!(originals.ask("web", &fleet).await, []);
+    assert_eq!(asked_next(&member), ["old"]);
+    let mut answers = originals.answers();
+    assert_eq!(answers.next().await, Some(Event::Resumed));
+    originals.hear(Event::Resumed);
+    let hearing = Arc::clone(&originals);
+    tokio::spawn(async move {
+        while let Some(event) = answers.next().await {
+            hearing.hear(event);
+        }
+    });
+    let found = originals.ask("web", &fleet).await;
+    assert_eq!(found.len(), 1, "{found:?}");
+    // One that does not answer is.
+    original_beat(&redis, "gone");
+    redis.cli(&["DEL", "circuit:{fleet}:prober"]);
+    originals.look(&member.registry).await.unwrap();
+    originals.ask("web", &fleet).await;
+    assert_eq!(asked_next(&member), ["old"]);
+    // Unless its answer may have been missed meanwhile.
+    originals.hear(Event::Resumed);
+    let resumed = async { originals.hear(Event::Resumed) };
+    tokio::join!(originals.ask("web", &fleet), resumed);
+    assert_eq!(asked_next(&member), ["gone", "old"]);
+}
+
+/// Those that the next look-up asks.
+fn asked_next(member: &Member) -> Vec<String> {
+    let waited_for = member.originals.to_wait_for(&member.registry.fleet());
+    let names: BTreeSet<String> = waited_for.into_iter().collect();
+    names.into_iter().collect()
+}
+
 #[tokio::test]
 async fn nodes_of_ours_are_no_originals_after_their_end() {
     let redis = RedisServer::start();
     let store = open(&redis.url()).await;
-    let node = beacons(&store, 1).await.remove(0);
-    let member = member(&store).await;
+    drop(beacons(&store, 1).await);
+    let mut member = member(&store).await;
     for name in ["own", "n000", "old"] {
         original_beat(&redis, name);
     }
+    redis.cli(&["ZADD", "circuit:{fleet}:leases", "1", "n000"]);
+    member.tick().await;
+    assert_eq!(member.registry.fleet().nodes().len(), 0);
+    member.originals.look(&member.registry).await.unwrap();
+    assert_eq!(originals_of(&member), ["old"]);
+}
+
+#[tokio::test]
+async fn a_node_that_has_left_is_an_original_as_soon_as_that_is_started() {
+    let redis = RedisServer::start();
+    let store = open(&redis.url()).await;
+    let node = beacons(&store, 1).await.remove(0);
+    let mut member = member(&store).await;
+    assert_eq!(member.registry.fleet().nodes().len(), 1);
     scripts::leave(&store, node.publisher.identity())
         .await
         .unwrap();
+    member.tick().await;
+    original_beat(&redis, "n000");
     member.originals.look(&member.registry).await.unwrap();
-    assert_eq!(originals_of(&member), ["old"]);
+    assert_eq!(originals_of(&member), ["n000"]);
 }
 
 #[tokio::test]

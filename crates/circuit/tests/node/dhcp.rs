@@ -288,21 +288,20 @@ fn leases_outlast_another_daemon_at_the_socket() {
     node.assert_nothing_left();
 }
 
-#[test]
-fn a_lease_that_ends_while_another_daemon_is_at_the_socket_is_made_anew() {
-    let lan = Lan::new();
-    let mut server = DhcpServer::on(&lan);
-    let node = crate::node().lan(&lan).start();
-    // By CHECK the stock daemon would get a lease of its own, and release none while it
-    // waits for a server.
+/// A network whose containers the stock daemon gives no lease by CHECK: it would get one
+/// of its own, and release none while it waits for a server.
+fn create_unchecked_home(node: &TestNode) {
     let mut list: Value = serde_json::from_str(&home()).unwrap();
     list["disableCheck"] = true.into();
     node.create_network("home", &list.to_string());
-    let before = run(&node, "web");
+}
+
+/// Starts the daemon again, after the stock one has taken its socket.
+fn let_the_stock_daemon_in(node: &TestNode) -> Ends {
     node.kill_daemon();
     node.run("rm", &["-f", "/run/cni/dhcp.sock"]).ok();
     let mut other = node.command("/usr/lib/cni/dhcp");
-    let _other = Ends(other.arg("daemon").spawn().unwrap());
+    let other = Ends(other.arg("daemon").spawn().unwrap());
     let listens = || {
         node.run("ss", &["-xlH"])
             .stdout
@@ -310,6 +309,17 @@ fn a_lease_that_ends_while_another_daemon_is_at_the_socket_is_made_anew() {
     };
     wait_until("the stock daemon listens", PATIENCE, listens);
     node.start_daemon();
+    other
+}
+
+#[test]
+fn a_lease_that_ends_while_another_daemon_is_at_the_socket_is_made_anew() {
+    let lan = Lan::new();
+    let mut server = DhcpServer::on(&lan);
+    let node = crate::node().lan(&lan).start();
+    create_unchecked_home(&node);
+    let before = run(&node, "web");
+    let _other = let_the_stock_daemon_in(&node);
     server.lose();
     server.start(&lan, "192.0.2.200,192.0.2.219");
     wait_until_moved(&node);
@@ -321,6 +331,36 @@ fn a_lease_that_ends_while_another_daemon_is_at_the_socket_is_made_anew() {
     });
     assert_eq!(address(&node, "web"), after);
     assert!(reaches(&node, "web", "192.0.2.1"));
+    node.remove_container("web");
+    node.assert_nothing_left();
+}
+
+#[test]
+fn a_lease_is_given_back_also_while_another_daemon_is_at_the_socket() {
+    let lan = Lan::new();
+    let server = DhcpServer::on(&lan);
+    let node = crate::node().lan(&lan).start();
+    create_unchecked_home(&node);
+    node.run_container("web", &[], &[]);
+    let connect = ["network", "connect", "web", "home"];
+    node.circuit(&connect).ok();
+    assert_eq!(server.lent(), 1);
+    let _other = let_the_stock_daemon_in(&node);
+    node.circuit(&["network", "disconnect", "web", "home"]).ok();
+    wait_until("it is given back", PATIENCE, || server.lent() == 0);
+    assert_eq!(node.run("ls", &["/run/circuit/dhcp"]).ok(), "");
+    // The other's lease stays for as long as that renews it.
+    node.circuit(&connect).ok();
+    let lent = address(&node, "web");
+    let index = || {
+        let file = "/sys/class/net/eth0/ifindex";
+        node.exec("web", &["cat", file]).ok()
+    };
+    let before = index();
+    wait_until("the other daemon's lease is renewed", PATIENCE, || {
+        server.said("DHCPACK", &lent) > 2
+    });
+    assert_eq!((address(&node, "web"), index()), (lent, before));
     node.remove_container("web");
     node.assert_nothing_left();
 }

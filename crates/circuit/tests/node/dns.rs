@@ -475,6 +475,12 @@ fn a_published_port_53_takes_no_names_from_the_gateway() {
         ports().worked() && ports().ok().contains("udp . 53")
     });
     wait_until("names are answered again", PATIENCE, answered);
+    // Nor where the daemon is told to listen there.
+    for listen in ["10.88.0.1:53", "0.0.0.0:53"] {
+        node.stop_daemon();
+        node.start_daemon_with(&["--dns-listen", listen]);
+        wait_until(listen, PATIENCE, answered);
+    }
     node.remove_container("hole");
     node.remove_container("web");
     node.assert_nothing_left();

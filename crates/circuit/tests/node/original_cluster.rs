@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use circuit::redis::{Event, Store, Url, cmd};
+use circuit::redis::{Event, Store, Url, Value as Redis, cmd};
 use circuit_api::v1;
 use circuit_testing::{Lan, PATIENCE, RedisServer, TestNode, network, wait_until};
 use prost::Message as _;
@@ -24,6 +24,8 @@ fn recorded(name: &str) -> Vec<u8> {
 
 fn node(lan: &Lan, name: &str) -> TestNode {
     let arguments = ["--redis-url", "redis://192.0.2.1", "--node-name", name];
+    let lease = ["--lease", "5m"];
+    let arguments = [&arguments[..], &lease].concat();
     crate::node().lan(lan).server(&arguments).start()
 }
 
@@ -50,7 +52,7 @@ fn its_questions_are_answered_to_the_byte() {
         ours.circuit(&["network", "connect", container, "ctr0"])
             .ok();
     }
-    let answers = Runtime::new().unwrap().block_on(async {
+    let (answers, beat) = Runtime::new().unwrap().block_on(async {
         let store = store(&redis).await;
         let channel = "circuit.reply.1795461650588088509";
         let mut subscription = store.subscribe(&[channel], &[]);
@@ -63,16 +65,28 @@ fn its_questions_are_answered_to_the_byte() {
                 answers.push(payload);
             }
         }
-        answers
+        let beat = store.query(cmd("GET").arg("nodes:node3")).await;
+        (answers, beat.unwrap())
     });
     assert_eq!(
         answers,
         [recorded("cluster-ip"), recorded("cluster-complete")]
     );
-    // It counts as many answers as there are such keys.
+    // It lists who has such a key, and counts as many answers as there are.
+    let Redis::BulkString(beat) = beat else {
+        panic!("{beat:?}");
+    };
+    let beat = prost_types::Any::decode(beat.as_slice()).unwrap();
+    assert_eq!(beat.type_url, "io.circuit.v1.NodeInfo");
+    let beat = v1::NodeInfo::decode(beat.value.as_slice()).unwrap();
+    assert_eq!((&*beat.name, beat.cpus > 0), ("node3", true));
+    let told = json(&ours, &["cluster", "nodes"]);
+    assert_eq!(told["nodes"][0]["version"], *beat.version);
     assert_eq!(redis.cli(&["KEYS", "nodes:*"]), "nodes:node3");
     let told = redis.cli(&["PTTL", "nodes:node3"]);
-    assert!(told.parse::<u64>().unwrap() > 10_000, "{told}");
+    // Of one that is killed it does not go on expecting an answer, whatever its lease.
+    let life = 1..=20_000;
+    assert!(life.contains(&told.parse::<u64>().unwrap()), "{told}");
     ours.stop_daemon();
     assert_eq!(redis.cli(&["KEYS", "nodes:*"]), "");
 }

@@ -1,6 +1,6 @@
 //! Addresses that somebody who is away may use.
 
-use circuit_core::ipam::Standing;
+use circuit_core::ipam::{Standing, Tick};
 
 use super::*;
 
@@ -326,5 +326,19 @@ async fn where_the_wire_cannot_be_asked_it_is_told_when_addresses_are_given_agai
         unasked: true,
         ..wanted("c1", &pool, None)
     };
+    // Once it may be a copy, the other may give the same for as long.
+    let moved = Tick {
+        standing: lost(QUICK.trusted()),
+        known: true,
+        held: 2,
+        moved: true,
+        ..Tick::default()
+    };
+    keeper.agent().heard(&moved, crate::ipam::clock::now());
+    let refused = text(keeper.answer(Question::Add(wanted.clone())).await);
+    assert!(refused.contains("a copy of this host"), "{refused}");
+    assert!(refused.contains("are given in "), "{refused}");
+    let long_ago = crate::ipam::clock::now() - QUICK.trusted();
+    keeper.agent().heard(&moved, long_ago);
     one(keeper.answer(Question::Add(wanted)).await);
 }
