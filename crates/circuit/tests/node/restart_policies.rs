@@ -248,9 +248,14 @@ fn heard(pid: u32) -> u64 {
 fn signals_are_heard_from_the_start_on() {
     let node = crate::node().start();
     assert_eq!(node.stop_daemon(), Some(0));
-    let silent = "IO::Socket::INET->new(LocalAddr => '127.0.0.1:6379', Listen => 9) or die; sleep";
+    let silent =
+        "my $s = IO::Socket::INET->new(LocalAddr => '127.0.0.1:6379', Listen => 9) or die; sleep";
     let mut perl = node.command("perl");
-    let _silent = Ends(perl.args(["-MIO::Socket::INET", "-e", silent]).spawn().unwrap());
+    let _silent = Ends(
+        perl.args(["-MIO::Socket::INET", "-e", silent])
+            .spawn()
+            .unwrap(),
+    );
     wait_until("something listens there", PATIENCE, || {
         node.run("ss", &["-Hltn", "sport = :6379"])
             .stdout
