@@ -81,6 +81,10 @@ impl Watched {
     fn see_end(&mut self, pid: u32, status: u32, asked: Instant) {
         self.alive
             .take_if(|(known, since)| *known != pid && *since < asked);
+        // So has one that had ended.
+        let is_another = self.alive.is_none() && self.ended_pid != Some(pid);
+        self.ended
+            .take_if(|(.., ended)| is_another && *ended < asked);
         self.end(pid, status);
     }
 }
@@ -328,5 +332,22 @@ mod tests {
         };
         watched.see_end(2, 137, asked);
         assert_eq!((watched.alive, watched.ended), (Some((3, later)), None));
+    }
+
+    #[test]
+    fn an_end_that_is_seen_replaces_that_of_an_earlier_task_only() {
+        let mut watched = Watched::default();
+        let before = Instant::now();
+        watched.end(1, 0);
+        let mut known = |pid, asked| {
+            watched.see_end(pid, 137, asked);
+            let status = watched.ended.map(|(status, ..)| status);
+            (status, watched.ended_pid)
+        };
+        let later = Instant::now() + Duration::from_millis(1);
+        assert_eq!(known(1, later), (Some(0), Some(1)));
+        // Task 1 may have followed this one since the runtime was asked.
+        assert_eq!(known(2, before), (Some(0), Some(1)));
+        assert_eq!(known(2, later), (Some(137), Some(2)));
     }
 }
