@@ -7,6 +7,8 @@ mod mend;
 mod places;
 mod queue;
 mod restarts;
+#[cfg(test)]
+mod staged_tests;
 mod steps;
 mod stop_start;
 

@@ -261,8 +261,8 @@ impl Reconciler {
         Ok(pid)
     }
 
-    /// The launch is over with it, unless a task may be left that is to be started: then
-    /// [`finish_launch`](Self::finish_launch) does.
+    /// The launch is over with it, unless a task may be left that is to be started, or the
+    /// former one may be gone: then [`finish_launch`](Self::finish_launch) goes on.
     async fn make_and_start(
         &self,
         record: &mut ContainerRecord,
@@ -274,17 +274,14 @@ impl Reconciler {
         // Also when none is seen: a start that was cut off half way leaves one
         // that containerd does not list and that is in the way.
         let deleted = runtime.delete_task(id).await;
-        record.restart.launching = deleted.is_ok();
+        record.restart.launching = may_be_done(&deleted);
         deleted?;
         let log = restarts::log_of(seen).unwrap_or_else(|line| {
             self.say_once(id, format!("container {id}: {line}"));
             None
         });
         let created = traced(span!("create task"), runtime.create_task(id, log)).await;
-        record.restart.launching = match &created {
-            Ok(_) => true,
-            Err(error) => is_unclear(error),
-        };
+        record.restart.launching = may_be_done(&created);
         let pid = created?;
         self.watch(id, |watched| watched.ended_pid = None);
         self.note_alive(id, pid);
@@ -363,6 +360,11 @@ impl Reconciler {
         record.restart.launching = false;
         self.attachments.book().save(record).await
     }
+}
+
+/// Whether the runtime has done it, or may have.
+fn may_be_done<T>(asked: &Result<T>) -> bool {
+    asked.as_ref().err().is_none_or(is_unclear)
 }
 
 /// Whether the runtime may have done what it gave no answer to.

@@ -1,0 +1,183 @@
+//! Looks at a container of a runtime that is played, where it matters what that answers.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use circuit_core::{
+    Error, Result,
+    labels::RESTART_LABEL,
+    runtime::{ExtensionEntry, Notice, Runtime, TaskStatus},
+    service::StoredNetwork,
+};
+use circuit_net::cni::{CniRuntime, PluginPath};
+use circuit_net::dhcp::{LeaseKeeper, Settings};
+use futures::stream::BoxStream;
+
+use super::*;
+use crate::attachments::{Book, NetworkSource, Parts};
+use crate::datapath::{CniDatapath, Lender};
+use crate::events::EventLog;
+use crate::state::State;
+
+const WEB: &str = "web";
+
+/// A runtime with one container, `web`.
+#[derive(Default)]
+struct Played {
+    labels: HashMap<String, String>,
+    task: Mutex<Option<Task>>,
+    /// What is done the next time, though no answer comes.
+    unanswered: Mutex<Option<&'static str>>,
+}
+
+impl Played {
+    fn answer(&self, call: &str) -> Result<()> {
+        match self.unanswered.lock().unwrap().take_if(|it| *it == call) {
+            Some(_) => Err(Error::unavailable("containerd went away")),
+            None => Ok(()),
+        }
+    }
+
+    fn put(&self, pid: u32, status: TaskStatus, exit_status: u32) {
+        *self.task.lock().unwrap() = Some(Task {
+            container: WEB.to_owned(),
+            pid,
+            status,
+            exit_status,
+            exited_at: None,
+        });
+    }
+
+    fn status(&self) -> Option<TaskStatus> {
+        let task = self.task.lock().unwrap();
+        task.as_ref().map(|task| task.status)
+    }
+}
+
+#[async_trait]
+impl Runtime for Played {
+    fn namespace(&self) -> &str {
+        "played"
+    }
+    async fn namespaces(&self) -> Result<Vec<String>> {
+        Ok(vec!["played".to_owned()])
+    }
+    async fn containers(&self) -> Result<Vec<Container>> {
+        Ok(self.container(WEB).await?.into_iter().collect())
+    }
+    async fn container(&self, id: &str) -> Result<Option<Container>> {
+        Ok((id == WEB).then(|| Container {
+            id: WEB.to_owned(),
+            labels: self.labels.clone(),
+            extension: None,
+            created_at: None,
+            changed_at: None,
+            resolv_conf: None,
+        }))
+    }
+    async fn tasks(&self) -> Result<Vec<Task>> {
+        Ok(self.task.lock().unwrap().iter().cloned().collect())
+    }
+    async fn task(&self, _: &str) -> Result<Option<Task>> {
+        Ok(self.task.lock().unwrap().clone())
+    }
+    async fn set_extension(&self, _: &str, _: &BTreeMap<String, ExtensionEntry>) -> Result<()> {
+        self.answer("set_extension")
+    }
+    async fn clear_stopped(&self, _: &str) -> Result<()> {
+        Ok(())
+    }
+    async fn create_task(&self, _: &str, _: Option<&str>) -> Result<u32> {
+        // No process has such a number.
+        let pid = u32::MAX - 1;
+        self.put(pid, TaskStatus::Created, 0);
+        Ok(pid)
+    }
+    async fn start_task(&self, _: &str) -> Result<()> {
+        let mut task = self.task.lock().unwrap();
+        task.as_mut().unwrap().status = TaskStatus::Running;
+        Ok(())
+    }
+    async fn discard_task(&self, id: &str) -> Result<()> {
+        self.delete_task(id).await
+    }
+    async fn wait_task(&self, _: &str) -> Result<()> {
+        Ok(())
+    }
+    async fn kill_task(&self, _: &str, _: u32) -> Result<()> {
+        Ok(())
+    }
+    async fn delete_task(&self, _: &str) -> Result<()> {
+        *self.task.lock().unwrap() = None;
+        self.answer("delete_task")
+    }
+    fn events(&self) -> BoxStream<'static, Result<Notice>> {
+        Box::pin(futures::stream::pending())
+    }
+}
+
+struct NoNetworks;
+
+#[async_trait]
+impl NetworkSource for NoNetworks {
+    async fn network(&self, name: &str) -> Result<StoredNetwork> {
+        Err(Error::not_found(format!("network {name} does not exist")))
+    }
+    async fn networks(&self) -> Result<Vec<StoredNetwork>> {
+        Ok(Vec::new())
+    }
+}
+
+/// A daemon's parts around it, whose files are in this folder.
+fn around(runtime: &Arc<Played>, dir: &std::path::Path) -> Arc<Attachments> {
+    let cni = CniRuntime::new(PluginPath::parse(""), Duration::from_secs(1));
+    let lender = Lender {
+        keeper: LeaseKeeper::start(&dir.join("dhcp"), Settings::default()).unwrap(),
+        socket: dir.join("dhcp.sock"),
+        listens: false,
+    };
+    let pins = dir.join("netns");
+    let datapath = CniDatapath::new(cni, dir.join("locks"), pins.clone(), lender, None);
+    let (state, loaded) = State::open(dir, "played").unwrap();
+    let parts = Parts {
+        runtime: Arc::clone(runtime) as _,
+        datapath: Arc::new(datapath),
+        networks: Arc::new(NoNetworks),
+        book: Book::new(state, "node0", loaded.records),
+        pins,
+        label: "io.circuit.network".to_owned(),
+        events: Arc::new(EventLog::new("node0")),
+    };
+    Arc::new(Attachments::new(parts, mpsc::unbounded_channel().0))
+}
+
+/// Looks, and waits for as long as that asks for.
+async fn look(reconciler: &Reconciler) -> Next {
+    let next = reconciler.look(WEB).await;
+    if let Next::After(delay) = next {
+        tokio::time::sleep(delay).await;
+    }
+    next
+}
+
+#[tokio::test]
+async fn a_restart_goes_on_whose_delete_gave_no_answer() {
+    let played = Arc::new(Played {
+        labels: HashMap::from([(RESTART_LABEL.to_owned(), "on-failure".to_owned())]),
+        unanswered: Mutex::new(Some("delete_task")),
+        ..Played::default()
+    });
+    played.put(7, TaskStatus::Stopped, 1);
+    let dir = tempfile::tempdir().unwrap();
+    let attachments = around(&played, dir.path());
+    let first = Reconciler::new(Arc::clone(&attachments));
+    while played.status().is_some() {
+        assert_ne!(look(&first).await, Next::Rest);
+    }
+    // How the task ended is known to this daemon alone.
+    drop(first);
+    let second = Reconciler::new(attachments);
+    while look(&second).await != Next::Rest {}
+    assert_eq!(played.status(), Some(TaskStatus::Running));
+}
