@@ -7,8 +7,9 @@ use async_trait::async_trait;
 use circuit_core::{
     Error, Result,
     labels::RESTART_LABEL,
+    request::Requested,
     runtime::{ExtensionEntry, Notice, Runtime, TaskStatus},
-    service::StoredNetwork,
+    service::{Attachments as _, StoredNetwork},
 };
 use circuit_net::cni::{CniRuntime, PluginPath};
 use circuit_net::dhcp::{LeaseKeeper, Settings};
@@ -180,4 +181,19 @@ async fn a_restart_goes_on_whose_delete_gave_no_answer() {
     let second = Reconciler::new(attachments);
     while look(&second).await != Next::Rest {}
     assert_eq!(played.status(), Some(TaskStatus::Running));
+}
+
+#[tokio::test]
+async fn a_problem_goes_with_the_wish_that_had_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let attachments = around(&Arc::default(), dir.path());
+    let book = attachments.book();
+    let mut record = ContainerRecord::new(WEB);
+    record.request(&Requested::named("ctr0"));
+    book.save(&record).await.unwrap();
+    let full = BTreeMap::from([("ctr0".to_owned(), "it has no addresses left".to_owned())]);
+    book.set_problems(WEB, full);
+    attachments.disconnect(WEB, "ctr0").await.unwrap();
+    assert!(book.record(WEB).requested.is_empty());
+    assert_eq!(book.problems_of(WEB), []);
 }
