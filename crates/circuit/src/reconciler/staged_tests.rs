@@ -153,6 +153,16 @@ fn around(runtime: &Arc<Played>, dir: &std::path::Path) -> Arc<Attachments> {
     Arc::new(Attachments::new(parts, mpsc::unbounded_channel().0))
 }
 
+/// An attachment of it, as it is on record.
+fn attached(network: &str) -> Attachment {
+    let written = serde_json::json!({
+        "network": network, "interface": "eth0", "phase": "attached", "origin": "label",
+        "cni_id": "played-web", "sandbox": {"pid": 7, "netns": 1}, "config": "{}",
+        "ips": ["10.88.0.2/24"],
+    });
+    serde_json::from_value(written).unwrap()
+}
+
 /// Looks, and waits for as long as that asks for.
 async fn look(reconciler: &Reconciler) -> Next {
     let next = reconciler.look(WEB).await;
@@ -181,6 +191,25 @@ async fn a_restart_goes_on_whose_delete_gave_no_answer() {
     let second = Reconciler::new(attachments);
     while look(&second).await != Next::Rest {}
     assert_eq!(played.status(), Some(TaskStatus::Running));
+}
+
+#[tokio::test]
+async fn an_update_that_failed_is_not_waited_for() {
+    let played = Arc::new(Played {
+        unanswered: Mutex::new(Some("set_extension")),
+        ..Played::default()
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let attachments = around(&played, dir.path());
+    let seen = attachments.see(WEB).await.unwrap().unwrap();
+    let mut record = ContainerRecord::new(WEB);
+    attachments.adopt(&mut record, &seen, None).await.unwrap();
+    record.put(attached("ctr0"));
+    assert!(attachments.publish(&record, &seen).await.is_err());
+    assert!(!attachments.is_own_update(WEB));
+    attachments.publish(&record, &seen).await.unwrap();
+    assert!(attachments.is_own_update(WEB));
+    assert!(!attachments.is_own_update(WEB));
 }
 
 #[tokio::test]
