@@ -253,9 +253,9 @@ impl Reconciler {
             while let Some(place) = places.take()
                 && let Some(container) = queue.pop()
             {
-                let this = Arc::clone(&self);
+                let (this, ending) = (Arc::clone(&self), shutdown.clone());
                 looks.spawn(async move {
-                    let next = place.during(this.look_safely(&container)).await;
+                    let next = place.during(this.look_safely(&container, ending)).await;
                     (container, next)
                 });
             }
@@ -291,10 +291,19 @@ impl Reconciler {
     }
 
     /// A look in a task of its own: a defect in one spoils only that one.
-    async fn look_safely(self: &Arc<Self>, container: &str) -> Next {
+    async fn look_safely(self: &Arc<Self>, container: &str, ending: CancellationToken) -> Next {
         let this = Arc::clone(self);
         let id = container.to_owned();
-        match tokio::spawn(async move { this.look(&id).await }).await {
+        let look = async move {
+            // A stop by hand may have the container for long: what has not begun when the
+            // daemon ends is the next one's.
+            let locking = this.attachments.lock(&id);
+            match ending.run_until_cancelled(locking).await {
+                Some(guard) => this.look(&id, guard).await,
+                None => Next::Rest,
+            }
+        };
+        match tokio::spawn(look).await {
             Ok(next) => next,
             Err(error) => {
                 tracing::error!(container, %error, "looking at the container failed");

@@ -13,15 +13,19 @@ use circuit_core::{
 };
 use circuit_net::cni::{CniRuntime, PluginPath};
 use circuit_net::dhcp::{LeaseKeeper, Settings};
+use circuit_testing::PATIENCE;
 use futures::stream::BoxStream;
+use tokio::{sync::watch, time::timeout};
 
 use super::*;
 use crate::attachments::{Book, NetworkSource, Parts};
 use crate::datapath::{CniDatapath, Lender};
 use crate::events::EventLog;
+use crate::pulse::Pulse;
 use crate::state::State;
 
 const WEB: &str = "web";
+const SIGKILL: u32 = 9;
 
 /// A runtime with one container, `web`.
 #[derive(Default)]
@@ -30,6 +34,8 @@ struct Played {
     task: Mutex<Option<Task>>,
     /// What is done the next time, though no answer comes.
     unanswered: Mutex<Option<&'static str>>,
+    /// The last signal to its process, which ends by SIGKILL alone.
+    signal: watch::Sender<u32>,
 }
 
 impl Played {
@@ -104,9 +110,12 @@ impl Runtime for Played {
         self.delete_task(id).await
     }
     async fn wait_task(&self, _: &str) -> Result<()> {
+        let mut signal = self.signal.subscribe();
+        signal.wait_for(|signal| *signal == SIGKILL).await.unwrap();
         Ok(())
     }
-    async fn kill_task(&self, _: &str, _: u32) -> Result<()> {
+    async fn kill_task(&self, _: &str, signal: u32) -> Result<()> {
+        self.signal.send_replace(signal);
         Ok(())
     }
     async fn delete_task(&self, _: &str) -> Result<()> {
@@ -165,7 +174,8 @@ fn attached(network: &str) -> Attachment {
 
 /// Looks, and waits for as long as that asks for.
 async fn look(reconciler: &Reconciler) -> Next {
-    let next = reconciler.look(WEB).await;
+    let guard = reconciler.attachments.lock(WEB).await;
+    let next = reconciler.look(WEB, guard).await;
     if let Next::After(delay) = next {
         tokio::time::sleep(delay).await;
     }
@@ -225,4 +235,24 @@ async fn a_problem_goes_with_the_wish_that_had_it() {
     attachments.disconnect(WEB, "ctr0").await.unwrap();
     assert!(book.record(WEB).requested.is_empty());
     assert_eq!(book.problems_of(WEB), []);
+}
+
+#[tokio::test]
+async fn the_end_waits_for_no_look_that_has_not_begun() {
+    let dir = tempfile::tempdir().unwrap();
+    let attachments = around(&Arc::default(), dir.path());
+    let reconciler = Arc::new(Reconciler::new(Arc::clone(&attachments)));
+    let (wake, wakes) = mpsc::unbounded_channel();
+    let stop = CancellationToken::new();
+    let pulse = Pulse::default().answerer("reconciler");
+    // As a long stop by hand does.
+    let _guard = attachments.lock(WEB).await;
+    wake.send(WEB.to_owned()).unwrap();
+    let running = tokio::spawn(reconciler.run(wakes, pulse, stop.clone()));
+    // All of it is on this thread, where the look is soon at the lock.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    stop.cancel();
+    timeout(PATIENCE, running).await.unwrap().unwrap();
 }
