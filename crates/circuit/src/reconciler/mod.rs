@@ -23,7 +23,10 @@ use circuit_core::{
     restart::LastRun,
     runtime::{Container, Event, Task},
 };
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::attachments::{Attachments, Seen};
@@ -97,7 +100,12 @@ pub struct Reconciler {
     watched: Mutex<HashMap<String, Watched>>,
     /// Containers that are mended as soon as nobody works on them.
     waiting: Mutex<HashSet<String>>,
+    /// Until when tasks are waited for that were asked to end.
+    ending: Mutex<HashMap<String, watch::Sender<Deadline>>>,
 }
+
+/// None when it never comes.
+type Deadline = Option<tokio::time::Instant>;
 
 /// What a look at a container asks for next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +125,7 @@ impl Reconciler {
             attachments,
             watched: Mutex::default(),
             waiting: Mutex::default(),
+            ending: Mutex::default(),
         }
     }
 
@@ -313,7 +322,7 @@ impl Reconciler {
     }
 }
 
-async fn sleep_until(due: Option<tokio::time::Instant>) {
+async fn sleep_until(due: Deadline) {
     match due {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,

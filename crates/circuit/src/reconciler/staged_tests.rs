@@ -9,7 +9,7 @@ use circuit_core::{
     labels::RESTART_LABEL,
     request::Requested,
     runtime::{ExtensionEntry, Notice, Runtime, TaskStatus},
-    service::{Attachments as _, StoredNetwork},
+    service::{Attachments as _, Containers as _, StoredNetwork},
 };
 use circuit_net::cni::{CniRuntime, PluginPath};
 use circuit_net::dhcp::{LeaseKeeper, Settings};
@@ -25,6 +25,7 @@ use crate::pulse::Pulse;
 use crate::state::State;
 
 const WEB: &str = "web";
+const SIGTERM: u32 = 15;
 const SIGKILL: u32 = 9;
 
 /// A runtime with one container, `web`.
@@ -255,4 +256,25 @@ async fn the_end_waits_for_no_look_that_has_not_begun() {
     }
     stop.cancel();
     timeout(PATIENCE, running).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_shorter_stop_shortens_the_one_before() {
+    let played = Arc::new(Played::default());
+    played.put(u32::MAX - 1, TaskStatus::Running, 0);
+    let dir = tempfile::tempdir().unwrap();
+    let reconciler = Arc::new(Reconciler::new(around(&played, dir.path())));
+    let mut signal = played.signal.subscribe();
+    let stop = |patience: Duration| {
+        let reconciler = Arc::clone(&reconciler);
+        tokio::spawn(async move { reconciler.stop(WEB, Some(patience)).await })
+    };
+    let long = stop(Duration::MAX);
+    signal.wait_for(|signal| *signal == SIGTERM).await.unwrap();
+    let longer = stop(Duration::MAX);
+    let short = stop(Duration::ZERO);
+    for stopped in [long, longer, short] {
+        timeout(PATIENCE, stopped).await.unwrap().unwrap().unwrap();
+    }
+    assert_eq!(played.status(), None);
 }
