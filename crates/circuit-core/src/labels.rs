@@ -64,7 +64,7 @@ impl DesiredNetwork {
 
 /// A host port that leads to a container's port, as the capability
 /// `portMappings` has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PortMapping {
     /// Listen on this address only.
     pub host_ip: Option<IpAddr>,

@@ -1,5 +1,8 @@
 //! What a person asks for with `Connect`: a network, and how to join it.
 
+use std::collections::HashSet;
+use std::hash::Hash;
+
 use serde::{Deserialize, Serialize};
 
 use crate::attachment::Attachment;
@@ -160,12 +163,20 @@ impl Requested {
         }
         let published = there.capability_args.get("portMappings");
         let published = published.and_then(serde_json::Value::as_array);
-        let unpublished = |port: &&PortMapping| {
-            !published.is_some_and(|published| published.contains(&port.to_json()))
-        };
-        let port = self.ports.iter().find(unpublished);
+        let published = published.into_iter().flatten();
+        let port = first_not_in(&self.ports, published.filter_map(PortMapping::from_json));
         port.map(|port| format!("port {port}"))
     }
+}
+
+/// The first that is wanted and not there. Each look at a container asks, and one may
+/// publish thousands of ports: each is compared with few others.
+fn first_not_in<T: Eq + Hash>(wanted: &[T], there: impl Iterator<Item = T>) -> Option<&T> {
+    if wanted.is_empty() {
+        return None;
+    }
+    let there: HashSet<T> = there.collect();
+    wanted.iter().find(|wanted| !there.contains(wanted))
 }
 
 impl TryFrom<Written> for Requested {
@@ -200,7 +211,42 @@ impl From<Requested> for Written {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
+
+    thread_local! {
+        static COMPARED: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// Counts what it is compared with.
+    #[derive(Debug, Eq)]
+    struct Counted(u32);
+
+    impl Hash for Counted {
+        fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+            self.0.hash(state);
+        }
+    }
+
+    impl PartialEq for Counted {
+        fn eq(&self, other: &Self) -> bool {
+            COMPARED.set(COMPARED.get() + 1);
+            self.0 == other.0
+        }
+    }
+
+    #[test]
+    fn each_of_many_is_compared_with_few() {
+        let many = || (0..10_000).map(Counted);
+        let wanted: Vec<Counted> = many().collect();
+        assert!(first_not_in(&wanted, many()).is_none());
+        let lacking = first_not_in(&wanted, many().filter(|it| it.0 != 9000));
+        let lacking = lacking.map(|it| it.0);
+        assert_eq!(lacking, Some(9000));
+        let compared = COMPARED.get();
+        assert!(compared < 100_000, "{compared}");
+    }
 
     fn wishes() -> Wishes {
         let list = |text: &str| vec![text.to_owned()];

@@ -1,7 +1,7 @@
 //! Files that are written whole or not at all.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
@@ -31,6 +31,20 @@ pub fn replace(path: &Path, data: &[u8]) -> io::Result<()> {
     }
 }
 
+/// Writes over a file that is there, which needs no room. A crash may leave half of it, so
+/// it is for a few bytes, which a disk takes at once.
+///
+/// # Errors
+/// When there is none, and when the disk refuses.
+pub(crate) fn overwrite(path: &Path, data: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).open(path)?;
+    file.write_all(data)?;
+    // Afterwards: what was cut off before might not be given back.
+    let end = file.stream_position()?;
+    file.set_len(end)?;
+    file.sync_all()
+}
+
 /// Whether the disk had no room.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     use io::ErrorKind::{QuotaExceeded, StorageFull};
@@ -57,5 +71,17 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         assert!(replace(&dir.path().join("none/file"), b"").is_err());
+    }
+
+    #[test]
+    fn what_is_written_over_is_nothing_else_afterwards() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        assert!(overwrite(&path, b"1").is_err());
+        replace(&path, b"longer").unwrap();
+        for text in ["one", "three"] {
+            overwrite(&path, text.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
     }
 }

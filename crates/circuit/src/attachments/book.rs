@@ -11,6 +11,7 @@ use circuit_core::{
     Result,
     attachment::{Attachment, ContainerRecord, Phase},
     fleet::{Attached, Fleet, NodeWord, Port, Protocol, Record, Snapshot},
+    runtime::ExtensionEntry,
     service::{NodeInfo, Problem},
 };
 use serde_json::Value;
@@ -37,9 +38,14 @@ pub struct Book {
 /// What is changed together.
 struct Records {
     all: HashMap<String, Arc<ContainerRecord>>,
+    /// What no record tells of, and is there.
+    beside: HashMap<String, Told>,
     /// What others see of it.
     map: Fleet,
 }
+
+/// What a container's extension tells, by network.
+pub(super) type Told = BTreeMap<String, ExtensionEntry>;
 
 impl Book {
     /// A book of the records of an earlier run, kept in `state`; `node` is this
@@ -49,7 +55,7 @@ impl Book {
         let node = map.intern(node);
         let shown = records
             .values()
-            .filter_map(|record| shown(&mut map, &node, record))
+            .filter_map(|record| shown(&mut map, &node, record, None))
             .collect();
         map.replace(&node, no_word(&node), 0, shown);
         Self {
@@ -58,6 +64,7 @@ impl Book {
             node,
             records: Mutex::new(Records {
                 all: records.into_iter().collect(),
+                beside: HashMap::new(),
                 map,
             }),
             problems: Mutex::default(),
@@ -130,17 +137,38 @@ impl Book {
 
     fn show(&self, record: Arc<ContainerRecord>) {
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
-        let Records { all, map } = &mut *records;
-        match shown(map, &self.node, &record) {
+        self.swap(&mut records, &record);
+        if record.is_empty() {
+            records.all.remove(&record.container);
+        } else {
+            records.all.insert(record.container.clone(), record);
+        }
+    }
+
+    /// Shows a container's addresses that no record tells of yet, in the place of such
+    /// that were shown before.
+    pub(super) fn show_beside(&self, container: &str, told: Told) {
+        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = match told.is_empty() {
+            true => records.beside.remove(container),
+            false => records.beside.insert(container.to_owned(), told.clone()),
+        };
+        if before.unwrap_or_default() != told {
+            let record = records.all.get(container).cloned();
+            let record = record.unwrap_or_else(|| Arc::new(ContainerRecord::new(container)));
+            self.swap(&mut records, &record);
+        }
+    }
+
+    /// Has others see what is known of a container now: under the lock of the records, so
+    /// that no change is lost.
+    fn swap(&self, records: &mut Records, record: &ContainerRecord) {
+        let Records { map, beside, .. } = records;
+        let beside = beside.get(&record.container);
+        match shown(map, &self.node, record, beside) {
             Some(shown) => map.change::<&str>(&self.node, 0, vec![shown], &[]),
             None => map.change(&self.node, 0, Vec::new(), &[&record.container]),
         }
-        if record.is_empty() {
-            all.remove(&record.container);
-        } else {
-            all.insert(record.container.clone(), record);
-        }
-        // Under the lock of the records, so that no change is lost.
         let (before, now) = (self.snapshot.load(), map.snapshot());
         if !now.is_same(&before) {
             self.snapshot.store(Arc::new(now));
@@ -266,16 +294,39 @@ fn no_word(node: &str) -> NodeWord {
 }
 
 /// What others see of a container; nothing when it is connected to nothing.
-fn shown(map: &mut Fleet, node: &Arc<str>, record: &ContainerRecord) -> Option<Record> {
+fn shown(
+    map: &mut Fleet,
+    node: &Arc<str>,
+    record: &ContainerRecord,
+    beside: Option<&Told>,
+) -> Option<Record> {
     let attached = record.attachments.iter();
-    let attached: Box<[Attached]> = attached
+    let mut attached: Vec<Attached> = attached
         .filter(|attachment| attachment.phase == Phase::Attached)
         .map(|attachment| attached_as(map, attachment))
         .collect();
+    for (network, entry) in beside.into_iter().flatten() {
+        if record.attachment(network).is_none() {
+            attached.extend(told_as(map, network, entry));
+        }
+    }
     (!attached.is_empty()).then(|| Record {
         container: record.container.as_str().into(),
         node: Arc::clone(node),
-        attached,
+        attached: attached.into(),
+    })
+}
+
+/// What an entry of the extension tells; nothing without an address.
+fn told_as(map: &mut Fleet, network: &str, entry: &ExtensionEntry) -> Option<Attached> {
+    let ip = entry.ip.parse().ok()?;
+    Some(Attached {
+        network: map.intern(network),
+        interface: map.intern(&entry.interface),
+        ips: Box::new([ip]),
+        mac: None,
+        aliases: Box::default(),
+        ports: Box::default(),
     })
 }
 

@@ -82,18 +82,7 @@ impl Attachments {
     /// the same time is told of by an event of their own, so that one more
     /// event comes than is passed over.
     pub(crate) fn is_own_update(&self, container: &str) -> bool {
-        let mut own = self
-            .own_updates
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let Some(count) = own.get_mut(container) else {
-            return false;
-        };
-        *count -= 1;
-        if *count == 0 {
-            own.remove(container);
-        }
-        true
+        count_down(&self.own_updates, container)
     }
 
     /// A full pass looks at everything, and events may have been missed.
@@ -116,7 +105,26 @@ async fn write_extension(
         .unwrap_or_else(PoisonError::into_inner)
         .entry(container.to_owned())
         .or_default() += 1;
-    runtime.set_extension(container, networks).await
+    let written = runtime.set_extension(container, networks).await;
+    if written.is_err() {
+        // Should it be told of all the same, a look too many is no harm; to pass over a
+        // change of others would be.
+        count_down(own, container);
+    }
+    written
+}
+
+/// Counts an update less; false when there is none.
+fn count_down(own: &OwnUpdates, container: &str) -> bool {
+    let mut own = own.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(count) = own.get_mut(container) else {
+        return false;
+    };
+    *count -= 1;
+    if *count == 0 {
+        own.remove(container);
+    }
+    true
 }
 
 /// What the extension says of a record: one address a network.

@@ -264,6 +264,7 @@ impl Attachments {
     pub(crate) async fn retire(&self, container: &str) {
         self.sightings.forget(container);
         self.parts.datapath.retire(&self.cni_id(container)).await;
+        self.book().show_beside(container, BTreeMap::new());
         self.taken_over().remove(container);
     }
 

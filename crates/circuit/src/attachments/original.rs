@@ -122,6 +122,10 @@ impl Attachments {
         if adopted {
             self.book().save(record).await?;
         }
+        // A task that lives is answered for, whoever connected it.
+        let lives = left.iter().filter(|_| sandbox.is_some());
+        let told = lives.map(|(network, (entry, _))| (network.clone(), entry.clone()));
+        self.book().show_beside(&record.container, told.collect());
         self.taken_over().insert(record.container.clone(), left);
         Ok(())
     }

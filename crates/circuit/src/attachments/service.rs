@@ -156,7 +156,9 @@ impl Attachments {
         let Some(attachment) = record.attachment(network).cloned() else {
             if requested {
                 record.decline(network, task.map(|task| task.pid));
-                return self.book().save(&record).await;
+                self.book().save(&record).await?;
+                self.solved_by_hand(container, network);
+                return Ok(());
             }
             if seen.is_none() {
                 return Err(no_container(container));

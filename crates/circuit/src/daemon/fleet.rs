@@ -138,8 +138,13 @@ fn node_life(dir: &Path) -> Result<u64> {
     let before: u64 = file.read()?.and_then(|text| text.parse().ok()).unwrap_or(0);
     let life = before.saturating_add(1);
     match file.write(&life.to_string()) {
-        // The journals, too, go on without room for another file.
-        Err(error) if files::is_full(&error) => tracing::error!("{}", file.failed(&error)),
+        Err(error) if files::is_full(&error) => {
+            // The next life must not be taken for a copy of this one.
+            if file.overwrite(&life.to_string()).is_err() {
+                // The journals, too, go on without room for another file.
+                tracing::error!("{}", file.failed(&error));
+            }
+        }
         written => written.map_err(|error| file.failed(&error))?,
     }
     Ok(life)
@@ -163,6 +168,10 @@ impl Kept {
 
     fn write(&self, text: &str) -> io::Result<()> {
         files::replace(&self.0, format!("{text}\n").as_bytes())
+    }
+
+    fn overwrite(&self, text: &str) -> io::Result<()> {
+        files::overwrite(&self.0, format!("{text}\n").as_bytes())
     }
 
     fn failed(&self, error: &io::Error) -> Error {

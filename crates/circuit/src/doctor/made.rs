@@ -8,6 +8,7 @@ use circuit_core::attachment::{Attachment, Phase};
 use circuit_core::cni::ConfigList;
 use circuit_core::doctor::Finding;
 use circuit_core::labels::PortMapping;
+use circuit_core::request::Requested;
 use circuit_net::driver::is_left_to_daemon;
 use circuit_net::listening::Listening;
 use serde_json::Value;
@@ -35,6 +36,39 @@ fn hides(port: &PortMapping, program: &Listening) -> bool {
         Some(ip) => program.address.is_unspecified() || ip == program.address,
     };
     port.protocol == program.protocol && port.host_port == program.port && same_address
+}
+
+/// The commands that connect a container anew, with what was asked for by hand: a
+/// disconnect ends that.
+fn connect_anew(container: &str, asked: &Requested) -> String {
+    let network = &asked.network.network;
+    let wishes = asked.wishes();
+    let mut line = format!(
+        "circuit network disconnect {container} {network} && circuit network connect \
+         {container} {network}"
+    );
+    let given = [
+        ("--ip", wishes.ips),
+        ("--mac", vec![wishes.mac]),
+        ("--alias", wishes.aliases),
+        ("--publish", wishes.ports),
+        ("--interface", vec![wishes.interface]),
+    ];
+    for (flag, values) in given {
+        for value in values.iter().filter(|value| !value.is_empty()) {
+            line.push_str(&format!(" {flag} {}", quoted(value)));
+        }
+    }
+    line
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/".contains(&byte);
+    match word.bytes().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
 }
 
 /// Something that is left over.
@@ -78,7 +112,10 @@ impl NodeDoctor {
                     continue;
                 }
                 count += 1;
-                let found = self.attachment(&record.container, attachment, fix).await;
+                let asked = record.requested(&attachment.network).cloned();
+                let asked = asked.unwrap_or_else(|| Requested::named(&attachment.network));
+                let container = &record.container;
+                let found = self.attachment(container, attachment, &asked, fix).await;
                 if !found.is_none_or(tell) {
                     return false;
                 }
@@ -94,6 +131,7 @@ impl NodeDoctor {
         &self,
         container: &str,
         attachment: &Attachment,
+        asked: &Requested,
         fix: bool,
     ) -> Option<Finding> {
         let datapath = &self.of.attachments.parts.datapath;
@@ -104,10 +142,10 @@ impl NodeDoctor {
         let broken = Finding::problem(
             "attachments",
             format!("container {container} on network {network} is not as it was made: {error}"),
-            format!(
-                "circuit network disconnect {container} {network} && circuit network connect \
-                 {container} {network}"
-            ),
+            match fix {
+                false => "circuit doctor --fix".to_owned(),
+                true => connect_anew(container, asked),
+            },
         )
         .fixable();
         let mended = fix
@@ -251,8 +289,27 @@ impl NodeDoctor {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use circuit_core::doctor::Level;
+    use circuit_core::request::Wishes;
 
     use super::*;
+
+    #[test]
+    fn who_is_connected_anew_has_what_was_asked_for() {
+        let plain = Requested::named("web");
+        let line = "circuit network disconnect a web && circuit network connect a web";
+        assert_eq!(connect_anew("a", &plain), line);
+        let list = |text: &str| vec![text.to_owned()];
+        let wishes = Wishes {
+            ips: list("10.88.0.7"),
+            mac: "02:42:0a:58:00:07".to_owned(),
+            aliases: list("the db's"),
+            interface: "data0".to_owned(),
+            ports: vec!["80:8080".to_owned(), "[fd00::1]:53:53/udp".to_owned()],
+        };
+        let asked = Requested::read("web", wishes).unwrap();
+        let given = r"--ip 10.88.0.7 --mac 02:42:0a:58:00:07 --alias 'the db'\''s' --publish 80:8080/tcp --publish '[fd00::1]:53:53/udp' --interface data0";
+        assert_eq!(connect_anew("a", &asked), format!("{line} {given}"));
+    }
 
     #[test]
     fn what_was_mended_in_part_is_not_fixed() {

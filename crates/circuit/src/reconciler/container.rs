@@ -14,7 +14,7 @@ use circuit_core::{
 };
 
 use super::{Next, Reconciler};
-use crate::attachments::Seen;
+use crate::attachments::{KeyGuard, Seen};
 use crate::figures::{Difference, Disconnect, Found};
 use crate::text::one_line;
 use crate::traces::{span, traced};
@@ -83,8 +83,8 @@ fn no_publisher() -> String {
 }
 
 impl Reconciler {
-    pub(super) async fn look(&self, container: &str) -> Next {
-        let guard = self.attachments.lock(container).await;
+    /// One look, by whoever has the container's lock.
+    pub(super) async fn look(&self, container: &str, guard: KeyGuard) -> Next {
         let told = self.watch(container, |watched| watched.told.take());
         let by = told.map_or(Found::Pass, |_| Found::Event);
         let span = span!("look", container, found_by = by.name());

@@ -7,6 +7,8 @@ mod mend;
 mod places;
 mod queue;
 mod restarts;
+#[cfg(test)]
+mod staged_tests;
 mod steps;
 mod stop_start;
 
@@ -21,7 +23,10 @@ use circuit_core::{
     restart::LastRun,
     runtime::{Container, Event, Task},
 };
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::attachments::{Attachments, Seen};
@@ -81,6 +86,10 @@ impl Watched {
     fn see_end(&mut self, pid: u32, status: u32, asked: Instant) {
         self.alive
             .take_if(|(known, since)| *known != pid && *since < asked);
+        // So has one that had ended.
+        let is_another = self.alive.is_none() && self.ended_pid != Some(pid);
+        self.ended
+            .take_if(|(.., ended)| is_another && *ended < asked);
         self.end(pid, status);
     }
 }
@@ -91,7 +100,12 @@ pub struct Reconciler {
     watched: Mutex<HashMap<String, Watched>>,
     /// Containers that are mended as soon as nobody works on them.
     waiting: Mutex<HashSet<String>>,
+    /// Until when tasks are waited for that were asked to end.
+    ending: Mutex<HashMap<String, watch::Sender<Deadline>>>,
 }
+
+/// None when it never comes.
+type Deadline = Option<tokio::time::Instant>;
 
 /// What a look at a container asks for next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,6 +125,7 @@ impl Reconciler {
             attachments,
             watched: Mutex::default(),
             waiting: Mutex::default(),
+            ending: Mutex::default(),
         }
     }
 
@@ -247,9 +262,9 @@ impl Reconciler {
             while let Some(place) = places.take()
                 && let Some(container) = queue.pop()
             {
-                let this = Arc::clone(&self);
+                let (this, ending) = (Arc::clone(&self), shutdown.clone());
                 looks.spawn(async move {
-                    let next = place.during(this.look_safely(&container)).await;
+                    let next = place.during(this.look_safely(&container, ending)).await;
                     (container, next)
                 });
             }
@@ -285,10 +300,19 @@ impl Reconciler {
     }
 
     /// A look in a task of its own: a defect in one spoils only that one.
-    async fn look_safely(self: &Arc<Self>, container: &str) -> Next {
+    async fn look_safely(self: &Arc<Self>, container: &str, ending: CancellationToken) -> Next {
         let this = Arc::clone(self);
         let id = container.to_owned();
-        match tokio::spawn(async move { this.look(&id).await }).await {
+        let look = async move {
+            // A stop by hand may have the container for long: what has not begun when the
+            // daemon ends is the next one's.
+            let locking = this.attachments.lock(&id);
+            match ending.run_until_cancelled(locking).await {
+                Some(guard) => this.look(&id, guard).await,
+                None => Next::Rest,
+            }
+        };
+        match tokio::spawn(look).await {
             Ok(next) => next,
             Err(error) => {
                 tracing::error!(container, %error, "looking at the container failed");
@@ -298,7 +322,7 @@ impl Reconciler {
     }
 }
 
-async fn sleep_until(due: Option<tokio::time::Instant>) {
+async fn sleep_until(due: Deadline) {
     match due {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
@@ -328,5 +352,22 @@ mod tests {
         };
         watched.see_end(2, 137, asked);
         assert_eq!((watched.alive, watched.ended), (Some((3, later)), None));
+    }
+
+    #[test]
+    fn an_end_that_is_seen_replaces_that_of_an_earlier_task_only() {
+        let mut watched = Watched::default();
+        let before = Instant::now();
+        watched.end(1, 0);
+        let mut known = |pid, asked| {
+            watched.see_end(pid, 137, asked);
+            let status = watched.ended.map(|(status, ..)| status);
+            (status, watched.ended_pid)
+        };
+        let later = Instant::now() + Duration::from_millis(1);
+        assert_eq!(known(1, later), (Some(0), Some(1)));
+        // Task 1 may have followed this one since the runtime was asked.
+        assert_eq!(known(2, before), (Some(0), Some(1)));
+        assert_eq!(known(2, later), (Some(137), Some(2)));
     }
 }

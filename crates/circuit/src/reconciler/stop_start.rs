@@ -1,7 +1,11 @@
 //! Tasks stopped and started, for people and for the restart policy. The
 //! networks are there before the process runs.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    sync::{MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use circuit_core::{
@@ -12,8 +16,9 @@ use circuit_core::{
     service::Containers,
 };
 use futures::FutureExt as _;
+use tokio::sync::watch;
 
-use super::{Next, Reconciler, restarts};
+use super::{Deadline, Next, Reconciler, restarts, sleep_until};
 use crate::attachments::{Seen, no_container};
 use crate::figures::Restart;
 use crate::traces::{span, traced};
@@ -47,6 +52,7 @@ impl Containers for Reconciler {
 
 impl Reconciler {
     async fn stop_now(&self, container: &str, timeout: Option<Duration>) -> Result<()> {
+        self.shorten(container, timeout.unwrap_or(STOP_TIMEOUT));
         let _guard = self.attachments.lock(container).await;
         let seen = self.see(container).await?;
         let mut record = self.record_of(&seen).await?;
@@ -69,6 +75,7 @@ impl Reconciler {
     }
 
     async fn restart_now(&self, container: &str, timeout: Option<Duration>) -> Result<u32> {
+        self.shorten(container, timeout.unwrap_or(STOP_TIMEOUT));
         let _guard = self.attachments.lock(container).await;
         let seen = self.see(container).await?;
         let mut record = self.record_of(&seen).await?;
@@ -149,13 +156,16 @@ impl Reconciler {
             TaskStatus::Created => {}
             TaskStatus::Running | TaskStatus::Unknown => {
                 self.signal(id, restarts::stop_signal(seen)).await?;
-                if self.ended_within(id, timeout).await? {
+                let ended = self.ended_before(id, self.patience(id, timeout)).await;
+                self.ending().remove(id);
+                if ended? {
                     return Ok(());
                 }
             }
         }
         self.signal(id, SIGKILL).await?;
-        if self.ended_within(id, KILL_TIMEOUT).await? {
+        let killed = tokio::time::sleep(KILL_TIMEOUT);
+        if self.ended_before(id, killed).await? {
             return Ok(());
         }
         Err(Error::deadline(format!(
@@ -172,8 +182,9 @@ impl Reconciler {
         }
     }
 
-    /// Waits for a task's end. A runtime that is started anew meanwhile is asked again.
-    async fn ended_within(&self, id: &str, timeout: Duration) -> Result<bool> {
+    /// Waits for a task's end, and no longer than for `late`. A runtime that is started
+    /// anew meanwhile is asked again.
+    async fn ended_before(&self, id: &str, late: impl Future<Output = ()>) -> Result<bool> {
         let ended = async {
             loop {
                 match self.attachments.runtime().wait_task(id).await {
@@ -182,10 +193,44 @@ impl Reconciler {
                 }
             }
         };
-        match tokio::time::timeout(timeout, ended).await {
-            Ok(ended) => ended.map(|()| true),
-            Err(_) => Ok(false),
+        tokio::select! {
+            biased;
+            ended = ended => ended.map(|()| true),
+            () = late => Ok(false),
         }
+    }
+
+    fn ending(&self) -> MutexGuard<'_, HashMap<String, watch::Sender<Deadline>>> {
+        self.ending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The time that a task has to end, unless somebody [shortens](Self::shorten) it.
+    async fn patience(&self, id: &str, timeout: Duration) {
+        let (deadline, mut sooner) = watch::channel(deadline(timeout));
+        self.ending().insert(id.to_owned(), deadline);
+        loop {
+            let until = *sooner.borrow_and_update();
+            tokio::select! {
+                () = sleep_until(until) => return,
+                Ok(()) = sooner.changed() => {}
+            }
+        }
+    }
+
+    /// Has who waits for a container's task wait no longer than this from now: whoever
+    /// stops it in less time would otherwise wait for the one before.
+    fn shorten(&self, container: &str, timeout: Duration) {
+        let (ending, wanted) = (self.ending(), deadline(timeout));
+        let Some(known) = ending.get(container) else {
+            return;
+        };
+        known.send_if_modified(|known| {
+            let is_sooner = wanted.is_some_and(|at| known.is_none_or(|known| at < known));
+            if is_sooner {
+                *known = wanted;
+            }
+            is_sooner
+        });
     }
 
     /// Takes every attachment away; what fails stays on record and is tried
@@ -261,8 +306,8 @@ impl Reconciler {
         Ok(pid)
     }
 
-    /// The launch is over with it, unless a task may be left that is to be started: then
-    /// [`finish_launch`](Self::finish_launch) does.
+    /// The launch is over with it, unless a task may be left that is to be started, or the
+    /// former one may be gone: then [`finish_launch`](Self::finish_launch) goes on.
     async fn make_and_start(
         &self,
         record: &mut ContainerRecord,
@@ -274,17 +319,14 @@ impl Reconciler {
         // Also when none is seen: a start that was cut off half way leaves one
         // that containerd does not list and that is in the way.
         let deleted = runtime.delete_task(id).await;
-        record.restart.launching = deleted.is_ok();
+        record.restart.launching = may_be_done(&deleted);
         deleted?;
         let log = restarts::log_of(seen).unwrap_or_else(|line| {
             self.say_once(id, format!("container {id}: {line}"));
             None
         });
         let created = traced(span!("create task"), runtime.create_task(id, log)).await;
-        record.restart.launching = match &created {
-            Ok(_) => true,
-            Err(error) => is_unclear(error),
-        };
+        record.restart.launching = may_be_done(&created);
         let pid = created?;
         self.watch(id, |watched| watched.ended_pid = None);
         self.note_alive(id, pid);
@@ -363,6 +405,15 @@ impl Reconciler {
         record.restart.launching = false;
         self.attachments.book().save(record).await
     }
+}
+
+fn deadline(timeout: Duration) -> Deadline {
+    tokio::time::Instant::now().checked_add(timeout)
+}
+
+/// Whether the runtime has done it, or may have.
+fn may_be_done<T>(asked: &Result<T>) -> bool {
+    asked.as_ref().err().is_none_or(is_unclear)
 }
 
 /// Whether the runtime may have done what it gave no answer to.

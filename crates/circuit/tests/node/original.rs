@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 
 use circuit_api::v1::{ContainerNetworkConfig, NetworkConfig};
-use circuit_testing::{NodeBuilder, PATIENCE, TestNode, network, wait_until};
+use circuit_testing::{Lan, NodeBuilder, PATIENCE, TestNode, network, wait_until};
 use prost::Message as _;
 
-use crate::support::{Api, NETWORK, RESTART, create_ctr0, error_of, ips, logged};
+use crate::support::{Api, NETWORK, RESTART, create_ctr0, error_of, ips, logged, member};
 
 crate::on_both_plugins!(
     listed_and_disconnected,
@@ -300,7 +300,9 @@ fn its_network_may_come_later() {
             logged(&node, &[container, "cannot be taken over"]) > 0
         });
     }
-    for (container, (interfaces, extension, _)) in [("shell", &shell), ("web", &web)] {
+    for (container, (interfaces, extension, ip)) in [("shell", &shell), ("web", &web)] {
+        let row = ["ctr0", ip.as_str(), "eth0"].map(str::to_owned);
+        assert_eq!(ips(&node, container), [row]);
         assert_eq!(node.interfaces(container), *interfaces);
         assert_eq!(node.extension(container), *extension);
         let told = error_of(node.circuit(&["network", "connect", container, "ctr0"]));
@@ -319,6 +321,31 @@ fn its_network_may_come_later() {
         node.circuit(&["network", "disconnect", container, "ctr0"])
             .ok();
     }
+    node.assert_nothing_left();
+}
+
+/// Whoever is asked, this node or another, answers for a task that lives.
+#[test]
+fn its_address_is_known_before_its_network_is() {
+    let lan = Lan::new();
+    let _redis = lan.redis();
+    let node = member(&lan, "node0", 15).without_daemon().start();
+    let other = member(&lan, "node1", 15).start();
+    node.run_container("shell", &[], &[]);
+    let ip = connect_as_original(&node, "shell");
+    node.start_daemon();
+    let row = ["ctr0", ip.as_str(), "eth0"].map(str::to_owned);
+    for asked in [&node, &other] {
+        wait_until("it is known", PATIENCE, || {
+            let listed = asked.circuit(&["network", "ips", "shell"]);
+            listed.worked() && ips(asked, "shell") == [row.clone()]
+        });
+    }
+    node.kill_task("shell");
+    wait_until("it is known no more", PATIENCE, || {
+        ips(&node, "shell").is_empty() && !other.circuit(&["network", "ips", "shell"]).worked()
+    });
+    node.create_network("ctr0", &config());
     node.assert_nothing_left();
 }
 
