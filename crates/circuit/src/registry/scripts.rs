@@ -15,14 +15,16 @@ use crate::redis::{Arg, Failure, Script, Store, Value};
 
 /// Leases by the time they end; what nodes say of themselves; the revision of
 /// each node's last change; the last revision of all; nodes that are gone by the
-/// time they went; and how the keys of nodes' records begin.
-const KEYS: [&str; 6] = [
+/// time they went; how the keys of nodes' records begin; and when anybody was heard
+/// of last.
+const KEYS: [&str; 7] = [
     "circuit:{fleet}:leases",
     "circuit:{fleet}:nodes",
     "circuit:{fleet}:changed",
     "circuit:{fleet}:revision",
     "circuit:{fleet}:gone",
     "circuit:{fleet}:records:",
+    "circuit:{fleet}:heard",
 ];
 /// Where changes are told of.
 pub(super) const CHANNEL: &str = "circuit:{fleet}:changes";
@@ -75,6 +77,22 @@ end
 static TICK: LazyLock<Script> = LazyLock::new(|| {
     Script::new(with_helpers!(
         r"
+local heard = tonumber(redis.call('GET', KEYS[7]) or '') or now
+if heard - now >= 1000 then
+    -- The clock was set back: leases end as soon as they would have.
+    local leases = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
+    for at = 1, #leases, 2 do
+        redis.call('ZADD', KEYS[1], leases[at + 1] - (heard - now), leases[at])
+    end
+elseif now - heard > math.max(ARGV[6] / 2, 2000) then
+    -- Nobody could be heard: who is there has the time of a lease to say so.
+    local till = now + tonumber(ARGV[6])
+    for _, node in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', till)) do
+        redis.call('ZADD', KEYS[1], till, node)
+    end
+end
+-- A Redis that takes nothing at the moment tells what it has all the same.
+if math.abs(now - heard) >= 1000 or heard == now then redis.pcall('SET', KEYS[7], now) end
 for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 20)) do
     forget(dead)
 end
