@@ -116,8 +116,10 @@ local changed = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. ARGV[8], '+inf',
     'WITHSCORES', 'LIMIT', 0, ARGV[9])
 local some = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. ARGV[10], '+inf',
     'WITHSCORES', 'LIMIT', 0, ARGV[11])
+local records = redis.pcall('HLEN', KEYS[6] .. ARGV[1])
 return {state, redis.call('ZSCORE', KEYS[3], ARGV[1]) or '0',
-    redis.call('GET', KEYS[4]) or '0', now, changed, some}"
+    redis.call('GET', KEYS[4]) or '0', now, changed, some,
+    type(records) == 'number' and records or ''}"
     ))
 });
 
@@ -230,6 +232,8 @@ pub(super) struct Tick {
     pub(super) state: State,
     /// The revision of what Redis has of the caller; 0 when it has nothing.
     pub(super) own: u64,
+    /// How many containers Redis has of it, as far as they can be counted.
+    pub(super) records: Option<u64>,
     /// The last revision of all.
     pub(super) last: u64,
     /// Redis' clock in milliseconds.
@@ -288,7 +292,7 @@ pub(super) async fn tick(
 }
 
 fn read_tick(answer: &Value) -> Option<Tick> {
-    let [state, own, last, now, changed, some] = array(answer)? else {
+    let [state, own, last, now, changed, some, records] = array(answer)? else {
         return None;
     };
     let state = match bytes(state)? {
@@ -300,6 +304,7 @@ fn read_tick(answer: &Value) -> Option<Tick> {
     Some(Tick {
         state,
         own: number(own)?,
+        records: number(records),
         last: number(last)?,
         now: number(now)?,
         changed: scores(changed),

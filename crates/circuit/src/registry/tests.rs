@@ -7,15 +7,16 @@ use circuit_testing::RedisServer;
 
 use super::*;
 
-/// A node that has nothing.
+/// A node that has no more than these.
 struct Bare {
     name: String,
+    containers: Vec<Arc<Record>>,
     changes: watch::Sender<u64>,
 }
 
 impl Local for Bare {
     fn containers(&self) -> Vec<Arc<Record>> {
-        Vec::new()
+        self.containers.clone()
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
@@ -31,8 +32,21 @@ impl Local for Bare {
 }
 
 fn bare(name: &str) -> Arc<dyn Local> {
+    with(name, &[])
+}
+
+/// A node with these containers.
+fn with(name: &str, containers: &[&str]) -> Arc<dyn Local> {
+    let record = |container: &&str| {
+        Arc::new(Record {
+            container: Arc::from(*container),
+            node: Arc::from(name),
+            attached: Box::default(),
+        })
+    };
     Arc::new(Bare {
         name: name.to_owned(),
+        containers: containers.iter().map(record).collect(),
         changes: watch::Sender::default(),
     })
 }
@@ -206,6 +220,34 @@ async fn a_goodbye_in_another_database_takes_nobody_away() {
         follower.hear(&one, &payload).await.unwrap();
         assert_eq!(follower.snapshot().nodes().len(), left, "{identity:?}");
     }
+}
+
+#[tokio::test]
+async fn what_redis_has_lost_of_a_node_is_published_again() {
+    const RECORDS: &str = "circuit:{fleet}:records:own";
+    let redis = RedisServer::start();
+    let store = open(&redis.url()).await;
+    let local = with("own", &["a", "b"]);
+    let mut own = Beacon::new(store.clone(), settings("own", LONG), local);
+    let lost: [&[&str]; 4] = [
+        &["DEL", RECORDS],
+        &["HDEL", RECORDS, "a"],
+        &["HSET", RECORDS, "another", ""],
+        &["SET", RECORDS, "no hash"],
+    ];
+    for command in lost {
+        own.beat().await.unwrap();
+        redis.cli(command);
+        own.beat().await.unwrap();
+        let there = redis.cli(&["HKEYS", RECORDS]);
+        let there: BTreeSet<&str> = there.lines().collect();
+        assert_eq!(there, BTreeSet::from(["a", "b"]), "{command:?}");
+    }
+    // What is there is left alone.
+    let revision = || redis.cli(&["GET", "circuit:{fleet}:revision"]);
+    let before = revision();
+    own.beat().await.unwrap();
+    assert_eq!(revision(), before);
 }
 
 /// Redis' clock in milliseconds.
