@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::wire::Wanted;
-use super::{AddressSet, Entry, Hello, Holding, Missing, Standing, Tick, Timing, Use, User};
+use super::{
+    AddressSet, Entry, Hello, Holding, Missing, Standing, Tick, Timing, Use, UsedUp, User,
+};
 
 /// How far a node may rely on what it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +35,8 @@ pub struct Pool {
     pub link: Option<String>,
     /// Others need addresses until then: none is taken for later.
     pub modest_until: u64,
+    /// What of it nothing is taken of for later, as there was nothing.
+    pub used_up: UsedUp,
 }
 
 /// What is to be done after a [`Tick`].
@@ -462,7 +466,8 @@ impl Pool {
         }
         let need = |set: &AddressSet| {
             let (has, batch) = (self.holding.spare_in(set), set.batch());
-            (has < (batch / 2).max(1)).then(|| (set.clone(), batch - has))
+            let low = has < (batch / 2).max(1) && !self.used_up.rests(set, now);
+            low.then(|| (set.clone(), batch - has))
         };
         self.sets.iter().filter_map(need).collect()
     }

@@ -13,6 +13,7 @@ pub mod ledger;
 mod owner;
 mod span;
 mod terms;
+mod used_up;
 pub mod wire;
 
 pub use agent::{Agent, Duty, Given, Refusal, Trust};
@@ -20,3 +21,4 @@ pub use holding::{Entry, Holding, Missing};
 pub use owner::{Use, User};
 pub use span::{AddressSet, Span, from_key, key};
 pub use terms::{Exact, Hello, Listed, Standing, Taken, Tick, Timing, Wish};
+pub use used_up::UsedUp;

@@ -264,6 +264,7 @@ impl Keeper {
         if !addresses.is_empty() {
             let entry = Entry::Hold { addresses, suspect };
             agent.apply(pool, &entry);
+            agent.pool(pool).used_up.clear();
             self.write(pool, &[entry])?;
         }
         self.write_known(&agent)
@@ -363,7 +364,9 @@ impl Keeper {
             (low, links)
         };
         for (pool, set, want) in low {
-            self.take(&pool, &set, want).await?;
+            if let Got::None = self.take(&pool, &set, want).await? {
+                self.agent().pool(&pool).used_up.note(&set, now());
+            }
         }
         for (pool, link, suspect) in links {
             let answering = match self.wire.answering(&link, &suspect).await {

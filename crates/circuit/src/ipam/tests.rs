@@ -24,6 +24,7 @@ use crate::redis::{Store, Url, cmd};
 use super::{Alone, InRedis, Keeper, Ledger, Parts, Scripts, Shared, Value, Wire};
 
 mod copies;
+mod stock;
 mod suspects;
 
 /// A Redis of its own, on a socket in a folder.
