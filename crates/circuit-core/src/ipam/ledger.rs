@@ -24,6 +24,9 @@ pub const WANTED_MS: u64 = 10_000;
 /// As many addresses of a node that is gone are taken back at a time.
 pub const TAKEN_BACK: usize = 128;
 
+/// A clock that is behind by less is not looked at.
+const SET_BACK_MS: u64 = 1_000;
+
 /// From where a node called last, and until when nobody else can be that node.
 #[derive(Debug, Clone)]
 struct Home {
@@ -53,6 +56,8 @@ pub struct Ledger {
     wanted: BTreeMap<String, u64>,
     cursors: BTreeMap<(String, IpAddr), IpAddr>,
     uses: BTreeMap<(String, IpAddr), String>,
+    /// When somebody called last.
+    heard: u64,
 }
 
 impl Ledger {
@@ -134,6 +139,7 @@ impl Ledger {
                 ..Tick::default()
             };
         }
+        self.follow_clock(timing, now);
         let moved = self.elsewhere(hello).is_some();
         let home = Home {
             place: hello.place.clone(),
@@ -156,6 +162,22 @@ impl Ledger {
             held: held.count() as u64,
             moved,
             wanted: self.wanted.keys().cloned().collect(),
+        }
+    }
+
+    /// Claims of a time to come, as the clock was set back since, hold for as long as new
+    /// ones: for how long they were renewed before is not known, as it may have been set
+    /// forward by mistake.
+    fn follow_clock(&mut self, timing: &Timing, now: u64) {
+        let behind = self.heard.saturating_sub(now);
+        if behind >= SET_BACK_MS {
+            let longest = now.saturating_add(timing.claim());
+            for until in self.claims.values_mut() {
+                *until = longest.min(*until);
+            }
+        }
+        if behind >= SET_BACK_MS || now > self.heard {
+            self.heard = now;
         }
     }
 

@@ -1,7 +1,7 @@
 -- The ledger of address pools: what circuit_core::ipam::ledger does, on keys.
 -- KEYS[1] is what all keys begin with; ARGV[1] says what is to be done.
 --
---   :state    epoch, count, born, settles, suspect, run
+--   :state    epoch, count, born, settles, suspect, run, heard
 --   :claims   node id -> when its claim ends      :lost   node id -> marked when
 --   :names    node id -> name                     :wanted pool -> until when
 --   :homes    node id -> until when, place, name
@@ -11,7 +11,7 @@
 local base, op, at = KEYS[1], ARGV[1], 2
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local TAKEN_BACK, WANTED = 128, 10000
+local TAKEN_BACK, WANTED, SET_BACK = 128, 10000, 1000
 
 local function key(name) return base .. ':' .. name end
 local function text(n) return string.format('%.0f', n) end
@@ -101,6 +101,21 @@ local function give_to(pool, address, node)
   redis.call('SADD', key('pools'), pool)
 end
 
+-- When the clock was set back, claims hold for as long as new ones at most.
+local function follow_clock(h)
+  local heard = tonumber(redis.call('HGET', key('state'), 'heard') or '') or 0
+  if heard - now >= SET_BACK then
+    local longest = text(now + h.lease + h.grace)
+    for _, node in ipairs(redis.call('ZRANGEBYSCORE', key('claims'), '(' .. longest, '+inf')) do
+      redis.call('ZADD', key('claims'), longest, node)
+    end
+  end
+  -- Not at each call of each node.
+  if math.abs(now - heard) >= SET_BACK then
+    redis.call('HSET', key('state'), 'heard', text(now))
+  end
+end
+
 local function take_back(h)
   for _, node in ipairs(redis.call('ZRANGEBYSCORE', key('claims'), '-inf', text(now), 'LIMIT', 0, 8)) do
     local marked = math.min(now, tonumber(redis.call('HGET', key('lost'), node) or now))
@@ -128,6 +143,7 @@ function does.tick()
   local h = hello()
   local standing = enter(h)
   if standing.taken then return told(standing, '0', '0', '0') end
+  follow_clock(h)
   local moved = elsewhere(h) and '1' or '0'
   redis.call('HSET', key('homes'), h.node, text(now + h.lease) .. ' ' .. h.place .. ' ' .. h.name)
   local new = redis.call('ZADD', key('claims'), text(now + h.lease + h.grace), h.node)

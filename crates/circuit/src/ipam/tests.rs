@@ -19,7 +19,7 @@ use circuit_core::{Error, Result};
 use circuit_testing::History;
 use tokio_util::sync::CancellationToken;
 
-use crate::redis::{Store, Url, cmd};
+use crate::redis::{Store, Url, cmd, pipe};
 
 use super::{Alone, InRedis, Keeper, Ledger, Parts, Scripts, Shared, Value, Wire};
 

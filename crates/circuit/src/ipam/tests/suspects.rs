@@ -220,6 +220,25 @@ async fn a_clock_that_is_set_back_stops_nobody() {
     assert_eq!(tick.wanted, [""; 0]);
 }
 
+#[tokio::test]
+async fn a_clock_that_is_set_back_keeps_no_address_for_a_dead_node() {
+    let redis = Redis::start();
+    let client = redis.client();
+    client.up().await;
+    let ledger = Shared::new(client.clone(), Timing { moment: 0, ..QUICK });
+    ledger.tick(&hello("dead")).await.unwrap();
+    ledger.exact(&hello("dead"), "lan", ip(3)).await.unwrap();
+    let mut ahead = pipe();
+    let (key, time) = ("circuit:{fleet}:ipam", "9007199254740000");
+    let (state, claims) = (format!("{key}:state"), format!("{key}:claims"));
+    ahead.cmd("HSET").arg(state).arg("heard").arg(time);
+    ahead.cmd("ZADD").arg(claims).arg(time).arg("dead");
+    client.store.pipeline(&ahead).await.unwrap();
+    ledger.tick(&hello("other")).await.unwrap();
+    let claim = ledger.list(None).await.unwrap()[0].claim;
+    assert!((1..=QUICK.claim()).contains(&claim), "{claim}");
+}
+
 /// A Redis may evict keys, and people delete some.
 #[tokio::test]
 async fn a_pool_whose_owners_are_lost_gives_nothing_before_all_have_claimed_theirs() {
