@@ -35,6 +35,8 @@ pub struct Pool {
     pub link: Option<String>,
     /// Others need addresses until then: none is taken for later.
     pub modest_until: u64,
+    /// Addresses that another node has in use, too, and until when that is believed.
+    pub disputed: BTreeMap<IpAddr, u64>,
     /// What of it nothing is taken of for later, as there was nothing.
     pub used_up: UsedUp,
 }
@@ -263,6 +265,7 @@ impl Agent {
         if asked >= self.moved_until {
             entries.extend(self.trust_stock());
         }
+        entries.extend(self.dispute(&tick.disputed, asked));
         let held = self.held();
         if tick.held != held || (!tick.known && held > 0) {
             self.claiming = true;

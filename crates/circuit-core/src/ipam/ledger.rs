@@ -56,6 +56,8 @@ pub struct Ledger {
     wanted: BTreeMap<String, u64>,
     cursors: BTreeMap<(String, IpAddr), IpAddr>,
     uses: BTreeMap<(String, IpAddr), String>,
+    /// What nodes were told to be another's and have in use: whose it is, and what.
+    disputed: BTreeSet<(String, String, IpAddr)>,
     /// When somebody called last.
     heard: u64,
 }
@@ -154,6 +156,10 @@ impl Ledger {
         self.take_back(timing, now);
         let calls = |until: u64| until > now && until <= now + WANTED_MS;
         self.wanted.retain(|_, until| calls(*until));
+        let (its, others) = std::mem::take(&mut self.disputed)
+            .into_iter()
+            .partition(|(owner, ..)| *owner == hello.node);
+        self.disputed = others;
         let held = self.owners.values();
         let held = held.filter(|owner| owner.node == hello.node && !owner.abandoned);
         Tick {
@@ -162,6 +168,9 @@ impl Ledger {
             held: held.count() as u64,
             moved,
             wanted: self.wanted.keys().cloned().collect(),
+            disputed: BTreeSet::into_iter(its)
+                .map(|(_, pool, ip)| (pool, ip))
+                .collect(),
         }
     }
 
@@ -207,6 +216,7 @@ impl Ledger {
                 self.claims.remove(&node);
                 self.lost.remove(&node);
                 self.homes.remove(&node);
+                self.disputed.retain(|(owner, ..)| *owner != node);
             }
         }
     }
@@ -294,13 +304,15 @@ impl Ledger {
     }
 
     /// Says that these are the node's, which it was given before. Those that
-    /// another has are left to it, and told with its id.
+    /// another has are left to it, and told with its id; and it is told, too.
     pub fn claim(&mut self, node: &str, pool: &str, addresses: &[IpAddr]) -> Vec<(IpAddr, String)> {
         let mut conflicts = Vec::new();
         for ip in addresses {
             match self.owners.get(&(pool.to_owned(), *ip)) {
                 Some(owner) if owner.node != node && !owner.abandoned => {
                     conflicts.push((*ip, owner.node.clone()));
+                    let disputed = (owner.node.clone(), pool.to_owned(), *ip);
+                    self.disputed.insert(disputed);
                 }
                 _ => self.give_to(pool, *ip, node),
             }

@@ -8,6 +8,7 @@
 //! until its container lets go of it.
 
 pub mod agent;
+mod disputes;
 mod holding;
 pub mod ledger;
 mod owner;

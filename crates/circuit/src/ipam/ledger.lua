@@ -8,6 +8,7 @@
 --   :pools    the pools                           :cursors
 --   :owners:POOL  address -> node id, with a "!" before it when taken back
 --   :held:NODE    address@pool                    :uses:POOL  address -> JSON
+--   :disputed:NODE  address@pool, which others have claimed
 local base, op, at = KEYS[1], ARGV[1], 2
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -132,6 +133,7 @@ local function take_back(h)
         redis.call('ZREM', key('claims'), node)
         redis.call('HDEL', key('lost'), node)
         redis.call('HDEL', key('homes'), node)
+        redis.call('DEL', key('disputed:' .. node))
       end
     end
   end
@@ -142,7 +144,7 @@ local does = {}
 function does.tick()
   local h = hello()
   local standing = enter(h)
-  if standing.taken then return told(standing, '0', '0', '0') end
+  if standing.taken then return told(standing, '0', '0', '0', {}) end
   follow_clock(h)
   local moved = elsewhere(h) and '1' or '0'
   redis.call('HSET', key('homes'), h.node, text(now + h.lease) .. ' ' .. h.place .. ' ' .. h.name)
@@ -154,7 +156,8 @@ function does.tick()
   take_back(h)
   redis.call('ZREMRANGEBYSCORE', key('wanted'), '-inf', text(now))
   redis.call('ZREMRANGEBYSCORE', key('wanted'), '(' .. text(now + WANTED), '+inf')
-  local answer = told(standing, text(1 - new), text(redis.call('SCARD', key('held:' .. h.node))), moved)
+  local answer = told(standing, text(1 - new), text(redis.call('SCARD', key('held:' .. h.node))), moved,
+    redis.call('SPOP', key('disputed:' .. h.node), TAKEN_BACK))
   for _, pool in ipairs(redis.call('ZRANGE', key('wanted'), 0, 31)) do
     table.insert(answer, pool)
   end
@@ -252,6 +255,7 @@ function does.claim()
     if owner and owner ~= node and string.sub(owner, 1, 1) ~= '!' then
       table.insert(conflicts, address)
       table.insert(conflicts, redis.call('HGET', key('names'), owner) or owner)
+      redis.call('SADD', key('disputed:' .. owner), address .. '@' .. pool)
     else
       give_to(pool, address, node)
     end

@@ -71,6 +71,7 @@ impl Keeper {
         let tick = self.ledger.tick(&self.hello()).await?;
         let duty = {
             let mut agent = self.agent();
+            tell_disputes(&agent, &tick.disputed, asked);
             let before = (agent.hello.epoch.clone(), agent.hello.count);
             let duty = agent.heard(&tick, asked);
             if let Some((other, _)) = agent.taken() {
@@ -377,13 +378,20 @@ impl Keeper {
                     continue;
                 }
             };
-            let sound = suspect.iter().filter(|ip| !answering.contains(ip));
-            self.clear(&pool, &sound.copied().collect::<Vec<_>>())?;
+            let mut sound = suspect;
+            sound.retain(|ip| !answering.contains(ip) && !self.is_disputed(&pool, *ip));
+            self.clear(&pool, &sound)?;
             if !answering.is_empty() {
                 self.abandon(&pool, &answering).await;
             }
         }
         Ok(())
+    }
+
+    fn is_disputed(&self, pool: &str, ip: IpAddr) -> bool {
+        let agent = self.agent();
+        let pool = agent.pools().get(pool);
+        pool.is_some_and(|pool| pool.is_disputed(ip, now()))
     }
 
     /// Tells the ledger, for people, what addresses are used for.
@@ -411,6 +419,22 @@ impl Keeper {
             }
         }
         Ok(())
+    }
+}
+
+/// Says once that another node has addresses in use which are this node's.
+fn tell_disputes(agent: &Agent, disputed: &[(String, IpAddr)], now: u64) {
+    for (name, ip) in disputed {
+        let Some(pool) = agent.pools().get(name) else {
+            continue;
+        };
+        if pool.holding.holds(*ip) && !pool.is_disputed(*ip, now) {
+            tracing::warn!(
+                pool = name,
+                "{ip} is in use on another node, too, which was away for too long: before it is \
+                 given again here, the wire is asked for it"
+            );
+        }
     }
 }
 
