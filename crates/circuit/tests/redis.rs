@@ -289,6 +289,19 @@ async fn one_whose_disk_is_full_is_only_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_master_without_replicas_is_not_clung_to() {
+    let server = RedisServer::start();
+    let store = open(&server.url()).await;
+    let generation = || store.link().borrow().generation;
+    let before = generation();
+    server.cli(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    let failure = count(&store).await.unwrap_err();
+    assert!(failure.is_unavailable(), "{failure:?}");
+    // Sentinels may know of another one by now.
+    wait_until("it is asked for anew", PATIENCE, || generation() > before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_there_is_not_is_refused() {
     let server = RedisServer::start();
     let url = Url::parse(&format!("{}?db=99", server.url())).unwrap();

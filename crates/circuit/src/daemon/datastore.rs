@@ -201,7 +201,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let network = circuit_testing::network::bridge("web", "10.88.0.0/16");
         std::fs::write(dir.path().join("web.json"), network).unwrap();
-        let shared = SharedStore::open(store, dir.path()).unwrap();
+        let shared = SharedStore::open(store.clone(), dir.path()).unwrap();
         let known = || server.cli(&["hkeys", "circuit:{fleet}:networks"]);
         for (option, short, enough) in
             [("maxmemory", "1", "0"), ("min-replicas-to-write", "1", "0")]
@@ -210,6 +210,7 @@ mod tests {
             assert_eq!(missed(&shared).await.unwrap(), [], "{option}");
             assert_eq!(known(), "", "{option}");
             server.cli(&["config", "set", option, enough]);
+            store.wait_up(circuit_testing::PATIENCE).await.unwrap();
         }
         missed(&shared).await.unwrap();
         assert_eq!(known(), "web");

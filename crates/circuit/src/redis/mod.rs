@@ -73,7 +73,7 @@ impl Failure {
             ErrorKind::Extension if is_about_credentials(error) => Self::Refused(format!(
                 "redis refuses the user or the password: check them in the url ({text})"
             )),
-            ErrorKind::Extension if is_short(error) => Self::Unavailable(text),
+            ErrorKind::Extension if is_short(error) || is_alone(error) => Self::Unavailable(text),
             ErrorKind::Extension | ErrorKind::UnexpectedReturnType => Self::Refused(text),
             ErrorKind::MasterNameNotFoundBySentinel => Self::Unavailable(format!(
                 "the sentinels know no master of that name: check the path of the url ({text})"
@@ -111,12 +111,15 @@ fn is_about_database(error: &RedisError) -> bool {
 }
 
 /// Error codes of a server that is there and cannot do it now: it is short of disk, of
-/// memory, of replicas or of time. Another connection would be told the same.
+/// memory or of time. Another connection would be told the same.
 fn is_short(error: &RedisError) -> bool {
-    matches!(
-        error.code(),
-        Some("MISCONF" | "OOM" | "NOREPLICAS" | "BUSY")
-    )
+    matches!(error.code(), Some("MISCONF" | "OOM" | "BUSY"))
+}
+
+/// Whether a master has lost its replicas. Another one may be in its place by now, to which
+/// a new connection leads.
+fn is_alone(error: &RedisError) -> bool {
+    error.code() == Some("NOREPLICAS")
 }
 
 fn told(error: &RedisError) -> String {
