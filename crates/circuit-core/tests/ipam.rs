@@ -676,3 +676,24 @@ fn a_clock_that_is_set_back_stops_nobody() {
     assert!(world.connect(1, None));
     world.history.assert_sound();
 }
+
+#[test]
+fn a_clock_that_is_set_back_keeps_no_address_for_a_dead_node() {
+    const DAY: u64 = 86_400_000;
+    let [dead, other] = [0, 1].map(|n| Hello {
+        fresh: "one".into(),
+        ..hello(n)
+    });
+    let place = (POOL, set(20).spans[0].first);
+    let mut ledger = Ledger::default();
+    ledger.tick(&dead, &TIMING, 9 * DAY);
+    let (_, exact) = ledger.exact(&dead, &TIMING, 9 * DAY + TIMING.moment, place);
+    assert_eq!(exact, Exact::Yours { suspect: false });
+    ledger.tick(&other, &TIMING, 2 * DAY);
+    // Marked first.
+    for (later, abandoned) in [(0, false), (TIMING.lease, true)] {
+        let now = 2 * DAY + TIMING.claim() + later;
+        ledger.tick(&other, &TIMING, now);
+        assert_eq!(ledger.list(None, now)[0].abandoned, abandoned);
+    }
+}

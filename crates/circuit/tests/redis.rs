@@ -8,6 +8,7 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -251,6 +252,61 @@ async fn by_a_redis_cluster() {
     }
     let [a, b, _] = &ports;
     works(&format!("redis+cluster://127.0.0.1:{a},127.0.0.1:{b}")).await;
+}
+
+/// Whether everything is refused, also a PING, as what there is cannot be saved.
+fn cannot_save(server: &RedisServer) -> bool {
+    server.cli(&["PING"]).contains("MISCONF")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_whose_disk_is_full_is_only_away() {
+    let server = RedisServer::start();
+    server.cli(&["CONFIG", "SET", "save", "3600 1"]);
+    let connected = open(&server.url()).await;
+    let generation = connected.link().borrow().generation;
+    // In the way of its file.
+    let folder = server.cli(&["CONFIG", "GET", "dir"]);
+    let file = Path::new(folder.lines().last().unwrap()).join("dump.rdb");
+    fs::create_dir(&file).unwrap();
+    server.cli(&["SET", "circuit:x", "1"]);
+    server.cli(&["BGSAVE"]);
+    wait_until("nothing can be saved", PATIENCE, || cannot_save(&server));
+    let failure = count(&connected).await.unwrap_err();
+    assert!(failure.is_unavailable(), "{failure:?}");
+    // Another connection would not help.
+    assert!(connected.is_up());
+    let store = Store::open(&Url::parse(&server.url()).unwrap()).unwrap();
+    let away = store.wait_up(Duration::from_secs(1)).await.unwrap_err();
+    assert!(away.is_unavailable(), "{away:?}");
+    assert!(away.to_string().contains("MISCONF"), "{away}");
+    fs::remove_dir(&file).unwrap();
+    server.cli(&["BGSAVE"]);
+    store.wait_up(PATIENCE).await.unwrap();
+    assert_eq!(count(&store).await, Ok(Value::Int(1)));
+    assert_eq!(count(&connected).await, Ok(Value::Int(2)));
+    assert_eq!(connected.link().borrow().generation, generation);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_without_replicas_is_not_clung_to() {
+    let server = RedisServer::start();
+    let store = open(&server.url()).await;
+    let generation = || store.link().borrow().generation;
+    let before = generation();
+    server.cli(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    let failure = count(&store).await.unwrap_err();
+    assert!(failure.is_unavailable(), "{failure:?}");
+    // Sentinels may know of another one by now.
+    wait_until("it is asked for anew", PATIENCE, || generation() > before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_there_is_not_is_refused() {
+    let server = RedisServer::start();
+    let url = Url::parse(&format!("{}?db=99", server.url())).unwrap();
+    let refused = Store::open(&url).unwrap().wait_up(PATIENCE).await;
+    assert!(matches!(refused, Err(Failure::Refused(_))), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

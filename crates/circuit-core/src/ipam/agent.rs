@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::wire::Wanted;
-use super::{AddressSet, Entry, Hello, Holding, Missing, Moved, Standing, Tick, Timing, Use, User};
+use super::{
+    AddressSet, Entry, Hello, Holding, Missing, Moved, Standing, Tick, Timing, Use, UsedUp, User,
+};
 
 /// How far a node may rely on what it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +35,10 @@ pub struct Pool {
     pub link: Option<String>,
     /// Others need addresses until then: none is taken for later.
     pub modest_until: u64,
+    /// Addresses that another node has in use, too, and until when that is believed.
+    pub disputed: BTreeMap<IpAddr, u64>,
+    /// What of it nothing is taken of for later, as there was nothing.
+    pub used_up: UsedUp,
 }
 
 /// What is to be done after a [`Tick`].
@@ -279,6 +285,7 @@ impl Agent {
         if asked >= self.moved.until {
             entries.extend(self.trust_stock());
         }
+        entries.extend(self.dispute(&tick.disputed, asked));
         let held = self.held();
         if tick.held != held || (!tick.known && held > 0) {
             self.claiming = true;
@@ -488,7 +495,8 @@ impl Pool {
         }
         let need = |set: &AddressSet| {
             let (has, batch) = (self.holding.spare_in(set), set.batch());
-            (has < (batch / 2).max(1)).then(|| (set.clone(), batch - has))
+            let low = has < (batch / 2).max(1) && !self.used_up.rests(set, now);
+            low.then(|| (set.clone(), batch - has))
         };
         self.sets.iter().filter_map(need).collect()
     }

@@ -24,6 +24,9 @@ pub const WANTED_MS: u64 = 10_000;
 /// As many addresses of a node that is gone are taken back at a time.
 pub const TAKEN_BACK: usize = 128;
 
+/// A clock that is behind by less is not looked at.
+const SET_BACK_MS: u64 = 1_000;
+
 /// From where a node called last, and until when nobody else can be that node.
 #[derive(Debug, Clone)]
 struct Home {
@@ -53,6 +56,10 @@ pub struct Ledger {
     wanted: BTreeMap<String, u64>,
     cursors: BTreeMap<(String, IpAddr), IpAddr>,
     uses: BTreeMap<(String, IpAddr), String>,
+    /// What nodes were told to be another's and have in use: whose it is, and what.
+    disputed: BTreeSet<(String, String, IpAddr)>,
+    /// When somebody called last.
+    heard: u64,
 }
 
 impl Ledger {
@@ -134,6 +141,7 @@ impl Ledger {
                 ..Tick::default()
             };
         }
+        self.follow_clock(timing, now);
         let moved = self.elsewhere(hello).is_some();
         let home = Home {
             place: hello.place.clone(),
@@ -148,6 +156,10 @@ impl Ledger {
         self.take_back(timing, now);
         let calls = |until: u64| until > now && until <= now + WANTED_MS;
         self.wanted.retain(|_, until| calls(*until));
+        let (its, others) = std::mem::take(&mut self.disputed)
+            .into_iter()
+            .partition(|(owner, ..)| *owner == hello.node);
+        self.disputed = others;
         let held = self.owners.values();
         let held = held.filter(|owner| owner.node == hello.node && !owner.abandoned);
         Tick {
@@ -156,6 +168,25 @@ impl Ledger {
             held: held.count() as u64,
             moved,
             wanted: self.wanted.keys().cloned().collect(),
+            disputed: BTreeSet::into_iter(its)
+                .map(|(_, pool, ip)| (pool, ip))
+                .collect(),
+        }
+    }
+
+    /// Claims of a time to come, as the clock was set back since, hold for as long as new
+    /// ones: for how long they were renewed before is not known, as it may have been set
+    /// forward by mistake.
+    fn follow_clock(&mut self, timing: &Timing, now: u64) {
+        let behind = self.heard.saturating_sub(now);
+        if behind >= SET_BACK_MS {
+            let longest = now.saturating_add(timing.claim());
+            for until in self.claims.values_mut() {
+                *until = longest.min(*until);
+            }
+        }
+        if behind >= SET_BACK_MS || now > self.heard {
+            self.heard = now;
         }
     }
 
@@ -185,6 +216,7 @@ impl Ledger {
                 self.claims.remove(&node);
                 self.lost.remove(&node);
                 self.homes.remove(&node);
+                self.disputed.retain(|(owner, ..)| *owner != node);
             }
         }
     }
@@ -272,13 +304,15 @@ impl Ledger {
     }
 
     /// Says that these are the node's, which it was given before. Those that
-    /// another has are left to it, and told with its id.
+    /// another has are left to it, and told with its id; and it is told, too.
     pub fn claim(&mut self, node: &str, pool: &str, addresses: &[IpAddr]) -> Vec<(IpAddr, String)> {
         let mut conflicts = Vec::new();
         for ip in addresses {
             match self.owners.get(&(pool.to_owned(), *ip)) {
                 Some(owner) if owner.node != node && !owner.abandoned => {
                     conflicts.push((*ip, owner.node.clone()));
+                    let disputed = (owner.node.clone(), pool.to_owned(), *ip);
+                    self.disputed.insert(disputed);
                 }
                 _ => self.give_to(pool, *ip, node),
             }

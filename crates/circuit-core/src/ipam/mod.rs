@@ -8,12 +8,14 @@
 //! until its container lets go of it.
 
 pub mod agent;
+mod disputes;
 mod holding;
 pub mod ledger;
 mod moved;
 mod owner;
 mod span;
 mod terms;
+mod used_up;
 pub mod wire;
 
 pub use agent::{Agent, Duty, Given, Refusal, Trust};
@@ -22,3 +24,4 @@ pub use moved::Moved;
 pub use owner::{Use, User};
 pub use span::{AddressSet, Span, from_key, key};
 pub use terms::{Exact, Hello, Listed, Standing, Taken, Tick, Timing, Wish};
+pub use used_up::UsedUp;

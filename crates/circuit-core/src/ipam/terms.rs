@@ -78,6 +78,9 @@ pub struct Tick {
     pub moved: bool,
     /// Pools that somebody needs addresses of.
     pub wanted: Vec<String>,
+    /// Addresses of the node that others have claimed since its last call, with their
+    /// pools.
+    pub disputed: Vec<(String, IpAddr)>,
 }
 
 /// A wish for any addresses.

@@ -191,4 +191,28 @@ mod tests {
         server.kill();
         assert_eq!(missed(&shared).await.unwrap(), []);
     }
+
+    #[tokio::test]
+    async fn a_redis_that_takes_nothing_now_does_not_end_the_start() {
+        let server = RedisServer::start();
+        let url = redis::Url::parse(&server.url()).unwrap();
+        let store = redis::Store::open(&url).unwrap();
+        store.wait_up(circuit_testing::PATIENCE).await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let network = circuit_testing::network::bridge("web", "10.88.0.0/16");
+        std::fs::write(dir.path().join("web.json"), network).unwrap();
+        let shared = SharedStore::open(store.clone(), dir.path()).unwrap();
+        let known = || server.cli(&["hkeys", "circuit:{fleet}:networks"]);
+        for (option, short, enough) in
+            [("maxmemory", "1", "0"), ("min-replicas-to-write", "1", "0")]
+        {
+            server.cli(&["config", "set", option, short]);
+            assert_eq!(missed(&shared).await.unwrap(), [], "{option}");
+            assert_eq!(known(), "", "{option}");
+            server.cli(&["config", "set", option, enough]);
+            store.wait_up(circuit_testing::PATIENCE).await.unwrap();
+        }
+        missed(&shared).await.unwrap();
+        assert_eq!(known(), "web");
+    }
 }

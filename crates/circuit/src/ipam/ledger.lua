@@ -1,17 +1,18 @@
 -- The ledger of address pools: what circuit_core::ipam::ledger does, on keys.
 -- KEYS[1] is what all keys begin with; ARGV[1] says what is to be done.
 --
---   :state    epoch, count, born, settles, suspect, run
+--   :state    epoch, count, born, settles, suspect, run, heard
 --   :claims   node id -> when its claim ends      :lost   node id -> marked when
 --   :names    node id -> name                     :wanted pool -> until when
 --   :homes    node id -> until when, place, name
 --   :pools    the pools                           :cursors
 --   :owners:POOL  address -> node id, with a "!" before it when taken back
 --   :held:NODE    address@pool                    :uses:POOL  address -> JSON
+--   :disputed:NODE  address@pool, which others have claimed
 local base, op, at = KEYS[1], ARGV[1], 2
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local TAKEN_BACK, WANTED = 128, 10000
+local TAKEN_BACK, WANTED, SET_BACK = 128, 10000, 1000
 
 local function key(name) return base .. ':' .. name end
 local function text(n) return string.format('%.0f', n) end
@@ -101,6 +102,21 @@ local function give_to(pool, address, node)
   redis.call('SADD', key('pools'), pool)
 end
 
+-- When the clock was set back, claims hold for as long as new ones at most.
+local function follow_clock(h)
+  local heard = tonumber(redis.call('HGET', key('state'), 'heard') or '') or 0
+  if heard - now >= SET_BACK then
+    local longest = text(now + h.lease + h.grace)
+    for _, node in ipairs(redis.call('ZRANGEBYSCORE', key('claims'), '(' .. longest, '+inf')) do
+      redis.call('ZADD', key('claims'), longest, node)
+    end
+  end
+  -- Not at each call of each node.
+  if math.abs(now - heard) >= SET_BACK then
+    redis.call('HSET', key('state'), 'heard', text(now))
+  end
+end
+
 local function take_back(h)
   for _, node in ipairs(redis.call('ZRANGEBYSCORE', key('claims'), '-inf', text(now), 'LIMIT', 0, 8)) do
     local marked = math.min(now, tonumber(redis.call('HGET', key('lost'), node) or now))
@@ -117,6 +133,7 @@ local function take_back(h)
         redis.call('ZREM', key('claims'), node)
         redis.call('HDEL', key('lost'), node)
         redis.call('HDEL', key('homes'), node)
+        redis.call('DEL', key('disputed:' .. node))
       end
     end
   end
@@ -127,7 +144,8 @@ local does = {}
 function does.tick()
   local h = hello()
   local standing = enter(h)
-  if standing.taken then return told(standing, '0', '0', '0') end
+  if standing.taken then return told(standing, '0', '0', '0', {}) end
+  follow_clock(h)
   local moved = elsewhere(h) and '1' or '0'
   redis.call('HSET', key('homes'), h.node, text(now + h.lease) .. ' ' .. h.place .. ' ' .. h.name)
   local new = redis.call('ZADD', key('claims'), text(now + h.lease + h.grace), h.node)
@@ -138,7 +156,8 @@ function does.tick()
   take_back(h)
   redis.call('ZREMRANGEBYSCORE', key('wanted'), '-inf', text(now))
   redis.call('ZREMRANGEBYSCORE', key('wanted'), '(' .. text(now + WANTED), '+inf')
-  local answer = told(standing, text(1 - new), text(redis.call('SCARD', key('held:' .. h.node))), moved)
+  local answer = told(standing, text(1 - new), text(redis.call('SCARD', key('held:' .. h.node))), moved,
+    redis.call('SPOP', key('disputed:' .. h.node), TAKEN_BACK))
   for _, pool in ipairs(redis.call('ZRANGE', key('wanted'), 0, 31)) do
     table.insert(answer, pool)
   end
@@ -236,6 +255,7 @@ function does.claim()
     if owner and owner ~= node and string.sub(owner, 1, 1) ~= '!' then
       table.insert(conflicts, address)
       table.insert(conflicts, redis.call('HGET', key('names'), owner) or owner)
+      redis.call('SADD', key('disputed:' .. owner), address .. '@' .. pool)
     else
       give_to(pool, address, node)
     end

@@ -71,6 +71,7 @@ impl Keeper {
         let tick = self.ledger.tick(&self.hello()).await?;
         let duty = {
             let mut agent = self.agent();
+            tell_disputes(&agent, &tick.disputed, asked);
             let known = |agent: &Agent| {
                 let hello = &agent.hello;
                 (hello.epoch.clone(), hello.count, agent.moved().clone())
@@ -265,6 +266,7 @@ impl Keeper {
         if !addresses.is_empty() {
             let entry = Entry::Hold { addresses, suspect };
             agent.apply(pool, &entry);
+            agent.pool(pool).used_up.clear();
             self.write(pool, &[entry])?;
         }
         self.write_known(&agent)
@@ -364,7 +366,9 @@ impl Keeper {
             (low, links)
         };
         for (pool, set, want) in low {
-            self.take(&pool, &set, want).await?;
+            if let Got::None = self.take(&pool, &set, want).await? {
+                self.agent().pool(&pool).used_up.note(&set, now());
+            }
         }
         for (pool, link, suspect) in links {
             let answering = match self.wire.answering(&link, &suspect).await {
@@ -375,13 +379,20 @@ impl Keeper {
                     continue;
                 }
             };
-            let sound = suspect.iter().filter(|ip| !answering.contains(ip));
-            self.clear(&pool, &sound.copied().collect::<Vec<_>>())?;
+            let mut sound = suspect;
+            sound.retain(|ip| !answering.contains(ip) && !self.is_disputed(&pool, *ip));
+            self.clear(&pool, &sound)?;
             if !answering.is_empty() {
                 self.abandon(&pool, &answering).await;
             }
         }
         Ok(())
+    }
+
+    fn is_disputed(&self, pool: &str, ip: IpAddr) -> bool {
+        let agent = self.agent();
+        let pool = agent.pools().get(pool);
+        pool.is_some_and(|pool| pool.is_disputed(ip, now()))
     }
 
     /// Tells the ledger, for people, what addresses are used for.
@@ -409,6 +420,22 @@ impl Keeper {
             }
         }
         Ok(())
+    }
+}
+
+/// Says once that another node has addresses in use which are this node's.
+fn tell_disputes(agent: &Agent, disputed: &[(String, IpAddr)], now: u64) {
+    for (name, ip) in disputed {
+        let Some(pool) = agent.pools().get(name) else {
+            continue;
+        };
+        if pool.holding.holds(*ip) && !pool.is_disputed(*ip, now) {
+            tracing::warn!(
+                pool = name,
+                "{ip} is in use on another node, too, which was away for too long: before it is \
+                 given again here, the wire is asked for it"
+            );
+        }
     }
 }
 

@@ -208,6 +208,19 @@ impl Answer {
         }
     }
 
+    /// Addresses with their pools.
+    fn places(&mut self) -> Result<Vec<(String, IpAddr)>> {
+        let Some(Value::List(items)) = self.0.next() else {
+            return Err(strange());
+        };
+        let place = |item: Value| {
+            let Value::Text(item) = item else { return None };
+            let (digits, pool) = item.split_once('@')?;
+            Some((pool.to_owned(), from_key(digits)?))
+        };
+        Ok(items.into_iter().filter_map(place).collect())
+    }
+
     fn standing(&mut self) -> Result<Standing> {
         Ok(Standing {
             epoch: self.text()?,
@@ -233,6 +246,8 @@ impl<S: Scripts> Ledger for Shared<S> {
         let mut answer = self.run(&self.hello("tick", hello)).await?;
         let (standing, known, held) = (answer.standing()?, answer.text()?, answer.number()?);
         let moved = answer.text()? == "1";
+        let mut disputed = answer.places()?;
+        disputed.sort();
         let mut wanted = Vec::new();
         while !answer.0.as_slice().is_empty() {
             wanted.push(answer.text()?);
@@ -243,6 +258,7 @@ impl<S: Scripts> Ledger for Shared<S> {
             held,
             moved,
             wanted,
+            disputed,
         })
     }
 
@@ -321,17 +337,7 @@ impl<S: Scripts> Ledger for Shared<S> {
         loop {
             let mut answer = self.run(&words(["held", node, &cursor])).await?;
             cursor = answer.text()?;
-            let Some(Value::List(items)) = answer.0.next() else {
-                return Err(strange());
-            };
-            for item in items {
-                if let Value::Text(item) = item
-                    && let Some((digits, pool)) = item.split_once('@')
-                    && let Some(ip) = from_key(digits)
-                {
-                    held.push((pool.to_owned(), ip));
-                }
-            }
+            held.extend(answer.places()?);
             if cursor == "0" {
                 return Ok(held);
             }

@@ -19,11 +19,12 @@ use circuit_core::{Error, Result};
 use circuit_testing::History;
 use tokio_util::sync::CancellationToken;
 
-use crate::redis::{Store, Url, cmd};
+use crate::redis::{Store, Url, cmd, pipe};
 
 use super::{Alone, InRedis, Keeper, Ledger, Parts, Scripts, Shared, Value, Wire};
 
 mod copies;
+mod stock;
 mod suspects;
 
 /// A Redis of its own, on a socket in a folder.

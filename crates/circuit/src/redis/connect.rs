@@ -40,14 +40,21 @@ impl Connection {
 
     pub(super) async fn pipeline(&mut self, pipeline: &Pipeline) -> Result<Vec<Value>, RedisError> {
         let answer = match self {
-            Self::Single(connection) => pipeline.query_async::<Value>(connection).await?,
-            Self::Cluster(connection) => pipeline.query_async::<Value>(connection).await?,
+            Self::Single(connection) => pipeline.query_async::<Value>(connection).await,
+            Self::Cluster(connection) => pipeline.query_async::<Value>(connection).await,
         };
-        match answer {
+        match answer.map_err(first)? {
             Value::Array(values) => Ok(values),
             other => Ok(vec![other]),
         }
     }
+}
+
+/// What went wrong first with commands of one exchange, as if it had been the only one.
+fn first(error: RedisError) -> RedisError {
+    let all = error.clone().into_server_errors();
+    let first = all.and_then(|all| Some(all.first()?.1.clone()));
+    first.map_or(error, RedisError::from)
 }
 
 /// What makes connections to the Redis of one URL.
@@ -83,7 +90,7 @@ impl Connector {
                 Kind::Cluster(_) => {
                     let connecting = self.cluster()?;
                     let connection = connecting.get_async_connection().await;
-                    Connection::Cluster(connection.map_err(|e| Failure::of(&e))?)
+                    Connection::Cluster(connection.map_err(|e| Failure::of_connecting(&e))?)
                 }
                 _ => {
                     let config = AsyncConnectionConfig::new()
@@ -91,12 +98,12 @@ impl Connector {
                         .set_response_timeout(Some(ANSWER));
                     let client = self.client_of_now().await?;
                     let connecting = client.get_multiplexed_async_connection_with_config(&config);
-                    Connection::Single(connecting.await.map_err(|e| Failure::of(&e))?)
+                    Connection::Single(connecting.await.map_err(|e| Failure::of_connecting(&e))?)
                 }
             };
             // A server that asks for a password tells so at the first command.
             let ping = connection.query(&::redis::cmd("PING")).await;
-            ping.map_err(|e| Failure::of(&e))?;
+            ping.map_err(|e| Failure::of_connecting(&e))?;
             Ok(connection)
         };
         in_time(connection).await
@@ -107,7 +114,10 @@ impl Connector {
         let Kind::Cluster(hosts) = &self.url.kind else {
             let connection = async {
                 let client = self.client_of_now().await?;
-                client.get_async_pubsub().await.map_err(|e| Failure::of(&e))
+                client
+                    .get_async_pubsub()
+                    .await
+                    .map_err(|e| Failure::of_connecting(&e))
             };
             return in_time(connection).await;
         };
@@ -116,7 +126,10 @@ impl Connector {
         for host in hosts {
             let connection = async {
                 let client = self.client_at(self.address(host))?;
-                client.get_async_pubsub().await.map_err(|e| Failure::of(&e))
+                client
+                    .get_async_pubsub()
+                    .await
+                    .map_err(|e| Failure::of_connecting(&e))
             };
             match in_time(connection).await {
                 Ok(connection) => return Ok(connection),
@@ -131,7 +144,7 @@ impl Connector {
             Kind::Sentinel { .. } => {
                 let mut sentinel = self.sentinel()?;
                 let client = sentinel.async_get_client().await;
-                client.map_err(|e| Failure::of(&e))
+                client.map_err(|e| Failure::of_connecting(&e))
             }
             _ => self.client(),
         }

@@ -73,6 +73,7 @@ impl Failure {
             ErrorKind::Extension if is_about_credentials(error) => Self::Refused(format!(
                 "redis refuses the user or the password: check them in the url ({text})"
             )),
+            ErrorKind::Extension if is_short(error) || is_alone(error) => Self::Unavailable(text),
             ErrorKind::Extension | ErrorKind::UnexpectedReturnType => Self::Refused(text),
             ErrorKind::MasterNameNotFoundBySentinel => Self::Unavailable(format!(
                 "the sentinels know no master of that name: check the path of the url ({text})"
@@ -80,11 +81,45 @@ impl Failure {
             _ => Self::Unavailable(text),
         }
     }
+
+    /// The same for what is said to a new connection. Only what is wrong with the URL or
+    /// with the rights of its user is refused for good: nothing else was asked yet, so the
+    /// server speaks of its own state.
+    fn of_connecting(error: &RedisError) -> Self {
+        let of_url = match error.kind() {
+            ErrorKind::AuthenticationFailed
+            | ErrorKind::InvalidClientConfig
+            | ErrorKind::Server(ServerErrorKind::NoPerm) => true,
+            _ => is_about_credentials(error) || is_about_database(error),
+        };
+        match Self::of(error) {
+            Self::Refused(text) if !of_url => Self::Unavailable(text),
+            failure => failure,
+        }
+    }
 }
 
 /// Error codes that servers answer to wrong or missing credentials.
 fn is_about_credentials(error: &RedisError) -> bool {
     matches!(error.code(), Some("WRONGPASS" | "NOAUTH"))
+}
+
+/// Whether a server says that it has fewer databases.
+fn is_about_database(error: &RedisError) -> bool {
+    let detail = error.detail().unwrap_or_default();
+    detail.contains("DB index")
+}
+
+/// Error codes of a server that is there and cannot do it now: it is short of disk, of
+/// memory or of time. Another connection would be told the same.
+fn is_short(error: &RedisError) -> bool {
+    matches!(error.code(), Some("MISCONF" | "OOM" | "BUSY"))
+}
+
+/// Whether a master has lost its replicas. Another one may be in its place by now, to which
+/// a new connection leads.
+fn is_alone(error: &RedisError) -> bool {
+    error.code() == Some("NOREPLICAS")
 }
 
 fn told(error: &RedisError) -> String {

@@ -10,7 +10,7 @@ use rand::Rng as _;
 use tokio::sync::watch;
 
 use super::connect::{Connection, Connector};
-use super::{Failure, Subscription, Url};
+use super::{Failure, Subscription, Url, is_short};
 
 /// The time between two attempts to connect. An attempt that takes longer goes
 /// on beside the next one: over a link that was just mended, a new one is the
@@ -167,7 +167,7 @@ impl Store {
     /// Waits until Redis answers.
     ///
     /// # Errors
-    /// At once when Redis refuses, as with a wrong password; else when it does
+    /// At once when Redis refuses the URL, as with a wrong password; else when it does
     /// not answer within `patience`. The store goes on trying either way.
     pub async fn wait_up(&self, patience: Duration) -> Result<(), Failure> {
         let mut link = self.link();
@@ -285,7 +285,7 @@ impl Store {
         };
         work(&mut connection).await.map_err(|error| {
             let failure = Failure::of(&error);
-            if failure.is_unavailable() {
+            if failure.is_unavailable() && !is_short(&error) {
                 self.0.lose(generation, &failure);
             }
             failure

@@ -52,6 +52,11 @@ impl Subscription {
     pub async fn next(&mut self) -> Option<Event> {
         self.events.recv().await
     }
+
+    /// Takes the events that are there already, for whom one look is enough for all.
+    pub fn drain(&mut self) {
+        while self.events.try_recv().is_ok() {}
+    }
 }
 
 impl Drop for Subscription {

@@ -76,6 +76,13 @@ impl Follower {
         self.unlisted.len()
     }
 
+    /// For how long the older word that Redis has of a node is not believed yet.
+    #[cfg(test)]
+    pub(super) fn doubted_for(&self, node: &str) -> Option<Duration> {
+        let until = self.older.get(node)?;
+        Some(until.saturating_duration_since(Instant::now()))
+    }
+
     pub(super) fn nonsense(&self) -> u64 {
         self.nonsense
     }
@@ -113,7 +120,13 @@ impl Follower {
             return revision > *known;
         }
         let now = Instant::now();
-        let until = self.older.entry(node.to_owned()).or_insert(now + PATIENCE);
+        // One that went has nothing to say any more, and the lease that it had in the
+        // file is to end first.
+        let wait = match self.fleet.revision(node) {
+            Some(_) => PATIENCE,
+            None => PATIENCE + self.lease,
+        };
+        let until = self.older.entry(node.to_owned()).or_insert(now + wait);
         *until <= now
     }
 

@@ -48,10 +48,12 @@ impl Publisher {
     }
 
     /// Hears whose the name is, and what Redis has of it: something else than
-    /// was published, when it came back empty or from an old file.
+    /// was published, when it came back empty or from an old file. A Redis that evicts
+    /// keys loses records without another revision.
     pub(super) fn heard(&mut self, tick: &Tick) {
         self.state = Some(tick.state);
-        if self.revision != Some(tick.own) {
+        let whole = tick.records == Some(self.published.len() as u64);
+        if self.revision != Some(tick.own) || !whole {
             self.revision = None;
         }
     }

@@ -15,14 +15,16 @@ use crate::redis::{Arg, Failure, Script, Store, Value};
 
 /// Leases by the time they end; what nodes say of themselves; the revision of
 /// each node's last change; the last revision of all; nodes that are gone by the
-/// time they went; and how the keys of nodes' records begin.
-const KEYS: [&str; 6] = [
+/// time they went; how the keys of nodes' records begin; and when anybody was heard
+/// of last.
+const KEYS: [&str; 7] = [
     "circuit:{fleet}:leases",
     "circuit:{fleet}:nodes",
     "circuit:{fleet}:changed",
     "circuit:{fleet}:revision",
     "circuit:{fleet}:gone",
     "circuit:{fleet}:records:",
+    "circuit:{fleet}:heard",
 ];
 /// Where changes are told of.
 pub(super) const CHANNEL: &str = "circuit:{fleet}:changes";
@@ -75,6 +77,22 @@ end
 static TICK: LazyLock<Script> = LazyLock::new(|| {
     Script::new(with_helpers!(
         r"
+local heard = tonumber(redis.call('GET', KEYS[7]) or '') or now
+if heard - now >= 1000 then
+    -- The clock was set back: leases end as soon as they would have.
+    local leases = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
+    for at = 1, #leases, 2 do
+        redis.call('ZADD', KEYS[1], leases[at + 1] - (heard - now), leases[at])
+    end
+elseif now - heard > math.max(ARGV[6] / 2, 2000) then
+    -- Nobody could be heard: who is there has the time of a lease to say so.
+    local till = now + tonumber(ARGV[6])
+    for _, node in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', till)) do
+        redis.call('ZADD', KEYS[1], till, node)
+    end
+end
+-- A Redis that takes nothing at the moment tells what it has all the same.
+if math.abs(now - heard) >= 1000 or heard == now then redis.pcall('SET', KEYS[7], now) end
 for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 20)) do
     forget(dead, now)
 end
@@ -98,8 +116,10 @@ local changed = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. ARGV[8], '+inf',
     'WITHSCORES', 'LIMIT', 0, ARGV[9])
 local some = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. ARGV[10], '+inf',
     'WITHSCORES', 'LIMIT', 0, ARGV[11])
+local records = redis.pcall('HLEN', KEYS[6] .. ARGV[1])
 return {state, redis.call('ZSCORE', KEYS[3], ARGV[1]) or '0',
-    redis.call('GET', KEYS[4]) or '0', now, changed, some}"
+    redis.call('GET', KEYS[4]) or '0', now, changed, some,
+    type(records) == 'number' and records or ''}"
     ))
 });
 
@@ -214,6 +234,8 @@ pub(super) struct Tick {
     pub(super) state: State,
     /// The revision of what Redis has of the caller; 0 when it has nothing.
     pub(super) own: u64,
+    /// How many containers Redis has of it, as far as they can be counted.
+    pub(super) records: Option<u64>,
     /// The last revision of all.
     pub(super) last: u64,
     /// Redis' clock in milliseconds.
@@ -272,7 +294,7 @@ pub(super) async fn tick(
 }
 
 fn read_tick(answer: &Value) -> Option<Tick> {
-    let [state, own, last, now, changed, some] = array(answer)? else {
+    let [state, own, last, now, changed, some, records] = array(answer)? else {
         return None;
     };
     let state = match bytes(state)? {
@@ -284,6 +306,7 @@ fn read_tick(answer: &Value) -> Option<Tick> {
     Some(Tick {
         state,
         own: number(own)?,
+        records: number(records),
         last: number(last)?,
         now: number(now)?,
         changed: scores(changed),

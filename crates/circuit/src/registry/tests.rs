@@ -7,15 +7,16 @@ use circuit_testing::RedisServer;
 
 use super::*;
 
-/// A node that has nothing.
+/// A node that has no more than these.
 struct Bare {
     name: String,
+    containers: Vec<Arc<Record>>,
     changes: watch::Sender<u64>,
 }
 
 impl Local for Bare {
     fn containers(&self) -> Vec<Arc<Record>> {
-        Vec::new()
+        self.containers.clone()
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
@@ -31,8 +32,21 @@ impl Local for Bare {
 }
 
 fn bare(name: &str) -> Arc<dyn Local> {
+    with(name, &[])
+}
+
+/// A node with these containers.
+fn with(name: &str, containers: &[&str]) -> Arc<dyn Local> {
+    let record = |container: &&str| {
+        Arc::new(Record {
+            container: Arc::from(*container),
+            node: Arc::from(name),
+            attached: Box::default(),
+        })
+    };
     Arc::new(Bare {
         name: name.to_owned(),
+        containers: containers.iter().map(record).collect(),
         changes: watch::Sender::default(),
     })
 }
@@ -206,6 +220,130 @@ async fn a_goodbye_in_another_database_takes_nobody_away() {
         follower.hear(&one, &payload).await.unwrap();
         assert_eq!(follower.snapshot().nodes().len(), left, "{identity:?}");
     }
+}
+
+#[tokio::test]
+async fn what_redis_has_lost_of_a_node_is_published_again() {
+    const RECORDS: &str = "circuit:{fleet}:records:own";
+    let redis = RedisServer::start();
+    let store = open(&redis.url()).await;
+    let local = with("own", &["a", "b"]);
+    let mut own = Beacon::new(store.clone(), settings("own", LONG), local);
+    let lost: [&[&str]; 4] = [
+        &["DEL", RECORDS],
+        &["HDEL", RECORDS, "a"],
+        &["HSET", RECORDS, "another", ""],
+        &["SET", RECORDS, "no hash"],
+    ];
+    for command in lost {
+        own.beat().await.unwrap();
+        redis.cli(command);
+        own.beat().await.unwrap();
+        let there = redis.cli(&["HKEYS", RECORDS]);
+        let there: BTreeSet<&str> = there.lines().collect();
+        assert_eq!(there, BTreeSet::from(["a", "b"]), "{command:?}");
+    }
+    // What is there is left alone.
+    let revision = || redis.cli(&["GET", "circuit:{fleet}:revision"]);
+    let before = revision();
+    own.beat().await.unwrap();
+    assert_eq!(revision(), before);
+}
+
+/// Redis' clock in milliseconds.
+fn clock(redis: &RedisServer) -> u64 {
+    let time = redis.cli(&["TIME"]);
+    let (seconds, micros) = time.split_once('\n').unwrap();
+    seconds.parse::<u64>().unwrap() * 1000 + micros.parse::<u64>().unwrap() / 1000
+}
+
+/// As when that time was now when anybody was heard of last, with what was left of the
+/// leases then.
+fn heard_at(redis: &RedisServer, at: u64, leases: &[(&str, u64)]) {
+    redis.cli(&["SET", "circuit:{fleet}:heard", &at.to_string()]);
+    for (node, left) in leases {
+        let ends = (at + left).to_string();
+        redis.cli(&["ZADD", "circuit:{fleet}:leases", &ends, node]);
+    }
+}
+
+/// Who has a lease, and the seconds that are left of it.
+async fn leases(store: &Store) -> Vec<(String, u64)> {
+    let listed = scripts::list(store).await.unwrap();
+    let listed = listed.into_iter();
+    listed
+        .map(|(node, left, _)| (node, left.div_ceil(1000)))
+        .collect()
+}
+
+#[tokio::test]
+async fn nobody_is_forgotten_for_a_time_in_which_nobody_could_be_heard() {
+    const LEASE: Duration = Duration::from_secs(30);
+    let redis = RedisServer::start();
+    let store = open(&redis.url()).await;
+    drop(beacons(&store, 2).await);
+    let mut own = Beacon::new(store.clone(), settings("own", LEASE), bare("own"));
+    // Redis was away for a minute, and they are not there yet.
+    let ends = [("n000", 20_000), ("n001", 3_600_000)];
+    heard_at(&redis, clock(&redis) - 60_000, &ends);
+    own.beat().await.unwrap();
+    let left = [("n000", 30), ("n001", 3540), ("own", 30)];
+    assert_eq!(
+        leases(&store).await,
+        left.map(|(node, left)| (node.to_owned(), left))
+    );
+    // By now one should be.
+    heard_at(&redis, clock(&redis) - 900, &[("n000", 0)]);
+    own.beat().await.unwrap();
+    assert_eq!(leases(&store).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_node_that_left_is_not_there_again_for_an_old_file() {
+    const LEASE: Duration = Duration::from_secs(30);
+    let redis = RedisServer::start();
+    let store = open(&redis.url()).await;
+    let nodes = beacons(&store, 2).await;
+    let settings = settings("own", LEASE);
+    let own = Publisher::new(&settings);
+    let mut follower = Follower::new(&settings);
+    let told = tick(&store, &follower, own.identity()).await;
+    follower.take(&store, &told).await.unwrap();
+    let keys =
+        ["nodes", "leases", "changed", "revision"].map(|key| format!("circuit:{{fleet}}:{key}"));
+    for key in &keys {
+        redis.cli(&["COPY", key, &format!("{key}:old")]);
+    }
+    scripts::leave(&store, nodes[0].publisher.identity())
+        .await
+        .unwrap();
+    let told = tick(&store, &follower, own.identity()).await;
+    follower.take(&store, &told).await.unwrap();
+    assert_eq!(follower.snapshot().nodes().len(), 1);
+    for key in &keys {
+        redis.cli(&["RENAME", &format!("{key}:old"), key]);
+    }
+    let told = tick(&store, &follower, own.identity()).await;
+    follower.take(&store, &told).await.unwrap();
+    assert_eq!(follower.snapshot().nodes().len(), 1);
+    // Its lease is over by then.
+    assert!(follower.doubted_for("n000").unwrap() > LEASE);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_lengthens_no_lease() {
+    let redis = RedisServer::start();
+    let store = open(&redis.url()).await;
+    let mut nodes = beacons(&store, 2).await;
+    heard_at(
+        &redis,
+        clock(&redis) + 86_400_000,
+        &[("n000", 20_000), ("n001", 30_000)],
+    );
+    nodes[0].beat().await.unwrap();
+    let there = leases(&store).await;
+    assert_eq!(there.len(), 2, "{there:?}");
+    assert!((25..=30).contains(&there[1].1), "{there:?}");
 }
 
 /// A node of the fleet whose daemon does not run.

@@ -83,6 +83,43 @@ async fn what_cannot_be_asked_for_just_now_stays_suspect() {
     assert!(there.contains("answers on eth1"), "{there}");
 }
 
+#[tokio::test]
+async fn an_address_that_was_taken_from_a_node_that_lives_is_asked_for_again() {
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let (wire, pool) = (Arc::new(Lan::default()), set(2, 60));
+    let ledger = Arc::new(Alone::new("a".into(), QUICK));
+    let [away, other] = [0, 1].map(|n: usize| {
+        let ledger = Arc::clone(&ledger) as _;
+        keeper(ledger, &wire, dirs[n].path(), &format!("node-{n}"))
+    });
+    other.call().await.unwrap();
+    for (last, freed_first) in [(9, true), (10, false)] {
+        let container = format!("c{last}");
+        away.call().await.unwrap();
+        one(add(&away, &container, &pool, Some(ip(last))).await);
+        let taken = [ip(last)];
+        let back = ledger.give_back("id-node-0", "lan", &taken, true);
+        back.await.unwrap();
+        // Its host is down: nobody answers.
+        one(add(&other, "c1", &pool, Some(ip(last))).await);
+        if freed_first {
+            del(&other, "c1").await;
+        }
+        // It is back, and has its container.
+        away.call().await.unwrap();
+        wire.0.lock().unwrap().insert(ip(last));
+        other.call().await.unwrap();
+        if !freed_first {
+            del(&other, "c1").await;
+        }
+        let there = text(add(&other, "c2", &pool, Some(ip(last))).await);
+        assert!(there.contains("answers on eth1"), "{there}");
+        away.call().await.unwrap();
+        let held = ledger.held_by("id-node-0").await.unwrap();
+        assert!(held.contains(&("lan".into(), ip(last))), "{held:?}");
+    }
+}
+
 /// Runs the script, but does not tell of what came of it this time.
 struct Deaf {
     client: Client,
@@ -218,6 +255,25 @@ async fn a_clock_that_is_set_back_stops_nobody() {
     let settling = tick.standing.settling;
     assert!((1..=QUICK.lease).contains(&settling), "{settling}");
     assert_eq!(tick.wanted, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_keeps_no_address_for_a_dead_node() {
+    let redis = Redis::start();
+    let client = redis.client();
+    client.up().await;
+    let ledger = Shared::new(client.clone(), Timing { moment: 0, ..QUICK });
+    ledger.tick(&hello("dead")).await.unwrap();
+    ledger.exact(&hello("dead"), "lan", ip(3)).await.unwrap();
+    let mut ahead = pipe();
+    let (key, time) = ("circuit:{fleet}:ipam", "9007199254740000");
+    let (state, claims) = (format!("{key}:state"), format!("{key}:claims"));
+    ahead.cmd("HSET").arg(state).arg("heard").arg(time);
+    ahead.cmd("ZADD").arg(claims).arg(time).arg("dead");
+    client.store.pipeline(&ahead).await.unwrap();
+    ledger.tick(&hello("other")).await.unwrap();
+    let claim = ledger.list(None).await.unwrap()[0].claim;
+    assert!((1..=QUICK.claim()).contains(&claim), "{claim}");
 }
 
 /// A Redis may evict keys, and people delete some.

@@ -1,5 +1,6 @@
 //! The definitions in Redis: scripts, so that each change is one step.
 
+use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use super::entry::{Entries, Entry};
@@ -159,10 +160,8 @@ impl Definitions {
             return Err(unexpected(&answer));
         };
         let data: Vec<(String, Vec<u8>)> = pairs(data).collect();
-        let revision = |name: &str| {
-            let found = pairs(revisions).find(|(found, _)| found == name);
-            found.and_then(|(_, text)| digits(&text))
-        };
+        let revision = |(name, text): (String, Vec<u8>)| Some((name, digits(&text)?));
+        let revisions: HashMap<String, u64> = pairs(revisions).filter_map(revision).collect();
         let mut entries = Entries::new();
         for (name, text) in pairs(deleted) {
             let revision = digits(&text);
@@ -176,7 +175,7 @@ impl Definitions {
         }
         for (name, data) in data {
             // One that somebody wrote by hand counts as the oldest.
-            let revision = Some(revision(&name).unwrap_or_default());
+            let revision = Some(revisions.get(&name).copied().unwrap_or_default());
             let data = Some(data);
             entries.insert(name, Entry { revision, data });
         }

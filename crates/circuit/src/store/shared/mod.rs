@@ -105,6 +105,8 @@ impl SharedStore {
                 event = changes.next() => if event.is_none() { return },
                 _ = timer.tick() => {}
             }
+            // Each look is at everything: many changes at once are one.
+            changes.drain();
             match self.compare().await {
                 Ok(changes) => {
                     for change in changes {

@@ -239,6 +239,29 @@ async fn a_turn_in_which_others_change_something_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn many_changes_at_once_are_looked_at_together() {
+    let redis = RedisServer::start();
+    let (a, b) = (Node::start(&redis).await, Node::start(&redis).await);
+    a.write("web", 1400, false).await.unwrap();
+    b.comes_to(&[("web", 1400)]).await;
+    let looks = || {
+        let stats = redis.cli(&["INFO", "commandstats"]);
+        let calls = stats.split("cmdstat_evalsha:calls=").nth(1).unwrap();
+        calls.split(',').next().unwrap().parse::<u32>().unwrap()
+    };
+    let before = looks();
+    let many = "for n = 1, 500 do redis.call('PUBLISH', 'circuit:{fleet}:networks', 'web') end";
+    redis.cli(&["EVAL", many, "0"]);
+    let start = std::time::Instant::now();
+    while start.elapsed() < Duration::from_secs(2) {
+        let looks = looks() - before;
+        assert!(looks < 100, "{looks}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(looks() > before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nonsense_in_redis_is_left_alone() {
     let redis = RedisServer::start();
     let node = Node::start(&redis).await;
