@@ -346,8 +346,28 @@ def without_motion(browser, fake):
     equal(browser.run(leaving), 0, "what is on its way")
 
 
+def many_pages_at_a_time(browser, fake):
+    """More than the connections that a browser has to one host."""
+    open_page(browser, fake.url)
+    first = browser.window()
+    for _ in range(6):
+        browser.open_tab()
+        open_page(browser, fake.url)
+    wait_for("the last is told", lambda: "task.started" in browser.text("#events"))
+    browser.turn_to(first)
+    fake.tell("node.left", node="edge-3")
+    wait_for("the first is told again", lambda: "node.left" in browser.text("#events"))
+
+
 def made_up():
-    parts = (a_fleet, those_who_stay_keep_their_place, whatever_is_told, nothing_yet, without_motion)
+    parts = (
+        a_fleet,
+        those_who_stay_keep_their_place,
+        whatever_is_told,
+        nothing_yet,
+        without_motion,
+        many_pages_at_a_time,
+    )
     for part in parts:
         with Fake(fleet()) as fake, Browser() as browser:
             lively(fake)
