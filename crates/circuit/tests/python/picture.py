@@ -346,6 +346,26 @@ def without_motion(browser, fake):
     equal(browser.run(leaving), 0, "what is on its way")
 
 
+def what_is_read_stays(browser, fake):
+    """The details of a network, while something happens to others all the time."""
+    open_page(browser, fake.url)
+    browser.type("/", "web", "Enter")
+    wait_for("details are open", lambda: "10.88.0.0/16" in browser.text("#details"))
+    browser.run("getSelection().selectAllChildren(document.querySelector('#details .facts'))")
+    for number in range(10):
+        fake.tell("task.started", container=f"other-{number}")
+        wait_for("it is told", lambda: f"other-{number}" in browser.text("#events"))
+    asked = len(fake.asked)
+    wait_for("it is read again", lambda: any("/networks/" in it for it in fake.asked[asked:]))
+    holds(browser.run("return getSelection().toString()"), "bridge, portmap", "10.88.0.0/16")
+    asked = [it.split("/")[2] for it in fake.asked if it.startswith("/api/")]
+    if asked.count("networks") > asked.count("state"):
+        raise AssertionError(f"the network is read more often than there are pictures: {asked}")
+    fake.tell("task.started", container="web-1", network="web")
+    wait_for("what is new is shown", lambda: "task.started" in browser.text("#details"))
+    holds(browser.run("return getSelection().toString()"), "bridge, portmap", "10.88.0.0/16")
+
+
 def many_pages_at_a_time(browser, fake):
     """More than the connections that a browser has to one host."""
     open_page(browser, fake.url)
@@ -366,6 +386,7 @@ def made_up():
         whatever_is_told,
         nothing_yet,
         without_motion,
+        what_is_read_stays,
         many_pages_at_a_time,
     )
     for part in parts:

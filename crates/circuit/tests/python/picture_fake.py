@@ -90,6 +90,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         path = self.path.split("?")[0]
+        self.server.asked.append(path)
         if path == "/api/state":
             self.answer("application/json", json.dumps(self.server.state).encode())
         elif path.startswith("/api/networks/"):
@@ -141,6 +142,7 @@ class Fake(ThreadingHTTPServer):
         self.state = state
         self.over = threading.Event()
         self.events = []
+        self.asked = []
         self.url = f"http://127.0.0.1:{self.server_address[1]}/"
 
     def tell(self, kind, **event):
