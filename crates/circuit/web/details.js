@@ -160,7 +160,7 @@ export class Details {
   }
 
   happened() {
-    if (this.events.length === 0) return section("Recent events", make("p", { class: "quiet" }, "None since the daemon was started."));
+    if (this.events.length === 0) return section("Recent events", make("p", { class: "quiet" }, "None that this page was told of."));
     const rows = this.events.map((event) =>
       make("li", {}, make("time", { datetime: plain(event.at) }, clock(event.at)), ` ${event.kind} `, make("span", { class: "quiet" }, [this.shown.kind === "container" ? "" : event.container, whatOf(event)].filter(Boolean).join(" "))),
     );

@@ -366,6 +366,27 @@ def what_is_read_stays(browser, fake):
     holds(browser.run("return getSelection().toString()"), "bridge, portmap", "10.88.0.0/16")
 
 
+def a_page_without_a_place(browser, fake):
+    fake.full = True
+    open_page(browser, fake.url)
+    notice = "does not tell this page what happens"
+    wait_for("that is said", lambda: notice in browser.text("#untold"))
+    equal(browser.text("#events"), "Nothing has been told yet.", "the events")
+    browser.type("/", "web-1", "Enter")
+    wait_for("details are open", lambda: "10.88.0.2" in browser.text("#details"))
+    holds(browser.text("#details"), "None that this page was told of.")
+    shot(browser, "untold")
+    fake.full = False
+    wait_for("it gets a place", lambda: "task.started" in browser.text("#events"))
+    wait_for("the notice goes", lambda: not browser.text("#untold"))
+
+
+def nothing_has_happened(browser, fake):
+    fake.events = []
+    open_page(browser, fake.url)
+    wait_for("that is said", lambda: browser.text("#events") == "Nothing has happened yet.")
+
+
 def many_pages_at_a_time(browser, fake):
     """More than the connections that a browser has to one host."""
     open_page(browser, fake.url)
@@ -387,6 +408,8 @@ def made_up():
         nothing_yet,
         without_motion,
         what_is_read_stays,
+        a_page_without_a_place,
+        nothing_has_happened,
         many_pages_at_a_time,
     )
     for part in parts:
