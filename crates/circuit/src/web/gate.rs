@@ -1,5 +1,6 @@
 //! Who gets in, and what every answer says to the browser about itself.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -39,15 +40,18 @@ const FOR_ALL: [&str; 2] = ["/style.css", "/icon.svg"];
 /// Decides who gets in.
 pub(super) struct Gate {
     token: Option<Token>,
-    /// Of this port alone: browsers send cookies to all ports of a host.
+    /// Of this node and port alone: browsers send cookies to all ports of a host, and by
+    /// forwarded ports other nodes are there as well.
     cookie: String,
 }
 
 impl Gate {
-    pub(super) fn new(token: Option<Token>, port: u16) -> Self {
+    pub(super) fn new(token: Option<Token>, node: &str, port: u16) -> Self {
+        let mut hasher = DefaultHasher::new();
+        (node, port).hash(&mut hasher);
         Self {
             token,
-            cookie: format!("circuit-web-{port}"),
+            cookie: format!("circuit-web-{:016x}", hasher.finish()),
         }
     }
 
@@ -178,6 +182,14 @@ fn is_loopback(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_node_has_a_cookie_of_its_own() {
+        let cookie = |node, port| Gate::new(None, node, port).cookie;
+        assert_eq!(cookie("n1", 8081), cookie("n1", 8081));
+        assert_ne!(cookie("n1", 8081), cookie("n2", 8081));
+        assert_ne!(cookie("n1", 8081), cookie("n1", 8082));
+    }
 
     #[test]
     fn names_of_others_are_not_this_machine() {
