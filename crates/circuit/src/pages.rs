@@ -23,7 +23,7 @@ use crate::clients::{Clients, is_from_afar};
 struct Limits {
     /// How many there are at a time; more of them wait.
     clients: usize,
-    /// For so long one may be silent, and be told nothing.
+    /// For so long one may be silent, or ask, and be told nothing.
     silence: Duration,
     /// For so long one that does not come to an end holds up the end.
     drain: Duration,
@@ -92,6 +92,7 @@ impl Listener for Bounded {
             stream,
             silence: self.silence,
             patience: Box::pin(sleep(self.silence)),
+            asks: false,
             _place: place,
         };
         (client, address)
@@ -102,11 +103,14 @@ impl Listener for Bounded {
     }
 }
 
-/// A connection that ends when nothing has passed it for long.
+/// A connection that ends when nothing has passed it for long, or a question that comes
+/// bit by bit.
 struct Client {
     stream: TcpStream,
     silence: Duration,
     patience: Pin<Box<Sleep>>,
+    /// Whether something came since it was last told something.
+    asks: bool,
     _place: OwnedSemaphorePermit,
 }
 
@@ -124,7 +128,10 @@ impl AsyncRead for Client {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(cx, buf) {
-            self.is_alive();
+            if !self.asks {
+                self.asks = true;
+                self.is_alive();
+            }
             return Poll::Ready(read);
         }
         ready!(self.patience.as_mut().poll(cx));
@@ -139,6 +146,7 @@ impl AsyncWrite for Client {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         if let Poll::Ready(written) = Pin::new(&mut self.stream).poll_write(cx, buf) {
+            self.asks = false;
             self.is_alive();
             return Poll::Ready(written);
         }
@@ -218,6 +226,49 @@ mod tests {
             let mut rest = Vec::new();
             let ended = timeout(PATIENCE, client.read_to_end(&mut rest)).await;
             assert!(ended.is_ok(), "it goes on");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_asks_without_an_end_makes_room_for_others() {
+        let served = Served::start(Limits {
+            clients: 1,
+            silence: Duration::from_millis(300),
+            ..LIMITS
+        })
+        .await;
+        let mut trickles = served.client().await;
+        let asking = tokio::spawn(async move {
+            let mut part: &[u8] = b"GET / HTTP/1.1\r\nHost: a";
+            while trickles.write_all(part).await.is_ok() {
+                part = b"a";
+                sleep(Duration::from_millis(50)).await;
+            }
+        });
+        let answer = timeout(PATIENCE, served.ask()).await;
+        assert!(answer.is_ok_and(|answer| answer.ends_with("a page")));
+        timeout(PATIENCE, asking).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_asks_again_and_again_is_answered() {
+        let served = Served::start(Limits {
+            silence: Duration::from_millis(600),
+            ..LIMITS
+        })
+        .await;
+        let mut client = served.client().await;
+        let begun = Instant::now();
+        // For longer than it may be silent.
+        while begun.elapsed() < Duration::from_secs(1) {
+            let question = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+            client.write_all(question).await.unwrap();
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"a page") {
+                let read = timeout(PATIENCE, client.read_buf(&mut answer)).await;
+                assert_ne!(read.unwrap().unwrap(), 0, "it was cut off");
+            }
+            sleep(Duration::from_millis(100)).await;
         }
     }
 
