@@ -3,12 +3,13 @@
 
 use std::future::pending;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::{HeaderMap, header};
 use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -64,6 +65,25 @@ async fn serve_within(
         ended = async { serving.await } => ended,
         () = async { over.cancelled().await; sleep(limits.drain).await } => Ok(()),
     }
+}
+
+/// Whether a question names this machine by itself. Other sites' names may lead to
+/// loopback addresses, too, and their pages could then read what is there.
+pub(crate) fn is_of_this_machine(headers: &HeaderMap) -> bool {
+    let Some(host) = host(headers) else {
+        return false;
+    };
+    let ip = host.parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || ip.is_ok_and(|ip| ip.is_loopback())
+}
+
+/// The host that the client believes to talk to, without the port.
+fn host(headers: &HeaderMap) -> Option<&str> {
+    let host = headers.get(header::HOST)?.to_str().ok()?;
+    if let Some(rest) = host.strip_prefix('[') {
+        return rest.split_once(']').map(|(inside, _)| inside);
+    }
+    Some(host.split_once(':').map_or(host, |(name, _)| name))
 }
 
 struct Bounded {
@@ -166,6 +186,7 @@ impl AsyncWrite for Client {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use axum::http::HeaderValue;
     use axum::routing::get;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::task::JoinHandle;
@@ -302,5 +323,37 @@ mod tests {
         served.stop.cancel();
         let ended = timeout(PATIENCE, served.serving).await;
         ended.unwrap().unwrap().unwrap();
+    }
+
+    #[test]
+    fn names_of_others_are_not_this_machine() {
+        let of = |text: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static(text));
+            is_of_this_machine(&headers)
+        };
+        for good in [
+            "localhost",
+            "LOCALHOST:1",
+            "127.0.0.1:8081",
+            "127.8.8.8",
+            "[::1]",
+            "[::1]:1",
+        ] {
+            assert!(of(good), "{good}");
+        }
+        for bad in [
+            "example.com",
+            "localhost.example.com",
+            "127.0.0.1.example.com:80",
+            "10.0.0.1",
+            "[::2]:1",
+            "::1",
+            "",
+            "[::1",
+        ] {
+            assert!(!of(bad), "{bad}");
+        }
+        assert!(!is_of_this_machine(&HeaderMap::new()));
     }
 }
