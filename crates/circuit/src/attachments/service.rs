@@ -39,7 +39,9 @@ impl Attachments {
             if self.intact(&there, sandbox).await? {
                 return already(container, &there, asked);
             }
-            self.detach(&mut record, network, &there.interface).await?;
+            let cause = Disconnect::of(&there, Some(sandbox));
+            self.leave(&mut record, network, &there.interface, cause)
+                .await?;
         }
         let before = record.clone();
         // Who asks again for the network alone wants what was asked for before.
@@ -47,9 +49,7 @@ impl Attachments {
             record.request(asked);
         }
         let (wanted, ports) = self.wanted(&seen, &record, network);
-        if !asked.ports.is_empty() {
-            self.check_publisher(network).await?;
-        }
+        self.check_publisher(asked).await?;
         let join = Join {
             interface: wanted.interface.clone(),
             network: &wanted,
@@ -332,7 +332,11 @@ impl Attachments {
     }
 
     /// Whoever asks for ports is told when there is no plugin to publish them.
-    async fn check_publisher(&self, network: &str) -> Result<()> {
+    async fn check_publisher(&self, asked: &Requested) -> Result<()> {
+        if asked.ports.is_empty() {
+            return Ok(());
+        }
+        let network = &asked.network.network;
         let stored = self.parts.networks.network(network).await?;
         let config = String::from_utf8_lossy(&stored.data);
         if self.parts.datapath.publishes_ports(&config) {

@@ -202,6 +202,30 @@ fn figures_move_with_what_is_done() {
     node.assert_nothing_left();
 }
 
+/// A bridge that takes nothing away while that file is there.
+const KEEPS: &str = "#!/bin/sh\n\
+     [ $CNI_COMMAND = DEL ] && [ -e /run/keep ] && exit 1\n\
+     exec %STOCK%/bridge\n";
+
+#[test]
+fn what_a_connect_takes_away_first_is_counted() {
+    let node = node().server(&["--metrics", ADDRESS]).start();
+    node.script_plugin("keeps", KEEPS);
+    let config = network::by_plugin("keeps", "kept", "10.4.0.0/16");
+    node.create_network("kept", &config);
+    node.run_container("a", &[], &[]);
+    node.circuit(&["network", "connect", "a", "kept"]).ok();
+    fs::write(node.path("/run/keep"), "").unwrap();
+    let disconnect = ["network", "disconnect", "a", "kept"];
+    node.circuit(&disconnect).fails(1);
+    fs::remove_file(node.path("/run/keep")).unwrap();
+    node.circuit(&["network", "connect", "a", "kept"]).ok();
+    let changed = "circuit_disconnects_total{cause=\"change\",outcome=\"success\"}";
+    assert_eq!(Page::of(&node).value(changed), 1.0);
+    node.remove_container("a");
+    node.assert_nothing_left();
+}
+
 #[test]
 fn answers_of_dns_are_counted_by_their_result() {
     let listen = "127.0.0.1:5353";
