@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 
 use crate::error::Result;
+use crate::labels::CONTAINERD_STOPPED_LABEL;
 
 /// A container's record in the runtime.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,6 +29,15 @@ pub struct Container {
     /// What its OCI specification mounts at `/etc/resolv.conf`, if it does: a path of
     /// the host.
     pub resolv_conf: Option<PathBuf>,
+}
+
+impl Container {
+    /// Whether somebody stopped it by another program that says so, such as nerdctl: the
+    /// restart policy rests until it is started by hand.
+    pub fn is_stopped_elsewhere(&self) -> bool {
+        let label = self.labels.get(CONTAINERD_STOPPED_LABEL);
+        label.is_some_and(|label| label == "true")
+    }
 }
 
 /// One network in the extension on the container's record.

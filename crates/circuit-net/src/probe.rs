@@ -16,6 +16,12 @@ const VXLAN_ID: (u16, u32) = (1, 7);
 /// A kind of interface, whether it lies on another, and what it is told.
 type Try = (&'static str, bool, fn(Message) -> Message);
 
+/// What can be tried: kinds of interfaces as plugins call them, and the firewall.
+pub const FEATURES: [&str; 8] = [
+    "veth", "bridge", "macvlan", "ipvlan", "vlan", "dummy", "vxlan", NFTABLES,
+];
+const NFTABLES: &str = "nftables";
+
 /// Something that networks may need of the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Feature {
@@ -25,17 +31,18 @@ pub struct Feature {
     pub missing: Option<String>,
 }
 
-/// Tries each kind of interface and the firewall.
+/// Tries these of the [`FEATURES`], and nothing else: the kernel loads a module for each
+/// that it has, and keeps it.
 ///
 /// # Errors
 /// When this process may not make a network namespace.
-pub fn kernel() -> Result<Vec<Feature>> {
+pub fn kernel(wanted: Vec<&'static str>) -> Result<Vec<Feature>> {
     // A thread's namespace ends with it.
-    let trying = std::thread::Builder::new().spawn(|| {
+    let trying = std::thread::Builder::new().spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| {
             Error::precondition(format!("cannot make a network namespace: {errno}"))
         })?;
-        try_all()
+        try_each(&wanted)
     });
     let trying =
         trying.map_err(|error| Error::internal(format!("cannot try the kernel: {error}")))?;
@@ -44,13 +51,8 @@ pub fn kernel() -> Result<Vec<Feature>> {
         .map_err(|_| Error::internal("trying the kernel hit a defect"))?
 }
 
-fn try_all() -> Result<Vec<Feature>> {
+fn try_each(wanted: &[&'static str]) -> Result<Vec<Feature>> {
     let mut socket = Netlink::open(None)?;
-    let base = LinkSpec::named("base0");
-    let peer = LinkSpec::named("base1");
-    let made = socket.create("base0", base.create_veth(&peer));
-    let parent = made.as_ref().ok().map(|link| link.index);
-    let mut features = vec![feature("veth", made.map(drop))];
     let plain = |message: Message| message;
     let tries: [Try; 6] = [
         ("bridge", false, plain),
@@ -62,10 +64,20 @@ fn try_all() -> Result<Vec<Feature>> {
         ("dummy", false, plain),
         ("vxlan", false, |m| m.with_u32(VXLAN_ID.0, VXLAN_ID.1)),
     ];
+    let tries = tries.iter().filter(|(kind, ..)| wanted.contains(kind));
+    let mut features = Vec::new();
+    let mut parent = None;
+    if wanted.contains(&"veth") || tries.clone().any(|(_, lies_on, _)| *lies_on) {
+        let base = LinkSpec::named("base0");
+        let peer = LinkSpec::named("base1");
+        let made = socket.create("base0", base.create_veth(&peer));
+        parent = made.as_ref().ok().map(|link| link.index);
+        features.push(feature("veth", made.map(drop)));
+    }
     for (kind, lies_on, data) in tries {
         let name = format!("try-{kind}");
         let spec = LinkSpec {
-            parent: parent.filter(|_| lies_on),
+            parent: parent.filter(|_| *lies_on),
             ..LinkSpec::named(&name)
         };
         let made = socket.create(&name, spec.create(kind, data));
@@ -73,10 +85,12 @@ fn try_all() -> Result<Vec<Feature>> {
         let gone = made.and_then(|link| socket.delete_links(&[link.index]));
         features.push(feature(kind, gone));
     }
-    features.push(Feature {
-        name: "nftables",
-        missing: try_nftables().err().map(|error| error.to_string()),
-    });
+    if wanted.contains(&NFTABLES) {
+        features.push(Feature {
+            name: NFTABLES,
+            missing: try_nftables().err().map(|error| error.to_string()),
+        });
+    }
     Ok(features)
 }
 
@@ -113,10 +127,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn only_what_is_wanted_is_tried() {
+        let tried = std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            let features = try_each(&["bridge", "dummy"]).unwrap();
+            (features, crate::netlink::links(None).unwrap())
+        });
+        let (features, links) = tried.join().unwrap();
+        let names: Vec<&str> = features.iter().map(|it| it.name).collect();
+        assert_eq!(names, ["bridge", "dummy"]);
+        assert_eq!(links.len(), 1, "{links:?}");
+    }
+
+    #[test]
     fn nothing_is_left_between_tries() {
         let tried = std::thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            let features = try_all().unwrap();
+            let features = try_each(&FEATURES).unwrap();
             let links = crate::netlink::links(None).unwrap();
             let mut names: Vec<String> = links.into_iter().map(|link| link.name).collect();
             names.sort_unstable();

@@ -134,7 +134,7 @@ fn restart(container: &Container, record: Option<&ContainerRecord>) -> Option<Re
     Some(RestartView {
         policy: policy.to_string(),
         count: state.map_or(0, |state| state.count),
-        stopped: state.is_some_and(|state| state.stopped),
+        stopped: state.is_some_and(|state| state.stopped) || container.is_stopped_elsewhere(),
     })
 }
 

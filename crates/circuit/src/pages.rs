@@ -3,12 +3,13 @@
 
 use std::future::pending;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::{HeaderMap, header};
 use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -23,7 +24,7 @@ use crate::clients::{Clients, is_from_afar};
 struct Limits {
     /// How many there are at a time; more of them wait.
     clients: usize,
-    /// For so long one may be silent, and be told nothing.
+    /// For so long one may be silent, or ask, and be told nothing.
     silence: Duration,
     /// For so long one that does not come to an end holds up the end.
     drain: Duration,
@@ -66,6 +67,25 @@ async fn serve_within(
     }
 }
 
+/// Whether a question names this machine by itself. Other sites' names may lead to
+/// loopback addresses, too, and their pages could then read what is there.
+pub(crate) fn is_of_this_machine(headers: &HeaderMap) -> bool {
+    let Some(host) = host(headers) else {
+        return false;
+    };
+    let ip = host.parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || ip.is_ok_and(|ip| ip.is_loopback())
+}
+
+/// The host that the client believes to talk to, without the port.
+fn host(headers: &HeaderMap) -> Option<&str> {
+    let host = headers.get(header::HOST)?.to_str().ok()?;
+    if let Some(rest) = host.strip_prefix('[') {
+        return rest.split_once(']').map(|(inside, _)| inside);
+    }
+    Some(host.split_once(':').map_or(host, |(name, _)| name))
+}
+
 struct Bounded {
     listener: TcpListener,
     clients: Clients,
@@ -92,6 +112,7 @@ impl Listener for Bounded {
             stream,
             silence: self.silence,
             patience: Box::pin(sleep(self.silence)),
+            asks: false,
             _place: place,
         };
         (client, address)
@@ -102,11 +123,14 @@ impl Listener for Bounded {
     }
 }
 
-/// A connection that ends when nothing has passed it for long.
+/// A connection that ends when nothing has passed it for long, or a question that comes
+/// bit by bit.
 struct Client {
     stream: TcpStream,
     silence: Duration,
     patience: Pin<Box<Sleep>>,
+    /// Whether something came since it was last told something.
+    asks: bool,
     _place: OwnedSemaphorePermit,
 }
 
@@ -124,7 +148,10 @@ impl AsyncRead for Client {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(cx, buf) {
-            self.is_alive();
+            if !self.asks {
+                self.asks = true;
+                self.is_alive();
+            }
             return Poll::Ready(read);
         }
         ready!(self.patience.as_mut().poll(cx));
@@ -139,6 +166,7 @@ impl AsyncWrite for Client {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         if let Poll::Ready(written) = Pin::new(&mut self.stream).poll_write(cx, buf) {
+            self.asks = false;
             self.is_alive();
             return Poll::Ready(written);
         }
@@ -158,6 +186,7 @@ impl AsyncWrite for Client {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use axum::http::HeaderValue;
     use axum::routing::get;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::task::JoinHandle;
@@ -222,6 +251,49 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_asks_without_an_end_makes_room_for_others() {
+        let served = Served::start(Limits {
+            clients: 1,
+            silence: Duration::from_millis(300),
+            ..LIMITS
+        })
+        .await;
+        let mut trickles = served.client().await;
+        let asking = tokio::spawn(async move {
+            let mut part: &[u8] = b"GET / HTTP/1.1\r\nHost: a";
+            while trickles.write_all(part).await.is_ok() {
+                part = b"a";
+                sleep(Duration::from_millis(50)).await;
+            }
+        });
+        let answer = timeout(PATIENCE, served.ask()).await;
+        assert!(answer.is_ok_and(|answer| answer.ends_with("a page")));
+        timeout(PATIENCE, asking).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_asks_again_and_again_is_answered() {
+        let served = Served::start(Limits {
+            silence: Duration::from_millis(600),
+            ..LIMITS
+        })
+        .await;
+        let mut client = served.client().await;
+        let begun = Instant::now();
+        // For longer than it may be silent.
+        while begun.elapsed() < Duration::from_secs(1) {
+            let question = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+            client.write_all(question).await.unwrap();
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"a page") {
+                let read = timeout(PATIENCE, client.read_buf(&mut answer)).await;
+                assert_ne!(read.unwrap().unwrap(), 0, "it was cut off");
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    #[tokio::test]
     async fn there_is_room_for_so_many() {
         let served = Served::start(Limits {
             clients: 2,
@@ -251,5 +323,37 @@ mod tests {
         served.stop.cancel();
         let ended = timeout(PATIENCE, served.serving).await;
         ended.unwrap().unwrap().unwrap();
+    }
+
+    #[test]
+    fn names_of_others_are_not_this_machine() {
+        let of = |text: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static(text));
+            is_of_this_machine(&headers)
+        };
+        for good in [
+            "localhost",
+            "LOCALHOST:1",
+            "127.0.0.1:8081",
+            "127.8.8.8",
+            "[::1]",
+            "[::1]:1",
+        ] {
+            assert!(of(good), "{good}");
+        }
+        for bad in [
+            "example.com",
+            "localhost.example.com",
+            "127.0.0.1.example.com:80",
+            "10.0.0.1",
+            "[::2]:1",
+            "::1",
+            "",
+            "[::1",
+        ] {
+            assert!(!of(bad), "{bad}");
+        }
+        assert!(!is_of_this_machine(&HeaderMap::new()));
     }
 }

@@ -11,6 +11,7 @@ const STRIP = 80;
 let picture = null;
 let events = [];
 let opened = null;
+let told = false;
 const search = byId("search");
 
 const drawing = new Picture(byId("map"), { onOpen: (key) => open(key), onAway: () => close(), covered });
@@ -129,7 +130,7 @@ function strip() {
     const where = make("span", { class: "quiet" }, event.node);
     return make("li", {}, time, kind, make("span", { class: "what" }, make("b", {}, event.container), ` ${whatOf(event)}`), where);
   });
-  const none = make("li", { class: "quiet" }, "Nothing has happened yet.");
+  const none = make("li", { class: "quiet" }, told ? "Nothing has happened yet." : "Nothing has been told yet.");
   byId("events").replaceChildren(...(rows.length > 0 ? rows : [none]));
 }
 
@@ -138,12 +139,20 @@ function lost(since, why) {
   const what = since ? `What you see is as of ${clock(since)}.` : "Nothing is known yet.";
   say(notice, `The connection to the daemon is lost${why ? `: ${why}` : ""}. ${what} Trying again…`);
   notice.hidden = false;
+  byId("untold").hidden = true;
   document.body.classList.add("stale");
 }
 
-function back() {
+// Whether the daemon tells what happens; null when that is not known.
+function back(listens) {
   byId("lost").hidden = true;
+  const notice = byId("untold");
+  say(notice, "The daemon does not tell this page what happens; perhaps too many pages are told already. The map is read every few seconds all the same. Trying again…");
+  notice.hidden = listens !== false;
   document.body.classList.remove("stale");
+  if (told === (listens === true)) return;
+  told = !told;
+  strip();
 }
 
 function isDark() {

@@ -1,6 +1,6 @@
 // Everything that is known of one element.
 
-import { byId, clock, make, plain, say, whatOf } from "./dom.js";
+import { byId, clock, fill, make, plain, say, whatOf } from "./dom.js";
 import { concerns, keyOf, readNetwork } from "./model.js";
 
 const EVENTS = 30;
@@ -61,7 +61,7 @@ export class Details {
     this.shown = element;
     this.picture = picture;
     this.events = events.filter((event) => concerns(event, element)).slice(0, EVENTS);
-    if (other) this.closer = null;
+    if (other) Object.assign(this, { closer: null, unsaid: "", lookedAt: null });
     this.draw();
     if (element.kind === "network") this.look(element);
     if (other) this.panel.scrollTop = 0;
@@ -75,13 +75,13 @@ export class Details {
   draw() {
     const element = this.shown;
     // What is the same is left alone: somebody may be selecting a text in it.
-    const now = JSON.stringify([element, this.events, this.closer, this.membersOf(element).length]);
+    const now = JSON.stringify([element, this.events, this.closer, this.unsaid, this.membersOf(element).length]);
     if (now === this.drawn) return;
     this.drawn = now;
     say(this.title, element.name);
     const focused = this.body.contains(document.activeElement) ? document.activeElement.dataset.key : null;
     const parts = { container: () => this.container(element), network: () => this.network(element), node: () => this.node(element) };
-    this.body.replaceChildren(...parts[element.kind](), this.happened());
+    fill(this.body, [...parts[element.kind](), this.happened()]);
     if (focused) this.body.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
   }
 
@@ -160,30 +160,31 @@ export class Details {
   }
 
   happened() {
-    if (this.events.length === 0) return section("Recent events", make("p", { class: "quiet" }, "None since the daemon was started."));
+    if (this.events.length === 0) return section("Recent events", make("p", { class: "quiet" }, "None that this page was told of."));
     const rows = this.events.map((event) =>
       make("li", {}, make("time", { datetime: plain(event.at) }, clock(event.at)), ` ${event.kind} `, make("span", { class: "quiet" }, [this.shown.kind === "container" ? "" : event.container, whatOf(event)].filter(Boolean).join(" "))),
     );
     return section("Recent events", make("ol", { class: "log" }, ...rows));
   }
 
-  // A network's configuration is read when somebody looks at it.
+  // A network's configuration is read when somebody looks at it, and again with a
+  // later picture; one question at a time.
   async look(element) {
-    const still = () => this.shown?.key === element.key;
-    let told = null;
-    this.unsaid = "";
+    if (this.looking === element.key || this.lookedAt === this.picture) return;
+    this.looking = element.key;
+    this.lookedAt = this.picture;
     try {
       const answer = await fetch(`/api/networks/${encodeURIComponent(element.name)}`, { signal: AbortSignal.timeout(10_000) });
-      if (answer.ok) told = readNetwork(await answer.json());
-      else if (still()) this.unsaid = answer.status === 404 ? "This node does not have its configuration." : await answer.text();
+      const closer = answer.ok ? readNetwork(await answer.json()) : null;
+      const unsaid = answer.ok ? "" : answer.status === 404 ? "This node does not have its configuration." : await answer.text();
+      if (this.shown?.key !== element.key) return;
+      Object.assign(this, { closer, unsaid });
+      this.draw();
     } catch {
       // The notice of a lost connection says it already.
-      return;
+    } finally {
+      if (this.looking === element.key) this.looking = null;
     }
-    if (!still()) return;
-    this.closer = told;
-    this.drawn = "";
-    this.draw();
   }
 }
 

@@ -21,6 +21,16 @@ export function say(element, text) {
   if (element.textContent !== wanted) element.textContent = wanted;
 }
 
+/** Puts these into an element; what is there already stays, with what is selected in it. */
+export function fill(element, wanted) {
+  const there = [...element.childNodes];
+  wanted.forEach((it, at) => {
+    if (!there[at]) element.append(it);
+    else if (!there[at].isEqualNode(it)) there[at].replaceWith(it);
+  });
+  for (const old of there.slice(wanted.length)) old.remove();
+}
+
 export const byId = (id) => document.getElementById(id);
 
 /** Whether people ask for less motion. */

@@ -15,14 +15,16 @@ export class Live {
     this.known = new Set();
     this.failures = 0;
     this.heard = null;
-    this.listens = false;
+    // Not known before the stream has opened or was refused.
+    this.listens = null;
     document.addEventListener("visibilitychange", () => {
-      if (!document.hidden) this.ask(0);
+      if (document.hidden) this.rest();
+      else this.start();
     });
   }
 
   start() {
-    this.listen();
+    if (!document.hidden) this.listen();
     this.ask(0);
   }
 
@@ -61,8 +63,18 @@ export class Live {
     this.ask(this.failures > 0 ? wait(this.failures) : this.again ? SOON : EVERY * (document.hidden ? 6 : 1));
   }
 
+  // Browsers have few connections to one host, over all their windows: a page that
+  // nobody sees leaves its own to the others.
+  rest() {
+    clearTimeout(this.later);
+    this.source?.close();
+    this.source = null;
+  }
+
   listen() {
+    this.rest();
     const source = new EventSource("/api/events");
+    this.source = source;
     source.onopen = () => {
       this.listens = true;
       this.refused = 0;
@@ -70,13 +82,12 @@ export class Live {
     };
     source.onmessage = (message) => this.hear(message);
     source.onerror = () => {
-      this.listens = false;
       this.ask(0);
       // The browser tries again by itself, unless it was refused.
       if (source.readyState !== EventSource.CLOSED) return;
-      source.close();
+      this.listens = false;
       this.refused = (this.refused ?? 0) + 1;
-      setTimeout(() => this.listen(), wait(this.refused));
+      this.later = setTimeout(() => this.listen(), wait(this.refused));
     };
   }
 

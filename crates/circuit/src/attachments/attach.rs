@@ -309,6 +309,23 @@ impl Attachments {
         Ok(())
     }
 
+    /// As [`detach`](Self::detach), and counts it.
+    ///
+    /// # Errors
+    /// As [`detach`](Self::detach).
+    pub(crate) async fn leave(
+        &self,
+        record: &mut ContainerRecord,
+        network: &str,
+        interface: &str,
+        cause: Disconnect,
+    ) -> Result<()> {
+        let begun = Instant::now();
+        let left = self.detach(record, network, interface).await;
+        self.figures().disconnected(cause, &left, begun.elapsed());
+        left
+    }
+
     /// As [`detach`](Self::detach), but for the pin, which is the caller's to
     /// take away while the container is still locked: the kernel takes its time.
     ///
@@ -397,11 +414,8 @@ impl Attachments {
             let Attachment {
                 network, interface, ..
             } = &attachment;
-            let begun = Instant::now();
-            let left = self.detach(record, network, interface).await;
-            self.figures()
-                .disconnected(Disconnect::Exit, &left, begun.elapsed());
-            left?;
+            self.leave(record, network, interface, Disconnect::Exit)
+                .await?;
         }
         tracing::info!(
             "container {} was made anew: what was remembered of the former one is forgotten",

@@ -31,6 +31,7 @@ use circuit_core::{
     runtime::{Container, Runtime, Task},
     service::StoredNetwork,
 };
+use futures::FutureExt as _;
 use tokio::sync::{RwLock, mpsc};
 use tokio_util::task::TaskTracker;
 
@@ -353,27 +354,57 @@ impl Attachments {
     /// When the folder cannot be read.
     pub async fn sweep_pins(&self) -> Result<()> {
         for pin in self.parts.datapath.pins(&self.parts.pins).await? {
-            let known = || {
-                self.book().records().iter().any(|record| {
-                    record
-                        .attachments
-                        .iter()
-                        .any(|a| a.netns.as_deref() == Some(pin.as_path()))
-                })
-            };
             let Some(container) = self.container_of_pin(&pin) else {
                 continue;
             };
             let _guard = self.lock(&container).await;
-            if !known() {
-                tracing::info!(pin = %pin.display(), "removing a namespace that nothing uses");
-                self.parts.datapath.unpin(&pin).await?;
+            if !self.is_on_record(&pin) {
+                self.remove_pin(&pin).await?;
             }
         }
         Ok(())
     }
 
-    fn container_of_pin(&self, pin: &std::path::Path) -> Option<String> {
+    /// How many pins no record speaks of, without those of containers that are being
+    /// worked on: they were made just now, or go in a moment. Those that were counted
+    /// are gone afterwards, if they are to be.
+    ///
+    /// # Errors
+    /// When the folder cannot be read, or a pin cannot be removed.
+    pub(crate) async fn unused_pins(&self, remove: bool) -> Result<usize> {
+        let mut unused = 0;
+        for pin in self.parts.datapath.pins(&self.parts.pins).await? {
+            let container = self.container_of_pin(&pin);
+            let Some(container) = container.filter(|_| !self.is_on_record(&pin)) else {
+                continue;
+            };
+            let Some(_guard) = self.lock(&container).now_or_never() else {
+                continue;
+            };
+            // As it is now that nobody else works on it.
+            if self.is_on_record(&pin) || !pin.try_exists().unwrap_or(true) {
+                continue;
+            }
+            unused += 1;
+            if remove {
+                self.remove_pin(&pin).await?;
+            }
+        }
+        Ok(unused)
+    }
+
+    fn is_on_record(&self, pin: &Path) -> bool {
+        let records = self.book().records();
+        let mut attachments = records.iter().flat_map(|record| &record.attachments);
+        attachments.any(|attachment| attachment.netns.as_deref() == Some(pin))
+    }
+
+    async fn remove_pin(&self, pin: &Path) -> Result<()> {
+        tracing::info!(pin = %pin.display(), "removing a namespace that nothing uses");
+        self.parts.datapath.unpin(pin).await
+    }
+
+    fn container_of_pin(&self, pin: &Path) -> Option<String> {
         let name = pin.file_name()?.to_str()?;
         let (id, _) = name.rsplit_once('.')?;
         garbage::container_in(self.runtime().namespace(), id).map(str::to_owned)

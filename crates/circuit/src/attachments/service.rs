@@ -39,7 +39,9 @@ impl Attachments {
             if self.intact(&there, sandbox).await? {
                 return already(container, &there, asked);
             }
-            self.detach(&mut record, network, &there.interface).await?;
+            let cause = Disconnect::of(&there, Some(sandbox));
+            self.leave(&mut record, network, &there.interface, cause)
+                .await?;
         }
         let before = record.clone();
         // Who asks again for the network alone wants what was asked for before.

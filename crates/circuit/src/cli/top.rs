@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use circuit_api::v1;
 use clap::Args;
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::Global;
 use super::client::{Client, answer, question};
@@ -59,42 +59,80 @@ impl Top {
     /// Shows until the user ends it.
     pub(super) async fn run(self, global: &Global) -> Result<(), Failure> {
         let client = Client::open(global).await?;
+        let interrupted = interruption();
         let screen = Screen::open();
-        let mut keys = keys(screen.is_some());
-        let mut interrupted = interruption();
-        let (mut view, mut rates) = (View::default(), Rates::default());
+        let mut shown = Shown {
+            cluster: self.cluster,
+            keys: keys(screen.is_some()),
+            screen,
+            interrupted,
+            containers: None,
+            rates: Rates::default(),
+            view: View::default(),
+        };
         let every = self.interval.max(Duration::from_millis(100));
         for look in 1.. {
             let request = question(v1::ListContainersRequest {
                 here: !self.cluster,
                 traffic: true,
             });
-            let containers = answer(client.containers().list(request).await)?.containers;
-            rates.look(&containers, Instant::now());
-            draw(
-                &frame(&containers, &rates, view, self.cluster),
-                screen.is_some(),
-            )?;
-            if look == self.count {
+            let mut containers = client.containers();
+            let asked = shown.during(containers.list(request)).await?;
+            let Some(told) = asked else {
                 break;
-            }
-            let next = tokio::time::sleep(every);
-            tokio::pin!(next);
-            loop {
-                tokio::select! {
-                    () = &mut next => break,
-                    Ok(_) = interrupted.wait_for(|times| *times > 0) => return Ok(()),
-                    Some(key) = keys.recv() => match view.press(key) {
-                        Some(changed) => {
-                            view = changed;
-                            draw(&frame(&containers, &rates, view, self.cluster), screen.is_some())?;
-                        }
-                        None => return Ok(()),
-                    },
-                }
+            };
+            shown.look(answer(told)?.containers)?;
+            if look == self.count || shown.during(tokio::time::sleep(every)).await?.is_none() {
+                break;
             }
         }
         Ok(())
+    }
+}
+
+/// What is on the screen, and who may end it.
+struct Shown {
+    cluster: bool,
+    screen: Option<Screen>,
+    keys: mpsc::Receiver<u8>,
+    interrupted: watch::Receiver<u32>,
+    /// Nothing before the first look.
+    containers: Option<Vec<v1::Container>>,
+    rates: Rates,
+    view: View,
+}
+
+impl Shown {
+    fn look(&mut self, containers: Vec<v1::Container>) -> Result<(), Failure> {
+        self.rates.look(&containers, Instant::now());
+        self.containers = Some(containers);
+        self.draw()
+    }
+
+    fn draw(&self) -> Result<(), Failure> {
+        let Some(containers) = &self.containers else {
+            return Ok(());
+        };
+        let frame = frame(containers, &self.rates, self.view, self.cluster);
+        draw(&frame, self.screen.is_some())
+    }
+
+    /// Does what keys say until `work` is done; nothing when the user ends it before,
+    /// as with a daemon that does not answer.
+    async fn during<T>(&mut self, work: impl Future<Output = T>) -> Result<Option<T>, Failure> {
+        tokio::pin!(work);
+        loop {
+            let key = tokio::select! {
+                done = &mut work => return Ok(Some(done)),
+                Ok(_) = self.interrupted.wait_for(|times| *times > 0) => return Ok(None),
+                Some(key) = self.keys.recv() => key,
+            };
+            let Some(changed) = self.view.press(key) else {
+                return Ok(None);
+            };
+            self.view = changed;
+            self.draw()?;
+        }
     }
 }
 

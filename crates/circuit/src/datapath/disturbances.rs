@@ -21,10 +21,32 @@ const AGAIN: Duration = Duration::from_secs(5);
 const STEADY: Duration = Duration::from_secs(300);
 /// A reload takes rules away and makes others, in several steps.
 const SETTLE: Duration = Duration::from_millis(50);
-/// How long ends are left alone after they were told of. It doubles with each time
-/// within `QUARREL`: who takes away again what was given back is not to be fought.
+/// How long rules and ends are left alone after they were told of. It doubles with each
+/// time within `QUARREL`: who takes away again what was given back is not to be fought.
 const CALM: Duration = Duration::from_secs(1);
 const QUARREL: Duration = Duration::from_secs(60);
+
+/// The pauses after what was told.
+#[derive(Default)]
+struct Calm {
+    pause: Duration,
+    /// When the last one was over.
+    over: Option<Instant>,
+}
+
+impl Calm {
+    /// The pause after what is told now.
+    fn next(&mut self, now: Instant) -> Duration {
+        let again = self.over.is_some_and(|over| now < over + QUARREL);
+        self.pause = if again {
+            QUARREL.min(self.pause * 2)
+        } else {
+            CALM
+        };
+        self.over = Some(now + self.pause);
+        self.pause
+    }
+}
 
 type Told = Result<Disturbance>;
 
@@ -112,7 +134,7 @@ fn watch_on(tell: &mpsc::Sender<Told>, first: Duration, mut watch: impl FnMut(bo
 fn hear_of_rules(tell: &mpsc::Sender<Told>, anew: bool) -> Result<()> {
     let mut watch = nft::Watch::open(None).map_err(|e| unwatched(&e))?;
     // Since the last one ended, everything may have happened.
-    let mut missed = anew;
+    let (mut calm, mut missed) = (Calm::default(), anew);
     while !tell.is_closed() {
         let changed = missed || watch.wait(GLANCE).map_err(|e| unwatched(&e))?.is_some();
         missed = false;
@@ -125,6 +147,7 @@ fn hear_of_rules(tell: &mpsc::Sender<Told>, anew: bool) -> Result<()> {
         }
         std::thread::sleep(SETTLE);
         let _ = tell.try_send(Ok(Disturbance::Rules));
+        std::thread::sleep(calm.next(Instant::now()));
     }
     Ok(())
 }
@@ -159,18 +182,15 @@ fn watch_ends(tell: &mpsc::Sender<Told>) {
 
 fn hear_of_ends(tell: &mpsc::Sender<Told>, anew: bool) -> Result<()> {
     let mut watch = ends::Watch::open()?;
-    let (mut calm, mut last, mut missed) = (CALM, None::<Instant>, anew);
+    let (mut calm, mut missed) = (Calm::default(), anew);
     while !tell.is_closed() {
         let changed = missed || watch.wait(GLANCE)?;
         missed = false;
         if !changed {
             continue;
         }
-        let again = last.is_some_and(|last| last.elapsed() < QUARREL);
-        calm = if again { QUARREL.min(calm * 2) } else { CALM };
         let _ = tell.try_send(Ok(Disturbance::Ends));
-        std::thread::sleep(calm);
-        last = Some(Instant::now());
+        std::thread::sleep(calm.next(Instant::now()));
     }
     Ok(())
 }
@@ -183,6 +203,19 @@ fn unwatched(error: &nft::NftError) -> Error {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_takes_away_again_is_left_alone_for_longer() {
+        let mut calm = Calm::default();
+        let mut now = Instant::now();
+        let mut next = |later: u64| {
+            now += Duration::from_secs(later);
+            calm.next(now).as_secs()
+        };
+        assert_eq!([next(0), next(1), next(2), next(60)], [1, 2, 4, 8]);
+        assert_eq!([next(8), next(16), next(32), next(60)], [16, 32, 60, 60]);
+        assert_eq!(next(120), 1);
+    }
 
     #[tokio::test]
     async fn a_watch_that_failed_is_begun_anew() {

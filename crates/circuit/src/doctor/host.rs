@@ -25,9 +25,13 @@ pub(super) async fn listening() -> Result<Vec<Listening>> {
     on_host(listening::listening).await
 }
 
-/// Kinds of interfaces that the kernel has, and those that networks need.
+/// Whether the kernel has what networks need.
 pub(super) async fn kernel(lists: &[ConfigList]) -> Vec<Finding> {
-    match on_host(probe::kernel).await {
+    let needed = probe::FEATURES.into_iter();
+    let needed: Vec<_> = needed
+        .filter(|feature| needing(feature, lists).is_some())
+        .collect();
+    match on_host(move || probe::kernel(needed)).await {
         Ok(features) => missing(&features, lists),
         Err(error) => vec![Finding::problem(
             "kernel",
@@ -37,41 +41,36 @@ pub(super) async fn kernel(lists: &[ConfigList]) -> Vec<Finding> {
     }
 }
 
+/// A network that needs this of the kernel.
+fn needing<'a>(feature: &str, lists: &'a [ConfigList]) -> Option<&'a ConfigList> {
+    lists.iter().find(|list| match feature {
+        "nftables" => list.plugins.iter().any(|plugin| {
+            let masquerades = plugin
+                .raw
+                .find("ipMasq")
+                .and_then(serde_json::Value::as_bool);
+            masquerades == Some(true) || plugin.kind == "portmap"
+        }),
+        "veth" => list.uses("bridge") || list.uses("ptp"),
+        kind => list.uses(kind),
+    })
+}
+
 fn missing(features: &[Feature], lists: &[ConfigList]) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let mut unneeded = Vec::new();
-    for feature in features {
-        let Some(why) = &feature.missing else {
-            continue;
-        };
-        let needing = lists.iter().find(|list| match feature.name {
-            "nftables" => list.plugins.iter().any(|plugin| {
-                let masquerades = plugin
-                    .raw
-                    .find("ipMasq")
-                    .and_then(serde_json::Value::as_bool);
-                masquerades == Some(true) || plugin.kind == "portmap"
-            }),
-            "veth" => list.uses("bridge") || list.uses("ptp"),
-            kind => list.uses(kind),
-        });
-        let name = feature.name;
-        match needing {
-            None => unneeded.push(name),
-            Some(list) => findings.push(Finding::problem(
+    for Feature { name, missing } in features {
+        if let Some(why) = missing
+            && let Some(list) = needing(name, lists)
+        {
+            findings.push(Finding::problem(
                 "kernel",
                 format!("no {name}, which network {} needs: {why}", list.name),
                 format!("load the module ({}), or use another kernel", module(name)),
-            )),
+            ));
         }
     }
     if findings.is_empty() {
         findings.push(Finding::fine("kernel", "it has all that the networks need"));
-    }
-    if !unneeded.is_empty() {
-        let names = unneeded.join(", ");
-        let known = format!("no {names}: networks of that kind cannot be on this node");
-        findings.push(Finding::note("kernel", known));
     }
     findings
 }
@@ -175,12 +174,24 @@ mod tests {
             missing: Some("not supported".to_owned()),
         });
         let found = missing(&features, &[list(BRIDGE)]);
+        assert_eq!(found.len(), 1);
         assert_eq!(found[0].level, Level::Fine);
-        assert_eq!(found[1].level, Level::Note);
         let macvlan = list(r#"{"type":"macvlan","master":"eth0"}"#);
         let found = missing(&features, &[macvlan]);
         assert_eq!(found[0].level, Level::Problem);
         assert!(found[0].remedy.contains("modprobe macvlan"), "{found:?}");
+    }
+
+    #[test]
+    fn what_a_network_needs_is_known() {
+        let needed = |plugins: &str| {
+            let lists = [list(plugins)];
+            let all = probe::FEATURES.into_iter();
+            all.filter(|feature| needing(feature, &lists).is_some())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(needed(BRIDGE), ["veth", "bridge", "nftables"]);
+        assert_eq!(needed(r#"{"type":"macvlan","master":"eth0"}"#), ["macvlan"]);
     }
 
     #[test]

@@ -2,18 +2,26 @@
 //! that nobody has.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
-use circuit_core::ErrorKind;
 use circuit_core::attachment::{Attachment, Phase};
 use circuit_core::cni::ConfigList;
 use circuit_core::doctor::Finding;
 use circuit_core::labels::PortMapping;
 use circuit_core::request::Requested;
+use circuit_core::{ErrorKind, Result};
 use circuit_net::driver::is_left_to_daemon;
 use circuit_net::listening::Listening;
 use serde_json::Value;
+use tokio::time::{sleep, timeout};
 
 use super::{NodeDoctor, host};
+
+/// For so long whoever works on a container is waited for: a plugin may take minutes.
+const WORK: Duration = Duration::from_secs(5);
+
+/// The time that it takes to give back what a container had.
+const GIVING_BACK: Duration = Duration::from_secs(1);
 
 /// The ports of the host that lead to an attachment.
 fn published(attachment: &Attachment) -> Vec<PortMapping> {
@@ -95,6 +103,14 @@ fn after(found: Vec<Leak>, left: Vec<Leak>) -> Vec<Finding> {
     fixed.into_iter().chain(left).collect()
 }
 
+fn worked_on(container: &str) -> Finding {
+    let why = format!(
+        "container {container} is being worked on, for longer than {} s: it was not looked at",
+        WORK.as_secs()
+    );
+    Finding::note("attachments", why)
+}
+
 impl NodeDoctor {
     /// Asks the plugins of each attachment. Returns whether to go on.
     pub(super) async fn rules(
@@ -104,7 +120,13 @@ impl NodeDoctor {
     ) -> bool {
         let mut count = 0;
         for record in self.of.attachments.book().records() {
-            let _guard = self.of.attachments.lock(&record.container).await;
+            let lock = self.of.attachments.lock(&record.container);
+            let Ok(_guard) = timeout(WORK, lock).await else {
+                if !tell(worked_on(&record.container)) {
+                    return false;
+                }
+                continue;
+            };
             // As it is now that nobody else works on it.
             let record = self.of.attachments.book().record(&record.container);
             for attachment in &record.attachments {
@@ -197,7 +219,7 @@ impl NodeDoctor {
             return vec![Finding::fine("leaks", "nothing is left over")];
         }
         if fix {
-            if let Err(error) = self.of.attachments.sweep_pins().await {
+            if let Err(error) = self.of.attachments.unused_pins(true).await {
                 tracing::warn!(%error, "cannot remove pinned namespaces that nothing uses");
             }
             if let Err(error) = self.of.attachments.collect_garbage().await {
@@ -210,12 +232,8 @@ impl NodeDoctor {
 
     async fn leaked(&self, lists: &[ConfigList]) -> Vec<Leak> {
         let mut found = Vec::new();
-        let parts = &self.of.attachments.parts;
-        let records = parts.book.records();
-        let attachments = || records.iter().flat_map(|record| &record.attachments);
-        let pins = parts.datapath.pins(&parts.pins).await.unwrap_or_default();
-        let used = |pin: &std::path::PathBuf| attachments().any(|a| a.netns.as_ref() == Some(pin));
-        let unused = pins.iter().filter(|pin| !used(pin)).count();
+        let unused = self.of.attachments.unused_pins(false).await;
+        let unused = unused.unwrap_or_default();
         if unused > 0 {
             let finding = Finding::warning(
                 "leaks",
@@ -227,12 +245,8 @@ impl NodeDoctor {
         // Other runtimes use networks that are not to be cleaned up.
         for list in lists.iter().filter(|list| !list.disable_gc) {
             let name = &list.name;
-            let Ok(stored) = parts.networks.network(name).await else {
-                continue;
-            };
-            let text = String::from_utf8_lossy(&stored.data);
-            let stray = match self.of.attachments.stray(name, &text).await {
-                Ok(stray) => stray,
+            let over = match self.addresses_left(name).await {
+                Ok(over) => over,
                 // Another check tells of a runtime that does not answer.
                 Err(error) if is_silence(error.kind()) => continue,
                 Err(error) => {
@@ -242,7 +256,6 @@ impl NodeDoctor {
                     continue;
                 }
             };
-            let over = stray.iter().filter(|held| held.address.is_some()).count();
             if over > 0 {
                 let finding = Finding::warning(
                     "leaks",
@@ -253,6 +266,24 @@ impl NodeDoctor {
             }
         }
         found
+    }
+
+    /// How many addresses of a network nobody has. What was given back a moment later
+    /// was somebody's, who was just being taken off the network.
+    async fn addresses_left(&self, network: &str) -> Result<usize> {
+        let attachments = &self.of.attachments;
+        let Ok(stored) = attachments.parts.networks.network(network).await else {
+            return Ok(0);
+        };
+        let text = String::from_utf8_lossy(&stored.data);
+        let mut left = attachments.stray(network, &text).await?;
+        left.retain(|held| held.address.is_some());
+        if !left.is_empty() {
+            sleep(GIVING_BACK).await;
+            let again = attachments.stray(network, &text).await?;
+            left.retain(|held| again.contains(held));
+        }
+        Ok(left.len())
     }
 
     /// What containers should have and have not.

@@ -161,8 +161,11 @@ impl NodeDoctor {
         if status.nonsense > 0 {
             findings.push(Finding::warning(
                 "redis",
-                format!("{} entries in it made no sense", status.nonsense),
-                "see which other program writes there",
+                format!(
+                    "{} entries in it made no sense since the daemon was started",
+                    status.nonsense
+                ),
+                "see which other program writes there, if there are more by now",
             ));
         }
         for node in status.nodes {

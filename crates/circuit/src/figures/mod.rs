@@ -6,6 +6,7 @@ mod histogram;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use circuit_core::attachment::{Attachment, Sandbox};
 use circuit_core::{Error, ErrorKind};
 
 pub use histogram::{BOUNDS, Histogram, Times};
@@ -134,6 +135,17 @@ pub enum Disconnect {
     Exit,
     /// Its labels do not ask for it any more, or the attachment was not whole.
     Change,
+}
+
+impl Disconnect {
+    /// Why an attachment is taken away by itself: of the task that is alive in this
+    /// sandbox, or of one that has ended.
+    pub fn of(attachment: &Attachment, alive: Option<Sandbox>) -> Self {
+        match alive {
+            Some(alive) if attachment.sandbox == alive => Self::Change,
+            _ => Self::Exit,
+        }
+    }
 }
 
 /// Why a task was started again.

@@ -9,8 +9,11 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::{Router, extract::State, http::StatusCode, http::header, routing::get};
-use axum::{response::IntoResponse, response::Response};
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::{Router, routing::get};
 use circuit_core::service::{ClusterStatus, Nodes};
 use circuit_core::{Error, Result, datapath::Pool};
 use prometheus_client::collector::Collector;
@@ -60,12 +63,24 @@ pub struct Told {
 /// # Errors
 /// When the listener fails.
 pub async fn serve(listener: TcpListener, told: Told, stop: CancellationToken) -> Result<()> {
-    let router = Router::new()
+    let failed = |error| Error::internal(format!("serving metrics failed: {error}"));
+    let address = listener.local_addr().map_err(failed)?;
+    let mut router = Router::new()
         .route("/metrics", get(metrics))
         .with_state(told);
-    pages::serve(listener, router, stop)
-        .await
-        .map_err(|error| Error::internal(format!("serving metrics failed: {error}")))
+    if address.ip().to_canonical().is_loopback() {
+        router = router.layer(middleware::from_fn(guard));
+    }
+    pages::serve(listener, router, stop).await.map_err(failed)
+}
+
+/// Turns pages of other sites away, whose names lead here.
+async fn guard(request: Request, next: Next) -> Response {
+    if pages::is_of_this_machine(request.headers()) {
+        return next.run(request).await;
+    }
+    let why = "ask for this page as localhost or by a loopback address\n";
+    (StatusCode::FORBIDDEN, why).into_response()
 }
 
 async fn metrics(State(told): State<Told>) -> Response {

@@ -193,6 +193,7 @@ impl Reconciler {
                 network, interface, ..
             } = &attachment;
             match self
+                .attachments
                 .leave(&mut record, network, interface, Disconnect::Exit)
                 .await
             {

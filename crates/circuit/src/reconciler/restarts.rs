@@ -9,8 +9,7 @@ use circuit_core::{
     attachment::ContainerRecord,
     event::Kind,
     labels::{
-        CONTAINERD_RESTART_LABEL, CONTAINERD_STOPPED_LABEL, Labels, RESTART_LABEL,
-        RESTART_LOG_LABEL, STOP_SIGNAL_LABEL,
+        CONTAINERD_RESTART_LABEL, Labels, RESTART_LABEL, RESTART_LOG_LABEL, STOP_SIGNAL_LABEL,
     },
     restart::{Decision, LastRun, Policy, decide},
 };
@@ -32,13 +31,6 @@ pub(super) fn policy_label(seen: &Seen) -> Option<&str> {
         return None;
     }
     labels.get(RESTART_LABEL).map(String::as_str)
-}
-
-/// Whether somebody stopped the container by another program that says so, such as
-/// nerdctl: the policy rests until it is started by hand.
-pub(super) fn stopped_elsewhere(seen: &Seen) -> bool {
-    let label = seen.container.labels.get(CONTAINERD_STOPPED_LABEL);
-    label.is_some_and(|label| label == "true")
 }
 
 /// Where the output of a restarted task goes.
@@ -137,7 +129,7 @@ impl Reconciler {
             }
         };
         // As `circuit container stop` is, so are those of others.
-        if stopped_elsewhere(seen) {
+        if seen.container.is_stopped_elsewhere() {
             return Ok(Next::Rest);
         }
         let last = self.last_run(seen, record);

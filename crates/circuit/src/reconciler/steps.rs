@@ -40,29 +40,12 @@ impl Reconciler {
                 .last
                 .insert(network.to_owned(), LastAddresses { ips, mac });
         }
-        // Of the task that lives, or of one that has ended.
-        let cause = match (found, sandbox) {
-            (Some(of), Some(alive)) if of.sandbox == alive => Disconnect::Change,
-            _ => Disconnect::Exit,
-        };
-        self.leave(record, network, interface, cause).await?;
+        let cause = found.map_or(Disconnect::Exit, |it| Disconnect::of(it, sandbox));
+        self.attachments
+            .leave(record, network, interface, cause)
+            .await?;
         tracing::info!("disconnected {} from {network}", record.container);
         Ok(())
-    }
-
-    /// Takes an attachment away, and counts it.
-    pub(super) async fn leave(
-        &self,
-        record: &mut ContainerRecord,
-        network: &str,
-        interface: &str,
-        cause: Disconnect,
-    ) -> Result<()> {
-        let begun = Instant::now();
-        let left = self.attachments.detach(record, network, interface).await;
-        let figures = self.attachments.figures();
-        figures.disconnected(cause, &left, begun.elapsed());
-        left
     }
 
     pub(super) async fn join_all(

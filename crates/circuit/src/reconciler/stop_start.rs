@@ -249,7 +249,7 @@ impl Reconciler {
     }
 
     async fn start_by_hand(&self, record: &mut ContainerRecord, seen: &Seen) -> Result<u32> {
-        if restarts::stopped_elsewhere(seen) {
+        if seen.container.is_stopped_elsewhere() {
             let runtime = self.attachments.runtime();
             runtime.clear_stopped(&seen.container.id).await?;
         }

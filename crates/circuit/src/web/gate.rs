@@ -1,6 +1,6 @@
 //! Who gets in, and what every answer says to the browser about itself.
 
-use std::net::IpAddr;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
@@ -9,6 +9,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
 use super::token::{Token, from_hex, unescaped};
+use crate::pages::is_of_this_machine;
 
 /// Asks for the token; shown to browsers that have none.
 const SIGN_IN: &str = include_str!("../../web/token.html");
@@ -39,15 +40,18 @@ const FOR_ALL: [&str; 2] = ["/style.css", "/icon.svg"];
 /// Decides who gets in.
 pub(super) struct Gate {
     token: Option<Token>,
-    /// Of this port alone: browsers send cookies to all ports of a host.
+    /// Of this node and port alone: browsers send cookies to all ports of a host, and by
+    /// forwarded ports other nodes are there as well.
     cookie: String,
 }
 
 impl Gate {
-    pub(super) fn new(token: Option<Token>, port: u16) -> Self {
+    pub(super) fn new(token: Option<Token>, node: &str, port: u16) -> Self {
+        let mut hasher = DefaultHasher::new();
+        (node, port).hash(&mut hasher);
         Self {
             token,
-            cookie: format!("circuit-web-{port}"),
+            cookie: format!("circuit-web-{:016x}", hasher.finish()),
         }
     }
 
@@ -56,9 +60,9 @@ impl Gate {
         let Some(token) = &self.token else {
             // Another site's name that leads to this address would let its pages
             // read here; with a token they lack the cookie.
-            return match host(headers) {
-                Some(host) if is_loopback(host) => Ok(None),
-                _ => Err(refuse(
+            return match is_of_this_machine(headers) {
+                true => Ok(None),
+                false => Err(refuse(
                     StatusCode::FORBIDDEN,
                     "open this page as localhost or by a loopback address\n",
                 )),
@@ -161,53 +165,15 @@ fn queried(uri: &Uri) -> Option<Vec<u8>> {
     pairs.find_map(|pair| pair.strip_prefix("token=").map(unescaped))
 }
 
-/// The host that the browser believes to talk to, without the port.
-fn host(headers: &HeaderMap) -> Option<&str> {
-    let host = headers.get(header::HOST)?.to_str().ok()?;
-    if let Some(rest) = host.strip_prefix('[') {
-        return rest.split_once(']').map(|(inside, _)| inside);
-    }
-    Some(host.split_once(':').map_or(host, |(name, _)| name))
-}
-
-fn is_loopback(host: &str) -> bool {
-    let ip = host.parse::<IpAddr>();
-    host.eq_ignore_ascii_case("localhost") || ip.is_ok_and(|ip| ip.is_loopback())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn names_of_others_are_not_this_machine() {
-        let of = |text: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::HOST, HeaderValue::from_static(text));
-            host(&headers).is_some_and(is_loopback)
-        };
-        for good in [
-            "localhost",
-            "LOCALHOST:1",
-            "127.0.0.1:8081",
-            "127.8.8.8",
-            "[::1]",
-            "[::1]:1",
-        ] {
-            assert!(of(good), "{good}");
-        }
-        for bad in [
-            "example.com",
-            "localhost.example.com",
-            "127.0.0.1.example.com:80",
-            "10.0.0.1",
-            "[::2]:1",
-            "::1",
-            "",
-            "[::1",
-        ] {
-            assert!(!of(bad), "{bad}");
-        }
-        assert_eq!(host(&HeaderMap::new()), None);
+    fn every_node_has_a_cookie_of_its_own() {
+        let cookie = |node, port| Gate::new(None, node, port).cookie;
+        assert_eq!(cookie("n1", 8081), cookie("n1", 8081));
+        assert_ne!(cookie("n1", 8081), cookie("n2", 8081));
+        assert_ne!(cookie("n1", 8081), cookie("n1", 8082));
     }
 }

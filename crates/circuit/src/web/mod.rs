@@ -73,7 +73,7 @@ pub async fn serve(
 ) -> Result<()> {
     let failed = |error: std::io::Error| Error::internal(format!("serving --web failed: {error}"));
     let address = listener.local_addr().map_err(failed)?;
-    let gate = Arc::new(Gate::new(token, address.port()));
+    let gate = Arc::new(Gate::new(token, shown.events.node(), address.port()));
     let site = Site {
         streams: Arc::new(Streams::new(Arc::clone(&shown.events), stop.clone())),
         reader: Arc::new(Reader::new(shown.clone())),

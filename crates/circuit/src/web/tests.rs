@@ -53,7 +53,7 @@ async fn the_token_lets_in_and_nothing_else_does() {
         &["Authorization: Bearer 0123456789abcdeF"],
         &["Authorization: Bearer"],
         &["Authorization: Basic 0123456789abcdef"],
-        &["Cookie: circuit-web-1=30313233343536373839616263646566"],
+        &["Cookie: circuit-web-0000000000000001=30313233343536373839616263646566"],
         &["Cookie: token=0123456789abcdef"],
     ] {
         for path in ["/api/state", "/api/events", "/app.js", "/nothing"] {

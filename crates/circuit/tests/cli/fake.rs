@@ -44,6 +44,8 @@ pub(crate) struct World {
     pub(crate) lingers: AtomicBool,
     /// How many more containers other nodes have.
     pub(crate) fleet: AtomicUsize,
+    /// Whether who asks for traffic is told nothing.
+    pub(crate) hangs: AtomicBool,
     /// How often traffic was asked for.
     pub(crate) looks: AtomicUsize,
 }
@@ -214,6 +216,10 @@ impl Overview for World {
     }
 
     async fn add_traffic(&self, views: &mut [ContainerView]) {
+        if self.hangs.load(Ordering::SeqCst) {
+            self.begun.notify_one();
+            std::future::pending::<()>().await;
+        }
         // More each time that it is looked at.
         let looks = self.looks.fetch_add(1, Ordering::SeqCst) as u64;
         for on in views.iter_mut().flat_map(|view| &mut view.networks) {

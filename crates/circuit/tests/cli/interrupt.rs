@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -151,4 +152,39 @@ async fn a_prune_stops_between_two_networks() {
 async fn a_doctor_stops_between_two_findings() {
     let error = "stopped: the rest was not examined";
     ended_in_the_middle(&["doctor", "--fix"], error).await;
+}
+
+/// `top` of a daemon that took its question and does not answer.
+async fn unanswered(stdio: impl Fn() -> Stdio) -> (Server, Child) {
+    let server = Server::start().await;
+    server.world.hangs.store(true, Ordering::SeqCst);
+    let mut command = circuit(&server.target(), &["top"]);
+    command.stdin(stdio()).stdout(stdio()).stderr(stdio());
+    let child = command.spawn().unwrap();
+    let asked = server.world.begun.notified();
+    tokio::time::timeout(Duration::from_secs(30), asked)
+        .await
+        .expect("it asks");
+    (server, child)
+}
+
+/// Long before the question itself is given up.
+async fn ends_well(mut child: Child) {
+    let ended = tokio::time::timeout(Duration::from_secs(15), child.wait()).await;
+    assert!(ended.expect("it ends").unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn top_ends_while_the_daemon_hangs() {
+    let (_server, child) = unanswered(Stdio::null).await;
+    press(&child);
+    ends_well(child).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn top_ends_by_its_key_while_the_daemon_hangs() {
+    let terminal = openpty(None, None).unwrap();
+    let (_server, child) = unanswered(|| terminal.slave.try_clone().unwrap().into()).await;
+    nix::unistd::write(&terminal.master, b"q").unwrap();
+    ends_well(child).await;
 }

@@ -9,7 +9,7 @@ use circuit_testing::{
 };
 use serde_json::Value;
 
-use crate::support::{json, member};
+use crate::support::{assert_names, json, member};
 
 /// How long a node is cut off.
 const CUT: Duration = Duration::from_secs(30);
@@ -315,6 +315,8 @@ fn nonsense_is_ignored_and_counted() {
     ]);
     let counted = |node: &TestNode| json(node, &["cluster", "status"])["nonsense"] != 0;
     cluster.all("nonsense is counted", counted);
+    let told = cluster.nodes[0].circuit(&["doctor"]).stdout;
+    assert_names(&told, &["made no sense since the daemon was started"]);
     cluster.run(1, "b");
     cluster.all("all is well", |node| {
         !ips(node, "a").is_empty() && !ips(node, "b").is_empty()

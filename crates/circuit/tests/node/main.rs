@@ -22,6 +22,7 @@ mod disk;
 mod dns;
 mod dns_cluster;
 mod dns_servers;
+mod doctor;
 mod everyday;
 mod firewalld;
 mod hindered;

@@ -202,6 +202,30 @@ fn figures_move_with_what_is_done() {
     node.assert_nothing_left();
 }
 
+/// A bridge that takes nothing away while that file is there.
+const KEEPS: &str = "#!/bin/sh\n\
+     [ $CNI_COMMAND = DEL ] && [ -e /run/keep ] && exit 1\n\
+     exec %STOCK%/bridge\n";
+
+#[test]
+fn what_a_connect_takes_away_first_is_counted() {
+    let node = node().server(&["--metrics", ADDRESS]).start();
+    node.script_plugin("keeps", KEEPS);
+    let config = network::by_plugin("keeps", "kept", "10.4.0.0/16");
+    node.create_network("kept", &config);
+    node.run_container("a", &[], &[]);
+    node.circuit(&["network", "connect", "a", "kept"]).ok();
+    fs::write(node.path("/run/keep"), "").unwrap();
+    let disconnect = ["network", "disconnect", "a", "kept"];
+    node.circuit(&disconnect).fails(1);
+    fs::remove_file(node.path("/run/keep")).unwrap();
+    node.circuit(&["network", "connect", "a", "kept"]).ok();
+    let changed = "circuit_disconnects_total{cause=\"change\",outcome=\"success\"}";
+    assert_eq!(Page::of(&node).value(changed), 1.0);
+    node.remove_container("a");
+    node.assert_nothing_left();
+}
+
 #[test]
 fn answers_of_dns_are_counted_by_their_result() {
     let listen = "127.0.0.1:5353";
@@ -320,23 +344,39 @@ fn promtool_finds_no_fault_with_a_page() {
 }
 
 #[test]
+fn beyond_loopback_every_name_counts() {
+    let beyond = ["--metrics", "0.0.0.0:9464", "--insecure"];
+    let node = node().server(&beyond).start();
+    let page = format!("http://{ADDRESS}/metrics");
+    let arguments = ["-H", "Host: other.example:9464", &page];
+    assert!(code(&node, &arguments).starts_with("200"));
+}
+
+/// The status of an answer, and what it is.
+fn code(node: &TestNode, arguments: &[&str]) -> String {
+    let print = [
+        "-s",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_code} %{content_type}",
+    ];
+    node.run("curl", &[&print, arguments].concat()).ok()
+}
+
+#[test]
 fn only_the_page_is_served() {
     let node = node().server(&["--metrics", ADDRESS]).start();
-    let code = |arguments: &[&str]| {
-        let print = [
-            "-s",
-            "-o",
-            "/dev/null",
-            "-w",
-            "%{http_code} %{content_type}",
-        ];
-        node.run("curl", &[&print, arguments].concat()).ok()
-    };
+    let code = |arguments: &[&str]| code(&node, arguments);
     let page = format!("http://{ADDRESS}/metrics");
     let told = code(&[&page]);
     assert!(told.starts_with("200 text/plain; version=0.0.4"), "{told}");
     assert!(code(&["-X", "POST", &page]).starts_with("405"));
     assert!(code(&[&format!("http://{ADDRESS}/")]).starts_with("404"));
+    // Nor to pages of sites whose names lead here.
+    let named = |host: &str| code(&["-H", &format!("Host: {host}"), &page]);
+    assert!(named("localhost:9464").starts_with("200"));
+    assert!(named("other.example:9464").starts_with("403"));
     // A port that is taken is said at the start.
     let mut arguments = vec![
         "server",

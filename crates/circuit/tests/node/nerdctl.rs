@@ -95,6 +95,8 @@ fn a_stop_that_another_program_noted_holds() {
     note("true");
     node.kill_task("web");
     stays();
+    let shown = || node.circuit(&["ps", "--all"]).ok();
+    assert_names(&shown(), &["always, stopped"]);
     node.kill_daemon();
     node.start_daemon();
     stays();
@@ -113,6 +115,7 @@ fn a_stop_that_another_program_noted_holds() {
     let info = node.container_info("web");
     assert_eq!(info["Labels"][STOPPED], "false", "{info}");
     let pid = task();
+    assert!(!shown().contains("stopped"), "{}", shown());
     node.kill_task("web");
     node.wait_for_new_task("web", pid);
     node.remove_container("web");

@@ -1,7 +1,10 @@
 //! What other programs take away of bridges and of the host's ends of pairs is given
 //! back: a moment after where the kernel tells of it, else with the next pass.
 
-use std::{thread, time::Duration};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use circuit_testing::{PATIENCE, TestNode, wait_until};
 use serde_json::{Value, json};
@@ -218,6 +221,29 @@ fn rules_are_made_again_while_one_container_is_worked_on() {
         call.join().expect("the command ends").ok();
     });
     assert_eq!(node.publications().len(), ports.len() + 1);
+}
+
+/// A program that takes the rules away again and again is not fought all the time.
+#[test]
+fn a_quarrel_over_rules_is_not_fought() {
+    let node = looked_at_each("1h");
+    let web = circuit_testing::network::full("ctr0", "10.255.0.0/16");
+    node.create_network("ctr0", &web);
+    let labels = [(NETWORK, "ctr0"), ("io.circuit.ports", "8081:80")];
+    node.run_container("web", &labels, &[]);
+    let published = || node.publications().len() == 1;
+    wait_until("it is published", PATIENCE, published);
+    let said = || logged(&node, &["another program took firewall rules away"]);
+    let quarrel = Instant::now();
+    while quarrel.elapsed() < Duration::from_secs(5) {
+        node.run("nft", &["flush", "ruleset"]).ok();
+        thread::sleep(Duration::from_millis(50));
+    }
+    let times = said();
+    assert!((1..=4).contains(&times), "it was mended {times} times");
+    wait_until("it is published again", PATIENCE, published);
+    node.remove_container("web");
+    node.assert_nothing_left();
 }
 
 #[test]

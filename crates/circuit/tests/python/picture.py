@@ -346,8 +346,72 @@ def without_motion(browser, fake):
     equal(browser.run(leaving), 0, "what is on its way")
 
 
+def what_is_read_stays(browser, fake):
+    """The details of a network, while something happens to others all the time."""
+    open_page(browser, fake.url)
+    browser.type("/", "web", "Enter")
+    wait_for("details are open", lambda: "10.88.0.0/16" in browser.text("#details"))
+    browser.run("getSelection().selectAllChildren(document.querySelector('#details .facts'))")
+    for number in range(10):
+        fake.tell("task.started", container=f"other-{number}")
+        wait_for("it is told", lambda: f"other-{number}" in browser.text("#events"))
+    asked = len(fake.asked)
+    wait_for("it is read again", lambda: any("/networks/" in it for it in fake.asked[asked:]))
+    holds(browser.run("return getSelection().toString()"), "bridge, portmap", "10.88.0.0/16")
+    asked = [it.split("/")[2] for it in fake.asked if it.startswith("/api/")]
+    if asked.count("networks") > asked.count("state"):
+        raise AssertionError(f"the network is read more often than there are pictures: {asked}")
+    fake.tell("task.started", container="web-1", network="web")
+    wait_for("what is new is shown", lambda: "task.started" in browser.text("#details"))
+    holds(browser.run("return getSelection().toString()"), "bridge, portmap", "10.88.0.0/16")
+
+
+def a_page_without_a_place(browser, fake):
+    fake.full = True
+    open_page(browser, fake.url)
+    notice = "does not tell this page what happens"
+    wait_for("that is said", lambda: notice in browser.text("#untold"))
+    equal(browser.text("#events"), "Nothing has been told yet.", "the events")
+    browser.type("/", "web-1", "Enter")
+    wait_for("details are open", lambda: "10.88.0.2" in browser.text("#details"))
+    holds(browser.text("#details"), "None that this page was told of.")
+    shot(browser, "untold")
+    fake.full = False
+    wait_for("it gets a place", lambda: "task.started" in browser.text("#events"))
+    wait_for("the notice goes", lambda: not browser.text("#untold"))
+
+
+def nothing_has_happened(browser, fake):
+    fake.events = []
+    open_page(browser, fake.url)
+    wait_for("that is said", lambda: browser.text("#events") == "Nothing has happened yet.")
+
+
+def many_pages_at_a_time(browser, fake):
+    """More than the connections that a browser has to one host."""
+    open_page(browser, fake.url)
+    first = browser.window()
+    for _ in range(6):
+        browser.open_tab()
+        open_page(browser, fake.url)
+    wait_for("the last is told", lambda: "task.started" in browser.text("#events"))
+    browser.turn_to(first)
+    fake.tell("node.left", node="edge-3")
+    wait_for("the first is told again", lambda: "node.left" in browser.text("#events"))
+
+
 def made_up():
-    parts = (a_fleet, those_who_stay_keep_their_place, whatever_is_told, nothing_yet, without_motion)
+    parts = (
+        a_fleet,
+        those_who_stay_keep_their_place,
+        whatever_is_told,
+        nothing_yet,
+        without_motion,
+        what_is_read_stays,
+        a_page_without_a_place,
+        nothing_has_happened,
+        many_pages_at_a_time,
+    )
     for part in parts:
         with Fake(fleet()) as fake, Browser() as browser:
             lively(fake)

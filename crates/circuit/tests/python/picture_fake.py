@@ -90,6 +90,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         path = self.path.split("?")[0]
+        self.server.asked.append(path)
         if path == "/api/state":
             self.answer("application/json", json.dumps(self.server.state).encode())
         elif path.startswith("/api/networks/"):
@@ -115,6 +116,9 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(KINDS.get(file.suffix, "text/plain"), file.read_bytes())
 
     def events(self):
+        if self.server.full:
+            self.answer("text/plain", b"64 pages watch already: close one\n", 503)
+            return
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
@@ -141,6 +145,9 @@ class Fake(ThreadingHTTPServer):
         self.state = state
         self.over = threading.Event()
         self.events = []
+        self.asked = []
+        # Whether nobody else may listen to events.
+        self.full = False
         self.url = f"http://127.0.0.1:{self.server_address[1]}/"
 
     def tell(self, kind, **event):

@@ -113,6 +113,18 @@ class Browser:
     def go(self, url):
         self._ask("POST", f"{self.session}/url", {"url": url})
 
+    def window(self):
+        """A name for what is looked at, to look at it again."""
+        return self._ask("GET", f"{self.session}/window")
+
+    def open_tab(self):
+        """Another page in the window, over those that are there."""
+        self.turn_to(self._ask("POST", f"{self.session}/window/new", {"type": "tab"})["handle"])
+
+    def turn_to(self, window):
+        self._ask("POST", f"{self.session}/window", {"handle": window})
+        self.cdp("Page.bringToFront")
+
     def url(self):
         return self._ask("GET", f"{self.session}/url")
 
