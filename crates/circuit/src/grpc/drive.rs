@@ -31,15 +31,16 @@ pub(super) const WINDOW: u32 = 1 << 20;
 
 /// Serves one connection to its end. After `stop` it takes no more calls.
 pub(super) async fn serve<S: Stream>(connection: S, front: Front, stop: CancellationToken) {
-    let (tap, hold) = questions::watch(connection, front.watches());
-    match with_hyper(tap, &hold, &front, &stop).await {
+    let watched = front.watches();
+    let (tap, hold) = questions::watch(connection, watched.is_some());
+    let end = watched.unwrap_or_default();
+    match with_hyper(tap, &hold, &front, [&stop, &end]).await {
         Ok(None) => {}
         Ok(Some(taken)) => {
             tracing::debug!("a connection asks for names as CoreDNS does");
-            match questions::serve(taken, front.names(), stop).await {
-                Ok(true) => front.mixed(),
-                Ok(false) => {}
-                Err(error) => tracing::debug!("such a connection ended: {error}"),
+            let ended = questions::serve(taken, &front, [stop, end]).await;
+            if let Err(error) = ended {
+                tracing::debug!("such a connection ended: {error}");
             }
         }
         Err(error) => tracing::debug!("a connection ended: {error}"),
@@ -47,12 +48,12 @@ pub(super) async fn serve<S: Stream>(connection: S, front: Front, stop: Cancella
 }
 
 /// Serves a connection to its end, or until its first call, if that is for
-/// [`questions`].
+/// [`questions`] and comes before `end`.
 async fn with_hyper<S: Stream>(
     tap: Tap<S>,
     hold: &Hold<S>,
     front: &Front,
-    stop: &CancellationToken,
+    [stop, end]: [&CancellationToken; 2],
 ) -> hyper::Result<Option<Taken<S>>> {
     let calls = Calls::default();
     let mut builder = Builder::new(calls.clone());
@@ -77,6 +78,10 @@ async fn with_hyper<S: Stream>(
         kept.go_on(cx);
         loop {
             let ended = serving.as_mut().poll(cx);
+            if hold.has_question() && end.is_cancelled() {
+                hold.leave();
+                continue;
+            }
             if let Some(taken) = hold.take() {
                 return Poll::Ready(Ok(Some(taken)));
             }

@@ -5,13 +5,14 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use circuit_core::service::Names;
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::service::Routes;
@@ -25,8 +26,7 @@ use super::questions;
 pub(super) struct Front {
     routes: Routes,
     names: Arc<dyn Names>,
-    /// Connections to come that are not served as CoreDNS' own.
-    owed: Arc<AtomicUsize>,
+    mixed: Arc<Mutex<Mixed>>,
 }
 
 impl Front {
@@ -34,7 +34,7 @@ impl Front {
         Self {
             routes: routes.prepare(),
             names,
-            owed: Arc::default(),
+            mixed: Arc::default(),
         }
     }
 
@@ -42,18 +42,33 @@ impl Front {
         Arc::clone(&self.names)
     }
 
-    /// Whether the next connection is CoreDNS' own when its first call is a question.
-    pub(super) fn watches(&self) -> bool {
-        let less = |owed: usize| owed.checked_sub(1);
-        let (set, get) = (Ordering::Relaxed, Ordering::Relaxed);
-        self.owed.fetch_update(set, get, less).is_err()
+    /// Whether a connection may be CoreDNS' own, and until when.
+    pub(super) fn watches(&self) -> Option<CancellationToken> {
+        let mixed = self.mixed.lock().unwrap_or_else(PoisonError::into_inner);
+        let over = mixed.until.is_none_or(|until| Instant::now() >= until);
+        over.then(|| mixed.end.clone())
     }
 
-    /// A client that asks for other things besides comes again, on a new connection.
+    /// A client asks for other things besides on a connection of questions. It asks again
+    /// on another one, once, and that has to serve it: none that is there or comes soon
+    /// is CoreDNS' own.
     pub(super) fn mixed(&self) {
-        self.owed.fetch_add(1, Ordering::Relaxed);
+        let mut mixed = self.mixed.lock().unwrap_or_else(PoisonError::into_inner);
+        mixed.until = Some(Instant::now() + MIXED);
+        std::mem::take(&mut mixed.end).cancel();
     }
 }
+
+/// When a client asked for other things on a connection of questions.
+#[derive(Default)]
+struct Mixed {
+    until: Option<Instant>,
+    /// Of the connections of questions that there are.
+    end: CancellationToken,
+}
+
+/// As long as this after such a client no connection is of questions alone.
+const MIXED: Duration = Duration::from_secs(3600);
 
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Reply>, Infallible>> + Send>>;
 

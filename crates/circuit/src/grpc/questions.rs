@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use session::Session;
 
 use super::drive::KEEPALIVE;
+use super::front::Front;
 pub(super) use head::PATH;
 pub(super) use tap::{Hold, Taken, Tap, watch};
 
@@ -32,58 +33,98 @@ const READ: usize = 64 * 1024;
 /// How long the client may take to close what is over.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Serves a connection to its end. Says whether the client asked for something else.
+/// A client that asks for other things comes again at once, perhaps on another connection
+/// that it has: those of questions are told to end so long before its own.
+const BEFORE: Duration = Duration::from_millis(50);
+
+/// Serves a connection to its end. When one of `ends` comes, it takes no more calls.
 ///
 /// # Errors
 /// When the connection breaks.
 pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     taken: Taken<S>,
-    names: Arc<dyn Names>,
-    stop: CancellationToken,
-) -> io::Result<bool> {
-    let Taken {
-        mut stream,
-        peer,
-        rest: mut input,
-    } = taken;
-    let mut session = Session::new(names, peer);
-    let mut out = Vec::new();
-    let mut stopped = pin!(stop.cancelled());
+    front: &Front,
+    [stop, end]: [CancellationToken; 2],
+) -> io::Result<()> {
+    let mut it = Serving {
+        stream: taken.stream,
+        session: Session::new(front.names(), taken.peer),
+        input: taken.rest,
+        out: Vec::new(),
+        front,
+        mixed: false,
+    };
+    let mut ended = pin!(async {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = end.cancelled() => {}
+        }
+    });
     let mut silence = pin!(sleep(KEEPALIVE));
     let (mut heard, mut asked) = (true, false);
     loop {
-        while {
-            let done = session.take(&input, &mut out);
-            input.advance(done);
-            send(&mut stream, &mut out).await?;
-            done > 0
-        } {}
-        if session.is_over() {
-            break;
+        it.work().await?;
+        if it.session.is_over() {
+            return close(it.stream).await;
         }
-        input.reserve(READ);
+        it.input.reserve(READ);
         tokio::select! {
             biased;
-            read = stream.read_buf(&mut input) => {
+            read = it.stream.read_buf(&mut it.input) => {
                 if read? == 0 {
-                    return Ok(session.is_mixed());
+                    return Ok(());
                 }
                 heard = true;
             }
-            () = &mut stopped, if !session.is_leaving() => session.leave(&mut out),
+            () = &mut ended, if !it.session.is_leaving() => it.session.leave(&mut it.out),
             () = &mut silence => {
                 if asked && !heard {
                     return Err(io::ErrorKind::TimedOut.into());
                 }
                 asked = !heard;
                 if asked {
-                    Session::ping(&mut out);
+                    Session::ping(&mut it.out);
                 }
                 heard = false;
                 silence.as_mut().reset(Instant::now() + KEEPALIVE);
             }
         }
     }
+}
+
+/// A connection that is served.
+struct Serving<'a, S> {
+    stream: S,
+    session: Session,
+    /// What came and is not worked on.
+    input: BytesMut,
+    out: Vec<u8>,
+    front: &'a Front,
+    /// The client asked for something else, and the others know.
+    mixed: bool,
+}
+
+impl<S: AsyncWrite + Unpin> Serving<'_, S> {
+    /// Works on everything that came, and sends what comes of it.
+    async fn work(&mut self) -> io::Result<()> {
+        loop {
+            let done = self.session.take(&self.input, &mut self.out);
+            self.input.advance(done);
+            if self.session.is_mixed() && !self.mixed {
+                self.mixed = true;
+                self.front.mixed();
+                sleep(BEFORE).await;
+            }
+            send(&mut self.stream, &mut self.out).await?;
+            if done == 0 {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Closes a connection after everything is sent.
+async fn close(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
     stream.shutdown().await?;
     // What is not read here would take the last answers away from the client.
     let mut left = BytesMut::with_capacity(READ);
@@ -94,7 +135,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         io::Result::Ok(())
     };
     let _ = timeout(LINGER, reading).await;
-    Ok(session.is_mixed())
+    Ok(())
 }
 
 /// Serves whatever these bytes are, for a fuzzer: in pieces of a size that the first

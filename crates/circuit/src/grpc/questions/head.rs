@@ -22,6 +22,9 @@ pub(super) struct Head {
     pub(super) is_question: bool,
     /// It is of the library that CoreDNS calls by.
     pub(super) of_library: bool,
+    /// It has fields that the library does not send by itself: of a proxy, which may
+    /// bring calls of other clients on the same connection.
+    pub(super) has_others: bool,
 }
 
 /// A head that cannot be read: the connection cannot go on.
@@ -35,14 +38,28 @@ type Result<T> = std::result::Result<T, Unreadable>;
 enum Name {
     Path,
     Agent,
+    Usual,
     Other,
 }
+
+/// What the library sends besides.
+const USUAL: [&[u8]; 8] = [
+    b":method",
+    b":scheme",
+    b":authority",
+    b"content-type",
+    b"te",
+    b"grpc-timeout",
+    b"grpc-accept-encoding",
+    b"grpc-encoding",
+];
 
 impl Name {
     fn of(text: &[u8]) -> Self {
         match text {
             b":path" => Self::Path,
             b"user-agent" => Self::Agent,
+            name if USUAL.contains(&name) => Self::Usual,
             _ => Self::Other,
         }
     }
@@ -67,7 +84,7 @@ impl Field {
             is_it: match name {
                 Name::Path => value == PATH.as_bytes(),
                 Name::Agent => value.starts_with(LIBRARY),
-                Name::Other => false,
+                Name::Usual | Name::Other => false,
             },
         }
     }
@@ -133,7 +150,8 @@ impl Heads {
             match field.name {
                 Name::Path => head.is_question = field.is_it,
                 Name::Agent => head.of_library = field.is_it,
-                Name::Other => {}
+                Name::Usual => {}
+                Name::Other => head.has_others = true,
             }
         }
         Ok(head)
@@ -427,7 +445,8 @@ mod tests {
         for requests in [plain, packed] {
             let mut heads = Heads::default();
             for (request, size) in requests.into_iter().zip([57, 110, 164]) {
-                assert_eq!(heads.read(&bytes(request)).unwrap(), Head::default());
+                let head = heads.read(&bytes(request)).unwrap();
+                assert!(!head.is_question && !head.of_library, "{request}");
                 assert_eq!(heads.size, size, "{request}");
             }
         }

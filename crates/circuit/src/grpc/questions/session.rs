@@ -8,7 +8,7 @@ use circuit_core::service::Names;
 use super::frame::{self, Frame, code, flag, kind};
 use super::head::Heads;
 use super::peer::{MOST, Peer};
-use super::reply::{Packed, refuse, reset};
+use super::reply::{Packed, reset};
 use crate::grpc::drive::{MAX_CALLS, WINDOW};
 use crate::grpc::packets;
 
@@ -264,7 +264,7 @@ impl Session {
         let length = body.len() + content.len();
         if length > packets::LONGEST {
             let open = self.open.swap_remove(at);
-            refuse(out, open.stream, packets::too_long());
+            self.packed.refuse(out, open.stream, packets::too_long());
             reset(out, open.stream, code::NO_ERROR);
         } else if !frame.has(flag::END_STREAM) {
             body.extend_from_slice(content);
@@ -315,10 +315,8 @@ impl Session {
             }
         }
         frame::whole(out, kind::SETTINGS, flag::ACK, 0, &[]);
-        if !self.peer.keeps_table && !self.leaving {
-            // The answers' heads need the table: begin anew, the other way.
-            self.mixed = true;
-            self.goodbye(code::NO_ERROR, out);
+        if !self.peer.keeps_table {
+            self.packed.give_up_table();
         }
         self.send(out);
         Ok(())
@@ -361,7 +359,7 @@ impl Session {
     fn answer(&mut self, stream: u32, room: i64, question: &[u8], out: &mut Vec<u8>) {
         self.reply.clear();
         if let Err(refused) = packets::reply(&*self.names, question, &mut self.reply) {
-            return refuse(out, stream, refused);
+            return self.packed.refuse(out, stream, refused);
         }
         let length = self.reply.len();
         self.packed.begin(out, stream);

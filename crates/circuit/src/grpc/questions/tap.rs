@@ -87,6 +87,11 @@ fn lock<S>(inner: &Mutex<Inner<S>>) -> MutexGuard<'_, Inner<S>> {
 }
 
 impl<S> Hold<S> {
+    /// Whether the first call is a question of CoreDNS.
+    pub(in crate::grpc) fn has_question(&self) -> bool {
+        matches!(lock(&self.0).looked, Looked::Question { .. })
+    }
+
     /// Takes the connection from hyper, if its first call is a question of CoreDNS
     /// and hyper has sent everything.
     pub(in crate::grpc) fn take(&self) -> Option<Taken<S>> {
@@ -156,7 +161,7 @@ impl Before {
         let whole = frame.has(flag::END_HEADERS) && self.peer.keeps_table;
         let block = frame.content().filter(|_| whole);
         let head = block.and_then(|block| Heads::default().read(block).ok());
-        head.is_some_and(|head| head.is_question && head.of_library)
+        head.is_some_and(|head| head.is_question && head.of_library && !head.has_others)
     }
 }
 
@@ -270,6 +275,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Tap<S> {
 mod tests {
     use futures::task::noop_waker;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+    use tokio::task::yield_now;
 
     use super::super::{frame, head::PATH};
     use super::*;
@@ -282,12 +288,17 @@ mod tests {
 
     /// The head of a call, in fields that add nothing to the table.
     fn call(path: &str, agent: &str) -> Vec<u8> {
+        call_with(path, agent, &[("te", "trailers"), ("grpc-timeout", "5S")])
+    }
+
+    fn call_with(path: &str, agent: &str, more: &[(&str, &str)]) -> Vec<u8> {
         let field = |name: &str, value: &str| {
             let text =
                 |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
             [vec![0], text(name), text(value)].concat()
         };
-        let block = [field(":path", path), field("user-agent", agent)].concat();
+        let mut block = [field(":path", path), field("user-agent", agent)].concat();
+        block.extend(more.iter().flat_map(|(name, value)| field(name, value)));
         made(kind::HEADERS, flag::END_HEADERS, 1, &block)
     }
 
@@ -306,7 +317,8 @@ mod tests {
         (client, tap, hold)
     }
 
-    /// What hyper would read now, in pieces of this size.
+    /// What hyper would read now, in pieces of this size. A task may do only so much of
+    /// it before it yields.
     fn readable(tap: &mut Tap<DuplexStream>, size: usize) -> Vec<u8> {
         let waker = noop_waker();
         let mut cx = Context::from_waker(&waker);
@@ -330,6 +342,7 @@ mod tests {
             let mut seen = Vec::new();
             for piece in all.chunks(size) {
                 client.write_all(piece).await.unwrap();
+                yield_now().await;
                 seen.append(&mut readable(&mut tap, size));
             }
             assert_eq!(seen, before(), "{size}");
@@ -351,11 +364,13 @@ mod tests {
         let small = made(kind::SETTINGS, 0, 0, &[0, 1, 0, 0, 0, 9]);
         let wrong = made(kind::SETTINGS, 0, 0, &[0, 5, 0, 0, 0, 9]);
         let question = || call(PATH, "grpc-go/1.79.1");
+        let by_proxy = call_with(PATH, "grpc-go/1.79.1", &[("x-forwarded-proto", "http")]);
         for (what, all) in [
             (
                 "another call",
                 [before(), call("/health", "grpc-go/1.79.1")].concat(),
             ),
+            ("a call by a proxy", [before(), by_proxy].concat()),
             (
                 "another library",
                 [before(), call(PATH, "tonic/0.14")].concat(),
@@ -379,6 +394,7 @@ mod tests {
                 let mut seen = Vec::new();
                 for piece in all.chunks(size) {
                     client.write_all(piece).await.unwrap();
+                    yield_now().await;
                     seen.append(&mut readable(&mut tap, size));
                     assert!(hold.take().is_none(), "{what}");
                 }
@@ -402,6 +418,7 @@ mod tests {
             let (mut client, mut tap, hold) = tapped(true);
             let (first, second) = all.split_at(at);
             client.write_all(first).await.unwrap();
+            yield_now().await;
             let mut seen = readable(&mut tap, 100);
             hold.leave();
             client.write_all(second).await.unwrap();

@@ -118,26 +118,70 @@ async fn a_client_of_the_library_is_answered_as_every_other() {
     }
 }
 
+async fn health(channel: &Channel) -> std::result::Result<(), tonic::Status> {
+    let mut client = HealthClient::new(channel.clone());
+    let asked = client.check(HealthCheckRequest::default()).await;
+    asked.map(drop)
+}
+
+/// A client that asks for other things besides has connections which are there, and one
+/// that it opens upon the refusal, before the first one has ended: all serve it.
 #[tokio::test]
-async fn other_calls_are_answered_on_the_next_connection() {
+async fn other_calls_are_answered_by_every_other_connection() {
     let server = Server::new();
-    let first = server.client(LIBRARY).await;
-    ask(&first, b"abc").await.unwrap();
-    let health = |channel: &Channel| {
-        let mut client = HealthClient::new(channel.clone());
-        async move { client.check(HealthCheckRequest::default()).await }
-    };
+    let (first, there) = (server.client(LIBRARY).await, server.client(LIBRARY).await);
+    let idle = server.client(LIBRARY).await;
+    for channel in [&first, &there] {
+        ask(channel, b"abc").await.unwrap();
+    }
     // This library does not ask again by itself, as the one of CoreDNS does.
     health(&first).await.unwrap_err();
-    let second = server.client(LIBRARY).await;
-    for _ in 0..2 {
-        ask(&second, b"abc").await.unwrap();
-        health(&second).await.unwrap();
+    for channel in [
+        idle,
+        server.client(LIBRARY).await,
+        server.client(LIBRARY).await,
+    ] {
+        for _ in 0..2 {
+            ask(&channel, b"abc").await.unwrap();
+            health(&channel).await.unwrap();
+        }
     }
-    // It was for that one connection.
-    let third = server.client(LIBRARY).await;
-    ask(&third, b"abc").await.unwrap();
-    health(&third).await.unwrap_err();
+    // One of questions was told to end: nobody asks for other things there.
+    ask(&there, b"abc").await.unwrap_err();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_others_are_told_before_the_one_that_asked_for_more() {
+    let server = Server::new();
+    let mut raw = server.open();
+    let mut frames = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    let call = |out: &mut Vec<u8>, stream, path: &str| {
+        let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+        let agent = [&[0x0f, 43][..], &text(LIBRARY)].concat();
+        let block = [vec![4], text(path), agent].concat();
+        let flags = frame::flag::END_HEADERS;
+        frame::whole(out, frame::kind::HEADERS, flags, stream, &block);
+    };
+    frame::whole(&mut frames, frame::kind::SETTINGS, 0, 0, &[]);
+    call(&mut frames, 1, PATH);
+    // Its first question is not whole yet: the connection stays for it.
+    call(&mut frames, 3, "/health");
+    let other = server.client(LIBRARY).await;
+    ask(&other, b"abc").await.unwrap();
+    let watched = server.front.watches().unwrap();
+    raw.write_all(&frames).await.unwrap();
+    watched.cancelled().await;
+    assert!(server.front.watches().is_none());
+    let told = Instant::now();
+    let mut came = Vec::new();
+    let goodbye = [0, 0, 8, frame::kind::GOAWAY, 0];
+    while !came.windows(5).any(|bytes| bytes == goodbye) {
+        raw.read_buf(&mut came).await.unwrap();
+    }
+    assert!(told.elapsed() >= BEFORE);
+    ask(&other, b"abc").await.unwrap_err();
+    tokio::time::advance(Duration::from_secs(3600)).await;
+    assert!(server.front.watches().is_some());
 }
 
 #[tokio::test]
@@ -154,20 +198,20 @@ async fn an_end_of_the_server_ends_it() {
     }
 }
 
-/// The first frame of a connection that was taken, and what follows.
-fn taken(stream: DuplexStream) -> Taken<DuplexStream> {
-    Taken {
+/// Serves a connection that was taken, of which nothing has come.
+async fn serve_alone(stream: DuplexStream) -> io::Result<()> {
+    let taken = Taken {
         stream,
         peer: peer::Peer::default(),
         rest: BytesMut::new(),
-    }
+    };
+    serve(taken, &Server::new().front, Default::default()).await
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_client_is_asked_for_a_sign_of_life() {
     let (mut client, stream) = duplex(1000);
-    let stop = CancellationToken::new();
-    let serving = tokio::spawn(serve(taken(stream), Arc::new(Backwards), stop));
+    let serving = tokio::spawn(serve_alone(stream));
     let mut ping = [0; frame::HEAD + 8];
     for _ in 0..3 {
         client.read_exact(&mut ping).await.unwrap();
@@ -186,8 +230,7 @@ async fn a_silent_client_is_asked_for_a_sign_of_life() {
 #[tokio::test(start_paused = true)]
 async fn one_that_reads_nothing_is_not_kept() {
     let (mut client, stream) = duplex(10);
-    let stop = CancellationToken::new();
-    let serving = tokio::spawn(serve(taken(stream), Arc::new(Backwards), stop));
+    let serving = tokio::spawn(serve_alone(stream));
     let mut ping = Vec::new();
     frame::whole(&mut ping, frame::kind::PING, 0, 0, &[0; 8]);
     let ended = timeout(KEEPALIVE * 5, async {

@@ -300,12 +300,48 @@ fn other_calls_are_sent_to_another_connection() {
 }
 
 #[test]
-fn a_client_with_a_small_table_is_served_elsewhere() {
-    let mut session = session(Peer::default());
+fn a_client_that_gives_its_table_up_is_told_that_it_is_empty() {
     let settings = [&[0, 1][..], &100u32.to_be_bytes()].concat();
-    let out = take(&mut session, &frame(kind::SETTINGS, 0, 0, &settings));
-    assert_eq!(goodbye(&out), Some((code::NO_ERROR, 0)));
-    assert!(session.is_mixed() && session.is_over());
+    let less = frame(kind::SETTINGS, 0, 0, &settings);
+    let blocks = |session: &mut Session, stream| {
+        let out = take(session, &question(stream, b"abc"));
+        let heads = frames(&out)
+            .into_iter()
+            .filter(|frame| frame.0 == kind::HEADERS);
+        heads.map(|frame| frame.3).collect::<Vec<_>>()
+    };
+    let (before, status) = (
+        &b"\x88\x0f\x10\x10application/grpc"[..],
+        &b"\0\x0bgrpc-status\x010"[..],
+    );
+    // Before the first answer, and after it.
+    for first in [None, Some(1)] {
+        let mut session = session(Peer::default());
+        if let Some(stream) = first {
+            blocks(&mut session, stream);
+        }
+        take(&mut session, &less);
+        let told = blocks(&mut session, 3);
+        assert_eq!(told, [[b"\x20", before].concat(), status.to_vec()]);
+        take(&mut session, &less);
+        assert_eq!(blocks(&mut session, 5), [before, status]);
+        assert!(!session.is_leaving());
+    }
+    // In the middle of an answer.
+    let mut session = session(Peer {
+        room: 0,
+        ..Peer::default()
+    });
+    take(&mut session, &question(1, b"abc"));
+    take(&mut session, &less);
+    let out = take(&mut session, &number(kind::WINDOW_UPDATE, 0, 100));
+    let last = frames(&out).pop().unwrap();
+    assert_eq!(last.3, [b"\x20", status].concat());
+    // A refusal is a head like others.
+    let mut session = Session::new(Arc::new(Backwards), Peer::default());
+    take(&mut session, &less);
+    let out = take(&mut session, &question(1, b""));
+    assert!(frames(&out)[0].3.starts_with(b"\x20\x88"));
 }
 
 #[test]
