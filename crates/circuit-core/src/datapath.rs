@@ -164,6 +164,9 @@ pub trait Datapath: Send + Sync {
     /// The names of the interfaces in a namespace.
     async fn interfaces(&self, netns: &Path) -> Result<Vec<String>>;
 
+    /// The addresses in a namespace, each with the name of its interface.
+    async fn addresses(&self, netns: &Path) -> Result<Vec<(String, IpAddr)>>;
+
     /// Whether what an attachment needs outside of its container is there: what a
     /// driver made on the host, and the lease of addresses that a server lends.
     fn stands(&self, attachment: &Attachment) -> bool;

@@ -134,6 +134,21 @@ pub fn addresses_of(netns: Option<&Path>, ifname: &str) -> Result<Vec<IpNet>> {
         .collect())
 }
 
+/// The addresses in a namespace, each with the name of its interface.
+///
+/// # Errors
+/// As [`links`].
+pub fn named_addresses(netns: &Path) -> Result<Vec<(String, IpAddr)>> {
+    let mut socket = Netlink::open(Some(netns))?;
+    let addresses = socket.all_addresses()?;
+    let links = links_on(&mut socket)?;
+    let named = |address: Address| {
+        let link = links.iter().find(|link| link.index == address.index)?;
+        Some((link.name.clone(), address.address.addr()))
+    };
+    Ok(addresses.into_iter().filter_map(named).collect())
+}
+
 /// The routes in the main tables of a namespace, IPv4 first; a route with
 /// several hops once for each.
 ///

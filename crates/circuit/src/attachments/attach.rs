@@ -189,7 +189,7 @@ impl Attachments {
         let preparing = self.parts.datapath.prepare(join.sandbox, pin);
         let taken = traced(span!("pin"), preparing).await?;
         let foreign = foreign(&taken, record, join.sandbox.netns);
-        let there = self.forgotten(record, config, join, &foreign).await?;
+        let there = self.forgotten(record, config, join, pin, &foreign).await?;
         let interface = match &there {
             Some(there) => there.interface.clone(),
             None => choose(&taken, join.interface.as_deref())?,

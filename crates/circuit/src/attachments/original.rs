@@ -5,7 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Instant,
 };
 
@@ -172,36 +172,37 @@ impl Attachments {
 
     /// The attachment of a living task that the former program made and the extension does
     /// not tell of: that forgot containers when a process ended that was exec'd in them.
-    /// Its interface is among those in the namespace that no record knows.
+    /// Its interface is among those in the namespace that no record knows, and has an
+    /// address that is held for the task. The pid alone may be another's by now.
     pub(super) async fn forgotten(
         &self,
         record: &ContainerRecord,
         config: &str,
         join: &Join<'_>,
+        pin: &Path,
         foreign: &[String],
     ) -> Result<Option<Attachment>> {
         if foreign.is_empty() {
             return Ok(None);
         }
-        let pid = join.sandbox.pid.to_string();
-        let held = match self.parts.datapath.held(config).await {
-            Ok(held) => held,
-            Err(error) => {
-                tracing::debug!(%error, "what is held on the network is not known");
-                return Ok(None);
+        let (datapath, pid) = (&self.parts.datapath, join.sandbox.pid.to_string());
+        let mut of_task: Vec<(String, IpAddr)> = Vec::new();
+        for (interface, ip) in datapath.addresses(pin).await? {
+            let of_one = of_task.first().is_none_or(|(first, _)| *first == interface);
+            if of_one
+                && foreign.contains(&interface)
+                && datapath.owner_of(config, &ip.to_string()).await.as_ref() == Some(&pid)
+            {
+                of_task.push((interface, ip));
             }
-        };
-        let of_task = held.into_iter().filter(|held| held.cni_id == pid);
-        let of_task: Vec<Held> = of_task.filter(|held| held.address.is_some()).collect();
-        let mut interfaces = of_task.iter().map(|held| &held.interface);
-        let Some(interface) = interfaces.find(|name| foreign.contains(name)) else {
+        }
+        let Some((interface, _)) = of_task.first() else {
             return Ok(None);
         };
-        let its = of_task.iter().filter(|held| held.interface == *interface);
         let inherited = Inherited {
             network: join.network.network.clone(),
             interface: interface.clone(),
-            ips: its.filter_map(|held| held.address).collect(),
+            ips: of_task.iter().map(|(_, ip)| *ip).collect(),
             config: config.to_owned(),
             owner: Some(pid),
             sandbox: Some(join.sandbox),

@@ -35,13 +35,8 @@ impl Attachments {
         if let Some((_, error)) = self.left(container).remove(network) {
             return Err(error);
         }
-        if let Some(there) = record.attachment(network).cloned() {
-            if self.intact(&there, sandbox).await? {
-                return already(container, &there, asked);
-            }
-            let cause = Disconnect::of(&there, Some(sandbox));
-            self.leave(&mut record, network, &there.interface, cause)
-                .await?;
+        if let Some(there) = self.there(&mut record, network, sandbox).await? {
+            return already(container, &there, asked);
         }
         let before = record.clone();
         // Who asks again for the network alone wants what was asked for before.
@@ -80,6 +75,24 @@ impl Attachments {
                 Err(error)
             }
         }
+    }
+
+    /// What a task has on a network already. What is not as it was made is taken away.
+    async fn there(
+        &self,
+        record: &mut ContainerRecord,
+        network: &str,
+        sandbox: Sandbox,
+    ) -> Result<Option<Attachment>> {
+        let Some(there) = record.attachment(network).cloned() else {
+            return Ok(None);
+        };
+        if self.intact(&there, sandbox).await? {
+            return Ok(Some(there));
+        }
+        let cause = Disconnect::of(&there, Some(sandbox));
+        self.leave(record, network, &there.interface, cause).await?;
+        Ok(None)
     }
 
     /// Has what is asked for by hand be what it was before.

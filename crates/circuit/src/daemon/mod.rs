@@ -156,11 +156,7 @@ impl Daemon {
             parts.spawn(async move { ("metrics", metrics::serve(listener, told, stop).await) });
         }
         if let Some((listener, shown)) = self.web {
-            let (stop, token) = (shutdown.clone(), options.web_token.clone());
-            parts.spawn(async move {
-                let served = web::serve(listener, token, shown, stop).await;
-                ("live picture", served)
-            });
+            show(&mut parts, listener, shown, options, &shutdown);
         }
         let (stop, naming) = (shutdown.clone(), self.naming);
         parts.spawn(async move { ("dns", naming.run(stop).await) });
@@ -226,6 +222,21 @@ impl Lives {
             ("events", Ok(()))
         });
     }
+}
+
+/// Serves the live picture.
+fn show(
+    parts: &mut Running,
+    listener: TcpListener,
+    shown: web::Shown,
+    options: &ServerOptions,
+    shutdown: &CancellationToken,
+) {
+    let (stop, token) = (shutdown.clone(), options.web_token.clone());
+    parts.spawn(async move {
+        let served = web::serve(listener, token, shown, stop).await;
+        ("live picture", served)
+    });
 }
 
 /// Keeps this node in agreement with the others.

@@ -3,6 +3,7 @@
 use circuit_core::cni::AnyCase as _;
 use std::{
     collections::{HashMap, HashSet},
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
@@ -346,6 +347,12 @@ impl Datapath for CniDatapath {
             .workers()
             .run(move || netns::interface_names(&netns))
             .await?
+    }
+
+    async fn addresses(&self, netns: &Path) -> Result<Vec<(String, IpAddr)>> {
+        let netns = netns.to_path_buf();
+        let read = move || netlink::named_addresses(&netns);
+        self.cni.workers().run(read).await?
     }
 
     fn stands(&self, attachment: &Attachment) -> bool {

@@ -2,6 +2,8 @@
 //! record but the extension.
 
 use std::collections::BTreeMap;
+use std::fs::{File, FileTimes};
+use std::time::UNIX_EPOCH;
 
 use circuit_api::v1::{ContainerNetworkConfig, NetworkConfig};
 use circuit_testing::{Lan, NodeBuilder, PATIENCE, TestNode, network, wait_until};
@@ -281,6 +283,64 @@ fn nothing_of_another_running_container_is_taken_over() {
     node.run_plugin("DEL", &config(), "theirs", &netns, "eth0")
         .ok();
     node.end_task("web");
+    node.assert_nothing_left();
+}
+
+/// Runs a container that has an interface of which no network here knows.
+fn run_with_foreign(node: &TestNode, container: &str) {
+    node.run_container(container, &[], &[]);
+    for made in [
+        "link add eth0 type bridge",
+        "addr add 10.254.0.2/16 dev eth0",
+        "link set eth0 up",
+    ] {
+        let command: Vec<&str> = ["ip"].into_iter().chain(made.split(' ')).collect();
+        node.in_netns(container, &command).ok();
+    }
+}
+
+/// The original held an address for a task that is gone, and another has its pid now.
+#[test]
+fn an_interface_without_the_address_that_is_held_is_not_taken_over() {
+    let node = crate::node().start();
+    create_ctr0(&node);
+    run_with_foreign(&node, "shell");
+    let leases = node.path("/var/lib/cni/networks/ctr0");
+    std::fs::create_dir_all(&leases).unwrap();
+    let (lease, pid) = (leases.join("10.255.0.9"), node.task_pid("shell").unwrap());
+    std::fs::write(&lease, format!("{pid}\r\neth0")).unwrap();
+    let theirs = node.interfaces("shell");
+    node.circuit(&["network", "connect", "shell", "ctr0"]).ok();
+    let row = ["ctr0", "10.255.0.2", "eth1"].map(str::to_owned);
+    assert_eq!(ips(&node, "shell"), [row]);
+    node.circuit(&["network", "disconnect", "shell", "ctr0"])
+        .ok();
+    assert_eq!(node.interfaces("shell"), theirs);
+    assert_eq!(node.leases(), ["ctr0/10.255.0.9"]);
+    std::fs::remove_file(lease).unwrap();
+    node.assert_nothing_left();
+}
+
+/// There may be thousands of leases, and many containers with interfaces of others.
+#[test]
+fn leases_of_others_are_not_read_to_tell_whose_an_interface_is() {
+    let node = crate::node().start();
+    create_ctr0(&node);
+    node.run_container("web", &[], &[]);
+    node.circuit(&["network", "connect", "web", "ctr0"]).ok();
+    run_with_foreign(&node, "shell");
+    let lease = node.path("/var/lib/cni/networks/ctr0/10.255.0.2");
+    let unread = FileTimes::new().set_accessed(UNIX_EPOCH);
+    File::open(&lease).unwrap().set_times(unread).unwrap();
+    let read = || lease.metadata().unwrap().accessed().unwrap();
+    node.circuit(&["network", "connect", "shell", "ctr0"]).ok();
+    assert_eq!(read(), UNIX_EPOCH);
+    // It would have been seen.
+    std::fs::read(&lease).unwrap();
+    assert_ne!(read(), UNIX_EPOCH);
+    for container in ["web", "shell"] {
+        node.remove_container(container);
+    }
     node.assert_nothing_left();
 }
 
