@@ -7,7 +7,7 @@ use std::time::Instant;
 use circuit_core::{
     Error, ErrorKind, Result,
     attachment::{Attachment, ContainerRecord, LastAddresses, Origin, Phase, Sandbox},
-    datapath::{AddFailure, Added, Arguments, Datapath},
+    datapath::{AddFailure, Added, Arguments},
     event::Kind,
     labels::{DesiredNetwork, PortMapping},
     plan::interface_names,
@@ -451,31 +451,6 @@ impl Attachments {
         self.book().note(record)?;
         let pin = attachment.netns.clone();
         Ok(pin.filter(|pin| self.is_unused(record, pin)))
-    }
-
-    async fn unpin_unused(&self, record: &ContainerRecord, pin: &Path) {
-        if self.is_unused(record, pin) {
-            self.unpin(Some(pin.to_path_buf())).await;
-        }
-    }
-
-    /// The former program's attachments name a task's own namespace, which is
-    /// no pin.
-    fn is_unused(&self, record: &ContainerRecord, pin: &Path) -> bool {
-        let uses = |a: &Attachment| a.netns.as_deref() == Some(pin);
-        pin.starts_with(&self.parts.pins) && !record.attachments.iter().any(uses)
-    }
-
-    pub(super) async fn unpin(&self, pin: Option<PathBuf>) {
-        if let Some(pin) = pin {
-            unpin(self.parts.datapath.as_ref(), &pin).await;
-        }
-    }
-}
-
-pub(super) async fn unpin(datapath: &dyn Datapath, pin: &Path) {
-    if let Err(error) = datapath.unpin(pin).await {
-        tracing::warn!(pin = %pin.display(), %error, "cannot unpin: the next start will");
     }
 }
 

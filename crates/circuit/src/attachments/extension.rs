@@ -13,7 +13,7 @@ use circuit_core::{
     runtime::{ExtensionEntry, Runtime},
 };
 
-use super::{Attachments, OwnUpdates, Seen, attach, locks::KeyGuard};
+use super::{Attachments, OwnUpdates, Seen, locks::KeyGuard, pins};
 
 impl Attachments {
     /// Writes the extension on the container's record, for programs that read
@@ -72,7 +72,7 @@ impl Attachments {
                 let _ = wake.send(container);
             }
             if let Some(pin) = unused {
-                attach::unpin(datapath.as_ref(), &pin).await;
+                pins::unpin(datapath.as_ref(), &pin).await;
             }
             drop(guard);
         });

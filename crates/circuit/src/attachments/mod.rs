@@ -8,6 +8,7 @@ mod extension;
 mod garbage;
 mod locks;
 mod original;
+mod pins;
 mod resolver;
 mod service;
 mod sightings;
@@ -23,7 +24,7 @@ use std::{
 use async_trait::async_trait;
 use circuit_core::{
     Error, ErrorKind, Result,
-    attachment::{Attachment, ContainerRecord, Phase, Sandbox},
+    attachment::{Attachment, ContainerRecord, Phase},
     cni::ConfigList,
     datapath::Datapath,
     labels::{Labels, NERDCTL_NAME_LABEL},
@@ -285,14 +286,6 @@ impl Attachments {
     /// The CNI container id of this node's attachments.
     fn cni_id(&self, container: &str) -> String {
         format!("{}-{container}", self.runtime().namespace())
-    }
-
-    /// A pin for one namespace of one container: the inode keeps the pins of
-    /// a container's successive tasks apart.
-    fn pin_path(&self, container: &str, sandbox: Sandbox) -> PathBuf {
-        self.parts
-            .pins
-            .join(format!("{}.{}", self.cni_id(container), sandbox.netns))
     }
 
     /// Waits until nothing is left to be written.

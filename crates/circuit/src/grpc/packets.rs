@@ -157,7 +157,7 @@ pub(super) fn reply(names: &dyn Names, body: &[u8], out: &mut Vec<u8>) -> Result
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
+pub(super) mod tests {
     use std::collections::VecDeque;
     use std::convert::Infallible;
 
@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     /// Answers every message with itself, backwards; an empty one is no question.
-    struct Backwards;
+    pub(in crate::grpc) struct Backwards;
 
     #[async_trait::async_trait]
     impl Names for Backwards {

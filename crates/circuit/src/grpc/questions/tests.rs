@@ -1,8 +1,6 @@
 //! Connections as a client of the library meets them: one that says it is CoreDNS'.
 
 use circuit_api::coredns::{DnsPacket, dns_service_client::DnsServiceClient};
-use circuit_core::service::{NameAnswer, NameRecord};
-use circuit_core::{Error, Result};
 use hyper_util::rt::TokioIo;
 use tokio::io::{DuplexStream, duplex};
 use tokio::task::JoinSet;
@@ -12,26 +10,10 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use super::super::drive;
 use super::super::front::Front;
+use super::super::packets::tests::Backwards;
 use tokio_util::task::TaskTracker;
 
 use super::*;
-
-/// Answers every message with itself, backwards; an empty one is no question.
-struct Backwards;
-
-#[async_trait::async_trait]
-impl Names for Backwards {
-    async fn query(&self, _: &str, _: &str) -> Result<NameAnswer> {
-        Err(Error::invalid("not asked here"))
-    }
-    fn list(&self) -> Vec<NameRecord> {
-        Vec::new()
-    }
-    fn message(&self, message: &[u8]) -> Option<Vec<u8>> {
-        let backwards: Vec<u8> = message.iter().rev().copied().collect();
-        Some(backwards).filter(|answer| !answer.is_empty())
-    }
-}
 
 /// A server and its clients, of this user agent.
 struct Server {

@@ -1,28 +1,10 @@
 use circuit_api::coredns::DnsPacket;
-use circuit_core::service::{NameAnswer, NameRecord};
-use circuit_core::{Error, Result as Answered};
 use proptest::prelude::*;
 use prost::Message as _;
 
 use super::super::head::PATH;
 use super::*;
-
-/// Answers every message with itself, backwards; an empty one is no question.
-struct Backwards;
-
-#[async_trait::async_trait]
-impl Names for Backwards {
-    async fn query(&self, _: &str, _: &str) -> Answered<NameAnswer> {
-        Err(Error::invalid("not asked here"))
-    }
-    fn list(&self) -> Vec<NameRecord> {
-        Vec::new()
-    }
-    fn message(&self, message: &[u8]) -> Option<Vec<u8>> {
-        let backwards: Vec<u8> = message.iter().rev().copied().collect();
-        Some(backwards).filter(|answer| !answer.is_empty())
-    }
-}
+use crate::grpc::packets::tests::Backwards;
 
 fn session(peer: Peer) -> Session {
     Session::new(Arc::new(Backwards), peer)
