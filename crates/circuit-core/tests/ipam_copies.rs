@@ -160,3 +160,29 @@ fn what_a_copy_has_in_stock_too_is_suspect_where_no_wire_can_be_asked() {
         assert_eq!(moves(false, born), (Vec::new(), true), "{born}");
     }
 }
+
+#[test]
+fn stock_that_others_call_for_goes_back_where_no_container_has_come_since_a_reboot() {
+    let mut ledger = Ledger::default();
+    let (ip, trusted) = (IpAddr::from([10, 0, 0, 7]), TIMING.trusted());
+    let mut agent = Agent::new(hello("before"), TIMING);
+    agent.heard(&ledger.tick(&agent.hello, &TIMING, 1), 1);
+    ledger.exact(&agent.hello, &TIMING, 1, ("lan", ip));
+    let addresses = vec![ip];
+    let suspect = false;
+    agent.apply("lan", &Entry::Hold { addresses, suspect });
+    agent.hello.place = "after".into();
+    let moved = 2 * TIMING.lease;
+    let mut at = |now: u64| {
+        ledger.want("lan", now);
+        let duty = agent.heard(&ledger.tick(&agent.hello, &TIMING, now), now);
+        agent.all_claimed(now);
+        let holding = &agent.pools()["lan"].holding;
+        (duty.give_back, holding.is_suspect(ip))
+    };
+    // Where the wire cannot be asked nobody could ever give it, as long as it is suspect.
+    assert_eq!(at(moved), (Vec::new(), true));
+    assert_eq!(at(moved + trusted - 1), (Vec::new(), true));
+    let back = vec![("lan".to_owned(), vec![ip])];
+    assert_eq!(at(moved + trusted), (back, false));
+}
