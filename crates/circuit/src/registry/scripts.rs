@@ -15,9 +15,9 @@ use crate::redis::{Arg, Failure, Script, Store, Value};
 
 /// Leases by the time they end; what nodes say of themselves; the revision of
 /// each node's last change; the last revision of all; nodes that are gone by the
-/// time they went; how the keys of nodes' records begin; and when anybody was heard
-/// of last.
-const KEYS: [&str; 7] = [
+/// time they went; how the keys of nodes' records begin; when anybody was heard of
+/// last; and whom it was that another node of its name waited for last, and until when.
+const KEYS: [&str; 8] = [
     "circuit:{fleet}:leases",
     "circuit:{fleet}:nodes",
     "circuit:{fleet}:changed",
@@ -25,6 +25,7 @@ const KEYS: [&str; 7] = [
     "circuit:{fleet}:gone",
     "circuit:{fleet}:records:",
     "circuit:{fleet}:heard",
+    "circuit:{fleet}:awaited",
 ];
 /// Where changes are told of.
 pub(super) const CHANNEL: &str = "circuit:{fleet}:changes";
@@ -85,11 +86,16 @@ if heard - now >= 1000 then
         redis.call('ZADD', KEYS[1], leases[at + 1] - (heard - now), leases[at])
     end
 elseif now - heard > math.max(ARGV[6] / 2, 2000) then
-    -- Nobody could be heard: who is there has the time of a lease to say so.
-    local till = now + tonumber(ARGV[6])
+    -- Nobody could be heard: who is there has the time of a lease to say so. Where only one
+    -- calls it is always so: whom it takes the name of is waited for once.
+    local till = string.format('%.0f', now + tonumber(ARGV[6]))
+    local namesake, ends = owner(ARGV[1]), redis.call('ZSCORE', KEYS[1], ARGV[1])
+    if namesake == ARGV[2] then namesake = nil end
+    local awaited = namesake and redis.call('GET', KEYS[8]) == namesake .. ' ' .. (ends or '')
     for _, node in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', till)) do
-        redis.call('ZADD', KEYS[1], till, node)
+        if not awaited or node ~= ARGV[1] then redis.call('ZADD', KEYS[1], till, node) end
     end
+    if namesake and not awaited then redis.call('SET', KEYS[8], namesake .. ' ' .. till) end
 end
 -- A Redis that takes nothing at the moment tells what it has all the same.
 if math.abs(now - heard) >= 1000 or heard == now then redis.pcall('SET', KEYS[7], now) end

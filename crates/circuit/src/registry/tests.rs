@@ -299,6 +299,28 @@ async fn nobody_is_forgotten_for_a_time_in_which_nobody_could_be_heard() {
 }
 
 #[tokio::test]
+async fn a_name_is_free_again_though_nobody_calls_but_who_wants_it() {
+    const NAME: &str = "n000";
+    let redis = RedisServer::start();
+    let store = open(&redis.url()).await;
+    drop(beacons(&store, 1).await);
+    // The host was set up anew, and is started now and then.
+    let start = async |left: &[(&str, u64)]| {
+        heard_at(&redis, clock(&redis) - 60_000, left);
+        let settings = Settings {
+            id: "another".into(),
+            ..settings(NAME, Duration::from_secs(1))
+        };
+        let mut beacon = Beacon::new(store.clone(), settings, bare(NAME));
+        beacon.beat().await.unwrap();
+        beacon.publisher.is_taken()
+    };
+    assert!(start(&[(NAME, 30_000)]).await, "it could not be heard");
+    while leases(&store).await != [(NAME.to_owned(), 0)] {}
+    assert!(!start(&[]).await);
+}
+
+#[tokio::test]
 async fn a_node_that_left_is_not_there_again_for_an_old_file() {
     const LEASE: Duration = Duration::from_secs(30);
     let redis = RedisServer::start();
