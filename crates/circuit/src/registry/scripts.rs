@@ -78,12 +78,19 @@ end
 static TICK: LazyLock<Script> = LazyLock::new(|| {
     Script::new(with_helpers!(
         r"
+-- A Redis that takes nothing at the moment tells what it has all the same, and forgets
+-- nobody: who is there cannot say so.
+local refused = false
+local function note(...)
+    local done = redis.pcall(...)
+    refused = refused or (type(done) == 'table' and done.err ~= nil)
+end
 local heard = tonumber(redis.call('GET', KEYS[7]) or '') or now
 if heard - now >= 1000 then
     -- The clock was set back: leases end as soon as they would have.
     local leases = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
     for at = 1, #leases, 2 do
-        redis.call('ZADD', KEYS[1], leases[at + 1] - (heard - now), leases[at])
+        note('ZADD', KEYS[1], leases[at + 1] - (heard - now), leases[at])
     end
 elseif now - heard > math.max(ARGV[6] / 2, 2000) then
     -- Nobody could be heard: who is there has the time of a lease to say so. Where only one
@@ -93,16 +100,17 @@ elseif now - heard > math.max(ARGV[6] / 2, 2000) then
     if namesake == ARGV[2] then namesake = nil end
     local awaited = namesake and redis.call('GET', KEYS[8]) == namesake .. ' ' .. (ends or '')
     for _, node in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', till)) do
-        if not awaited or node ~= ARGV[1] then redis.call('ZADD', KEYS[1], till, node) end
+        if not awaited or node ~= ARGV[1] then note('ZADD', KEYS[1], till, node) end
     end
-    if namesake and not awaited then redis.call('SET', KEYS[8], namesake .. ' ' .. till) end
+    if namesake and not awaited then note('SET', KEYS[8], namesake .. ' ' .. till) end
 end
--- A Redis that takes nothing at the moment tells what it has all the same.
-if math.abs(now - heard) >= 1000 or heard == now then redis.pcall('SET', KEYS[7], now) end
-for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 20)) do
-    forget(dead, now)
+if math.abs(now - heard) >= 1000 or heard == now then note('SET', KEYS[7], now) end
+local function ended(key, till)
+    if refused then return {} end
+    return redis.call('ZRANGEBYSCORE', key, '-inf', till, 'LIMIT', 0, 20)
 end
-for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', now - 3600000, 'LIMIT', 0, 20)) do
+for _, dead in ipairs(ended(KEYS[1], now)) do forget(dead, now) end
+for _, gone in ipairs(ended(KEYS[5], now - 3600000)) do
     redis.call('ZREM', KEYS[5], gone)
     if redis.call('HEXISTS', KEYS[2], gone) == 0 then redis.call('ZREM', KEYS[3], gone) end
 end
