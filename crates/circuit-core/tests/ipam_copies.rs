@@ -35,6 +35,22 @@ fn hello(place: &str) -> Hello {
     }
 }
 
+/// An address for a container, on this wire.
+fn wanted(link: Option<&str>, unasked: bool) -> Wanted {
+    Wanted {
+        pool: "lan".into(),
+        network: "net".into(),
+        user: User {
+            container: "c".into(),
+            ifname: "eth0".into(),
+        },
+        sets: vec![set()],
+        wishes: Vec::new(),
+        link: link.map(str::to_owned),
+        unasked,
+    }
+}
+
 #[test]
 fn a_copy_of_a_node_is_given_nothing_while_the_other_lives() {
     let (mut ledger, all) = (Ledger::default(), set());
@@ -79,25 +95,14 @@ fn a_copy_of_a_node_is_given_nothing_while_the_other_lives() {
     let addresses = vec![ip];
     let suspect = false;
     again.apply("lan", &Entry::Hold { addresses, suspect });
-    let wanted = Wanted {
-        pool: "lan".into(),
-        network: "net".into(),
-        user: User {
-            container: "c".into(),
-            ifname: "eth0".into(),
-        },
-        sets: vec![all],
-        wishes: Vec::new(),
-        link: None,
-        unasked: false,
-    };
+    let wanted = wanted(None, false);
     assert_eq!(again.give(&wanted, now).unwrap().suspect, [ip]);
 }
 
 #[test]
 fn what_a_copy_has_in_stock_too_is_suspect_where_no_wire_can_be_asked() {
     let moves = |unasked: bool, born: u64| {
-        let (mut ledger, set) = (Ledger::default(), set());
+        let mut ledger = Ledger::default();
         let mut agent = Agent::new(hello("here"), TIMING);
         let (first, ip) = (ledger.tick(&agent.hello, &TIMING, 1), [10, 0, 0, 7].into());
         agent.heard(&first, 1);
@@ -122,18 +127,7 @@ fn what_a_copy_has_in_stock_too_is_suspect_where_no_wire_can_be_asked() {
         };
         let told = agent.heard(&tick, now).entries;
         assert_eq!(told, [("lan".to_owned(), marked)]);
-        let wanted = Wanted {
-            pool: "lan".into(),
-            network: "net".into(),
-            user: User {
-                container: "c".into(),
-                ifname: "eth0".into(),
-            },
-            sets: vec![set],
-            wishes: Vec::new(),
-            link: (!unasked).then(|| "eth1".into()),
-            unasked,
-        };
+        let wanted = wanted((!unasked).then_some("eth1"), unasked);
         let given = agent.give(&wanted, now).unwrap();
         assert_eq!(given.suspect, [ip]);
         agent.release("lan", &wanted.user);
