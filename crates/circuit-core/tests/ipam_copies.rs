@@ -35,6 +35,22 @@ fn hello(place: &str) -> Hello {
     }
 }
 
+/// An address for a container, on this wire.
+fn wanted(link: Option<&str>, unasked: bool) -> Wanted {
+    Wanted {
+        pool: "lan".into(),
+        network: "net".into(),
+        user: User {
+            container: "c".into(),
+            ifname: "eth0".into(),
+        },
+        sets: vec![set()],
+        wishes: Vec::new(),
+        link: link.map(str::to_owned),
+        unasked,
+    }
+}
+
 #[test]
 fn a_copy_of_a_node_is_given_nothing_while_the_other_lives() {
     let (mut ledger, all) = (Ledger::default(), set());
@@ -79,25 +95,14 @@ fn a_copy_of_a_node_is_given_nothing_while_the_other_lives() {
     let addresses = vec![ip];
     let suspect = false;
     again.apply("lan", &Entry::Hold { addresses, suspect });
-    let wanted = Wanted {
-        pool: "lan".into(),
-        network: "net".into(),
-        user: User {
-            container: "c".into(),
-            ifname: "eth0".into(),
-        },
-        sets: vec![all],
-        wishes: Vec::new(),
-        link: None,
-        unasked: false,
-    };
+    let wanted = wanted(None, false);
     assert_eq!(again.give(&wanted, now).unwrap().suspect, [ip]);
 }
 
 #[test]
 fn what_a_copy_has_in_stock_too_is_suspect_where_no_wire_can_be_asked() {
     let moves = |unasked: bool, born: u64| {
-        let (mut ledger, set) = (Ledger::default(), set());
+        let mut ledger = Ledger::default();
         let mut agent = Agent::new(hello("here"), TIMING);
         let (first, ip) = (ledger.tick(&agent.hello, &TIMING, 1), [10, 0, 0, 7].into());
         agent.heard(&first, 1);
@@ -122,18 +127,7 @@ fn what_a_copy_has_in_stock_too_is_suspect_where_no_wire_can_be_asked() {
         };
         let told = agent.heard(&tick, now).entries;
         assert_eq!(told, [("lan".to_owned(), marked)]);
-        let wanted = Wanted {
-            pool: "lan".into(),
-            network: "net".into(),
-            user: User {
-                container: "c".into(),
-                ifname: "eth0".into(),
-            },
-            sets: vec![set],
-            wishes: Vec::new(),
-            link: (!unasked).then(|| "eth1".into()),
-            unasked,
-        };
+        let wanted = wanted((!unasked).then_some("eth1"), unasked);
         let given = agent.give(&wanted, now).unwrap();
         assert_eq!(given.suspect, [ip]);
         agent.release("lan", &wanted.user);
@@ -159,4 +153,30 @@ fn what_a_copy_has_in_stock_too_is_suspect_where_no_wire_can_be_asked() {
         // Where it can be asked, it is.
         assert_eq!(moves(false, born), (Vec::new(), true), "{born}");
     }
+}
+
+#[test]
+fn stock_that_others_call_for_goes_back_where_no_container_has_come_since_a_reboot() {
+    let mut ledger = Ledger::default();
+    let (ip, trusted) = (IpAddr::from([10, 0, 0, 7]), TIMING.trusted());
+    let mut agent = Agent::new(hello("before"), TIMING);
+    agent.heard(&ledger.tick(&agent.hello, &TIMING, 1), 1);
+    ledger.exact(&agent.hello, &TIMING, 1, ("lan", ip));
+    let addresses = vec![ip];
+    let suspect = false;
+    agent.apply("lan", &Entry::Hold { addresses, suspect });
+    agent.hello.place = "after".into();
+    let moved = 2 * TIMING.lease;
+    let mut at = |now: u64| {
+        ledger.want("lan", now);
+        let duty = agent.heard(&ledger.tick(&agent.hello, &TIMING, now), now);
+        agent.all_claimed(now);
+        let holding = &agent.pools()["lan"].holding;
+        (duty.give_back, holding.is_suspect(ip))
+    };
+    // Where the wire cannot be asked nobody could ever give it, as long as it is suspect.
+    assert_eq!(at(moved), (Vec::new(), true));
+    assert_eq!(at(moved + trusted - 1), (Vec::new(), true));
+    let back = vec![("lan".to_owned(), vec![ip])];
+    assert_eq!(at(moved + trusted), (back, false));
 }

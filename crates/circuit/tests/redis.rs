@@ -303,10 +303,15 @@ async fn a_master_without_replicas_is_not_clung_to() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_there_is_not_is_refused() {
-    let server = RedisServer::start();
-    let url = Url::parse(&format!("{}?db=99", server.url())).unwrap();
-    let refused = Store::open(&url).unwrap().wait_up(PATIENCE).await;
-    assert!(matches!(refused, Err(Failure::Refused(_))), "{refused:?}");
+    let many = RedisServer::start();
+    // A node of a Redis Cluster has one.
+    let node = RedisServer::start_with(&["--cluster-enabled", "yes"]);
+    for (server, database) in [(many, 99), (node, 1)] {
+        let url = format!("{}?db={database}", server.url());
+        let url = Url::parse(&url).unwrap();
+        let refused = Store::open(&url).unwrap().wait_up(PATIENCE).await;
+        assert!(matches!(refused, Err(Failure::Refused(_))), "{refused:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -81,7 +81,7 @@ pub struct Agent {
     /// How the node calls the ledger.
     pub hello: Hello,
     timing: Timing,
-    pools: BTreeMap<String, Pool>,
+    pub(super) pools: BTreeMap<String, Pool>,
     confirmed: Option<u64>,
     claiming: bool,
     /// The ledger has lost something, and until then a node that is cut off may still give
@@ -89,7 +89,7 @@ pub struct Agent {
     /// may be in use by now.
     doubts: Option<u64>,
     taken: Taken,
-    moved: Moved,
+    pub(super) moved: Moved,
 }
 
 /// Whether another host calls by this node's id.
@@ -137,16 +137,6 @@ impl Agent {
     /// Takes up when the ledger last confirmed what is held, if it did.
     pub fn set_confirmed(&mut self, at: Option<u64>) {
         self.confirmed = at;
-    }
-
-    /// How this node came to its place.
-    pub fn moved(&self) -> &Moved {
-        &self.moved
-    }
-
-    /// Takes up how this node came to its place.
-    pub fn set_moved(&mut self, moved: Moved) {
-        self.moved = moved;
     }
 
     /// The pools, by name.
@@ -283,7 +273,7 @@ impl Agent {
         self.moved.unheard = false;
         entries.extend(self.learn(&tick.standing, asked));
         if asked >= self.moved.until {
-            entries.extend(self.trust_stock());
+            entries.extend(self.trust_stock(&tick.wanted));
         }
         entries.extend(self.dispute(&tick.disputed, asked));
         let held = self.held();
@@ -313,48 +303,6 @@ impl Agent {
             claim: self.claiming || self.in_conflict(),
             give_back: if self.claiming { Vec::new() } else { give_back },
         }
-    }
-
-    /// Has all that is in stock be suspect: a copy of this host, or what this one is a copy
-    /// of, has it in stock too.
-    fn distrust_stock(&mut self) -> Vec<(String, Entry)> {
-        let mut entries = Vec::new();
-        for (name, pool) in &mut self.pools {
-            let spare = pool.holding.spare();
-            let addresses: Vec<IpAddr> = spare.filter(|ip| !pool.holding.is_suspect(*ip)).collect();
-            if addresses.is_empty() {
-                continue;
-            }
-            let its = addresses.iter().map(|ip| (name.clone(), *ip));
-            self.moved.stock.extend(its);
-            let suspect = true;
-            let entry = Entry::Hold { addresses, suspect };
-            pool.holding.apply(&entry);
-            entries.push((name.clone(), entry));
-        }
-        entries
-    }
-
-    /// Where the wire cannot be asked, that ends when the other gives nothing new any more;
-    /// else such a network would lose its stock with each reboot.
-    fn trust_stock(&mut self) -> Vec<(String, Entry)> {
-        let mut entries = Vec::new();
-        for (name, address) in std::mem::take(&mut self.moved.stock) {
-            let Some(pool) = self.pools.get_mut(&name) else {
-                continue;
-            };
-            if !pool.holding.holds(address) {
-                // It is not the same any more when it comes again.
-            } else if pool.sets.is_empty() {
-                // Nobody has said yet on which wire it is.
-                self.moved.stock.push((name, address));
-            } else if pool.link.is_none() && pool.holding.is_suspect(address) {
-                let entry = Entry::Clear { address };
-                pool.holding.apply(&entry);
-                entries.push((name, entry));
-            }
-        }
-        entries
     }
 
     /// Whether another node has addresses that are in use here.

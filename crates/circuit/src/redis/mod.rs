@@ -104,10 +104,12 @@ fn is_about_credentials(error: &RedisError) -> bool {
     matches!(error.code(), Some("WRONGPASS" | "NOAUTH"))
 }
 
-/// Whether a server says that it has fewer databases.
+/// Whether a server says that it has fewer databases; a node of a Redis Cluster has one.
 fn is_about_database(error: &RedisError) -> bool {
     let detail = error.detail().unwrap_or_default();
-    detail.contains("DB index")
+    ["DB index", "SELECT is not allowed"]
+        .iter()
+        .any(|words| detail.contains(words))
 }
 
 /// Error codes of a server that is there and cannot do it now: it is short of disk, of

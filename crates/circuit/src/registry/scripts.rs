@@ -15,9 +15,9 @@ use crate::redis::{Arg, Failure, Script, Store, Value};
 
 /// Leases by the time they end; what nodes say of themselves; the revision of
 /// each node's last change; the last revision of all; nodes that are gone by the
-/// time they went; how the keys of nodes' records begin; and when anybody was heard
-/// of last.
-const KEYS: [&str; 7] = [
+/// time they went; how the keys of nodes' records begin; when anybody was heard of
+/// last; and whom it was that another node of its name waited for last, and until when.
+const KEYS: [&str; 8] = [
     "circuit:{fleet}:leases",
     "circuit:{fleet}:nodes",
     "circuit:{fleet}:changed",
@@ -25,6 +25,7 @@ const KEYS: [&str; 7] = [
     "circuit:{fleet}:gone",
     "circuit:{fleet}:records:",
     "circuit:{fleet}:heard",
+    "circuit:{fleet}:awaited",
 ];
 /// Where changes are told of.
 pub(super) const CHANNEL: &str = "circuit:{fleet}:changes";
@@ -77,26 +78,39 @@ end
 static TICK: LazyLock<Script> = LazyLock::new(|| {
     Script::new(with_helpers!(
         r"
+-- A Redis that takes nothing at the moment tells what it has all the same, and forgets
+-- nobody: who is there cannot say so.
+local refused = false
+local function note(...)
+    local done = redis.pcall(...)
+    refused = refused or (type(done) == 'table' and done.err ~= nil)
+end
 local heard = tonumber(redis.call('GET', KEYS[7]) or '') or now
 if heard - now >= 1000 then
     -- The clock was set back: leases end as soon as they would have.
     local leases = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
     for at = 1, #leases, 2 do
-        redis.call('ZADD', KEYS[1], leases[at + 1] - (heard - now), leases[at])
+        note('ZADD', KEYS[1], leases[at + 1] - (heard - now), leases[at])
     end
 elseif now - heard > math.max(ARGV[6] / 2, 2000) then
-    -- Nobody could be heard: who is there has the time of a lease to say so.
-    local till = now + tonumber(ARGV[6])
+    -- Nobody could be heard: who is there has the time of a lease to say so. Where only one
+    -- calls it is always so: whom it takes the name of is waited for once.
+    local till = string.format('%.0f', now + tonumber(ARGV[6]))
+    local namesake, ends = owner(ARGV[1]), redis.call('ZSCORE', KEYS[1], ARGV[1])
+    if namesake == ARGV[2] then namesake = nil end
+    local awaited = namesake and redis.call('GET', KEYS[8]) == namesake .. ' ' .. (ends or '')
     for _, node in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', till)) do
-        redis.call('ZADD', KEYS[1], till, node)
+        if not awaited or node ~= ARGV[1] then note('ZADD', KEYS[1], till, node) end
     end
+    if namesake and not awaited then note('SET', KEYS[8], namesake .. ' ' .. till) end
 end
--- A Redis that takes nothing at the moment tells what it has all the same.
-if math.abs(now - heard) >= 1000 or heard == now then redis.pcall('SET', KEYS[7], now) end
-for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 20)) do
-    forget(dead, now)
+if math.abs(now - heard) >= 1000 or heard == now then note('SET', KEYS[7], now) end
+local function ended(key, till)
+    if refused then return {} end
+    return redis.call('ZRANGEBYSCORE', key, '-inf', till, 'LIMIT', 0, 20)
 end
-for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', now - 3600000, 'LIMIT', 0, 20)) do
+for _, dead in ipairs(ended(KEYS[1], now)) do forget(dead, now) end
+for _, gone in ipairs(ended(KEYS[5], now - 3600000)) do
     redis.call('ZREM', KEYS[5], gone)
     if redis.call('HEXISTS', KEYS[2], gone) == 0 then redis.call('ZREM', KEYS[3], gone) end
 end

@@ -299,6 +299,60 @@ async fn nobody_is_forgotten_for_a_time_in_which_nobody_could_be_heard() {
 }
 
 #[tokio::test]
+async fn a_name_is_free_again_though_nobody_calls_but_who_wants_it() {
+    const NAME: &str = "n000";
+    let redis = RedisServer::start();
+    let store = open(&redis.url()).await;
+    drop(beacons(&store, 1).await);
+    // The host was set up anew, and is started now and then.
+    let start = async |left: &[(&str, u64)]| {
+        heard_at(&redis, clock(&redis) - 60_000, left);
+        let settings = Settings {
+            id: "another".into(),
+            ..settings(NAME, Duration::from_secs(1))
+        };
+        let mut beacon = Beacon::new(store.clone(), settings, bare(NAME));
+        beacon.beat().await.unwrap();
+        beacon.publisher.is_taken()
+    };
+    assert!(start(&[(NAME, 30_000)]).await, "it could not be heard");
+    while leases(&store).await != [(NAME.to_owned(), 0)] {}
+    assert!(!start(&[]).await);
+}
+
+#[tokio::test]
+async fn a_redis_that_takes_nothing_tells_what_it_has_and_forgets_nobody() {
+    let redis = RedisServer::start();
+    let store = open(&redis.url()).await;
+    drop(beacons(&store, 1).await);
+    let settings = settings("own", LONG);
+    let own = Publisher::new(&settings);
+    tick(&store, &Follower::new(&settings), own.identity()).await;
+    let asked = Asked {
+        word: b"",
+        lease: 30_000,
+        beat: false,
+        since: 0,
+        from: 0,
+    };
+    let now = clock(&redis);
+    for (option, short, enough) in [("maxmemory", "1", "0"), ("min-replicas-to-write", "1", "0")] {
+        // Nobody could be heard, or the clock was set back.
+        for at in [now - 60_000, now + 86_400_000] {
+            heard_at(&redis, at, &[("n000", 20_000)]);
+            redis.cli(&["CONFIG", "SET", option, short]);
+            let told = scripts::tick(&store, own.identity(), &asked).await.unwrap();
+            redis.cli(&["CONFIG", "SET", option, enough]);
+            assert_eq!(told.state, scripts::State::Held);
+            let names = told.some.iter().map(|(node, _)| node.as_str());
+            assert_eq!(names.collect::<Vec<_>>(), ["n000"], "{option}");
+            let leases = leases(&store).await;
+            assert_eq!(leases.len(), 2, "{option}: {leases:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_node_that_left_is_not_there_again_for_an_old_file() {
     const LEASE: Duration = Duration::from_secs(30);
     let redis = RedisServer::start();

@@ -336,65 +336,66 @@ async fn a_pool_whose_owners_are_lost_gives_nothing_before_all_have_claimed_thei
     }
 }
 
-#[tokio::test]
-async fn where_the_wire_cannot_be_asked_it_is_told_when_addresses_are_given_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let ledger = Arc::new(Alone::new("a".into(), QUICK));
-    let keeper = keeper(ledger, &Arc::default(), dir.path(), "node-1");
-    let pool = set(2, 3);
-    keeper.stock().await.unwrap();
-    let lost = |age| Standing {
+/// A ledger that lost its memory so many milliseconds ago.
+fn lost(age: u64) -> Standing {
+    Standing {
         epoch: "a".into(),
         suspect: true,
         age,
         ..Standing::default()
-    };
-    let ask = async || {
-        let wanted = Wanted {
-            link: None,
-            unasked: true,
-            ..wanted("c1", &pool, None)
-        };
-        keeper.answer(Question::Add(wanted)).await
-    };
+    }
+}
+
+/// A node that holds what was given before the ledger lost its memory.
+async fn suspecting(dir: &Path) -> Arc<Keeper> {
+    let ledger = Arc::new(Alone::new("a".into(), QUICK));
+    let keeper = keeper(ledger, &Arc::default(), dir, "node-1");
     let entry = circuit_core::ipam::Entry::Hold {
         addresses: vec![ip(2), ip(3)],
         suspect: true,
     };
     keeper.agent().apply("lan", &entry);
     keeper.call().await.unwrap();
+    keeper
+}
+
+/// Asks for an address where the wire cannot be asked.
+async fn unasked(keeper: &Keeper) -> Reply {
+    let wanted = Wanted {
+        link: None,
+        unasked: true,
+        ..wanted("c1", &set(2, 3), None)
+    };
+    keeper.answer(Question::Add(wanted)).await
+}
+
+#[tokio::test]
+async fn where_the_wire_cannot_be_asked_it_is_told_when_addresses_are_given_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let keeper = suspecting(dir.path()).await;
     let age = QUICK.trusted() - 20_000;
     keeper.agent().learn(&lost(age), crate::ipam::clock::now());
-    let refused = text(ask().await);
+    let refused = text(unasked(&keeper).await);
     assert!(refused.contains("redis was started anew"), "{refused}");
     assert!(refused.contains("are given in "), "{refused}");
     // Another daemon of later.
     let dir = tempfile::tempdir().unwrap();
-    let ledger = Arc::new(Alone::new("a".into(), QUICK));
-    let keeper = super::keeper(ledger, &Arc::default(), dir.path(), "node-1");
-    keeper.agent().apply("lan", &entry);
-    keeper.call().await.unwrap();
-    keeper
-        .agent()
-        .learn(&lost(QUICK.trusted()), crate::ipam::clock::now());
-    let wanted = Wanted {
-        link: None,
-        unasked: true,
-        ..wanted("c1", &pool, None)
-    };
+    let keeper = suspecting(dir.path()).await;
+    let long_ago = lost(QUICK.trusted());
+    keeper.agent().learn(&long_ago, crate::ipam::clock::now());
     // Once it may be a copy, the other may give the same for as long.
     let moved = Tick {
-        standing: lost(QUICK.trusted()),
+        standing: long_ago,
         known: true,
         held: 2,
         moved: true,
         ..Tick::default()
     };
     keeper.agent().heard(&moved, crate::ipam::clock::now());
-    let refused = text(keeper.answer(Question::Add(wanted.clone())).await);
+    let refused = text(unasked(&keeper).await);
     assert!(refused.contains("a copy of this host"), "{refused}");
     assert!(refused.contains("are given in "), "{refused}");
     let long_ago = crate::ipam::clock::now() - QUICK.trusted();
     keeper.agent().heard(&moved, long_ago);
-    one(keeper.answer(Question::Add(wanted)).await);
+    one(unasked(&keeper).await);
 }
