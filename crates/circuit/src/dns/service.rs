@@ -62,7 +62,8 @@ impl Names for Dns {
             door: &Door::Api,
             stream: true,
         };
-        let mut out = Vec::new();
+        // Of most answers: it is not to grow bit by bit.
+        let mut out = Vec::with_capacity(message.len() + 128);
         match self.answer(message, &client, &mut out) {
             Answered::Now => Some(out),
             Answered::Never | Answered::Later(_) => None,
