@@ -50,7 +50,11 @@ fn order_is_kept(node: NodeBuilder) {
         .map(|[n, _, i]| (n.as_str(), i.as_str()))
         .collect();
     assert_eq!(networks, [("c", "eth0"), ("a", "eth1"), ("b", "eth2")]);
-    assert_names(&way_out(&node, "web"), &["via 10.3.0.1", "dev eth0"]);
+    // The last plugin made its own way the first one; that is put right behind it.
+    wait_until("the way out is that of c", PATIENCE, || {
+        let way = way_out(&node, "web");
+        way.contains("via 10.3.0.1") && way.contains("dev eth0")
+    });
     node.exec("web", &["ping", "-c", "1", "-W", "5", "10.2.0.1"])
         .ok();
     node.remove_container("web");
