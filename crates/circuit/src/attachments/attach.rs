@@ -189,7 +189,11 @@ impl Attachments {
         let preparing = self.parts.datapath.prepare(join.sandbox, pin);
         let taken = traced(span!("pin"), preparing).await?;
         let foreign = foreign(&taken, record, join.sandbox.netns);
-        let there = self.forgotten(record, config, join, pin, &foreign).await?;
+        let there = match foreign.is_empty() {
+            true => None,
+            // Rare, and large: everybody who connects would carry it.
+            false => Box::pin(self.forgotten(record, config, join, pin, &foreign)).await?,
+        };
         let interface = match &there {
             Some(there) => there.interface.clone(),
             None => choose(&taken, join.interface.as_deref())?,

@@ -110,7 +110,9 @@ impl Attachments {
     ) -> Result<()> {
         let (mut adopted, mut left) = (false, Left::new());
         for (network, entry) in untold(record, seen, sandbox) {
-            match self.take_over(record, network, entry, sandbox).await {
+            // Rare, and large: everybody who looks at a container would carry it.
+            let taking = Box::pin(self.take_over(record, network, entry, sandbox));
+            match taking.await {
                 Ok(taken) => adopted |= taken,
                 Err(error) => {
                     let error =

@@ -479,8 +479,7 @@ impl Reconciler {
         let mut findings = Findings::of(labels, Found::Event);
         match self.attachments.parts.datapath.sandbox(pid).await {
             Ok(sandbox) => {
-                self.bring_in_line(record, labels, Some(sandbox), &mut findings)
-                    .await;
+                Box::pin(self.bring_in_line(record, labels, Some(sandbox), &mut findings)).await;
                 self.tell_of_names(record, labels, seen, pid, &mut findings)
                     .await;
             }

@@ -298,7 +298,8 @@ impl Reconciler {
         record.restart.launching = true;
         record.restart.seen = true;
         self.attachments.book().save(record).await?;
-        let launched = self.make_and_start(record, seen, labels).await;
+        // Restarts are rare, and large: every look would carry them on its stack.
+        let launched = Box::pin(self.make_and_start(record, seen, labels)).await;
         let saved = self.attachments.book().save(record).await;
         self.publish(record, seen).await;
         let pid = launched?;
