@@ -37,7 +37,8 @@ const LINGER: Duration = Duration::from_secs(1);
 /// that it has: those of questions are told to end so long before its own.
 const BEFORE: Duration = Duration::from_millis(50);
 
-/// Serves a connection to its end. When one of `ends` comes, it takes no more calls.
+/// Serves a connection to its end. After `stop` or `end` it takes no more
+/// calls.
 ///
 /// # Errors
 /// When the connection breaks.
